@@ -1,0 +1,99 @@
+"""The command line: one file a command, which parses, calls and prints. Nothing else knows click.
+
+A command's module is imported when the command is used, so ``charlm --help`` answers without importing torch.
+"""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+import warnings
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from charlm import __version__
+from charlm.errors import CharlmError, CharlmWarning
+
+COMMANDS = {
+    "train": "Train a model on a text, and watch it learn.",
+    "sample": "Write new text with a trained model.",
+    "info": "Show what a run is: settings, size, vocabulary, figures.",
+    "bench": "Measure the speed of training and sampling on this machine.",
+}
+
+
+class Commands(click.Group):
+    """Commands that are listed without being imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"charlm.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"auto_envvar_prefix": "CHARLM", "help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done; 1 something failed; 2 the command line, settings or environment are wrong; "
+    "3 a checkpoint is damaged or is none; 4 training diverged; 130, 143 interrupted.",
+)
+@click.version_option(__version__, prog_name="charlm")
+@click.option("--debug", is_flag=True, expose_value=False, is_eager=True, help="Show tracebacks.")
+def group() -> None:
+    """Character-level language models with multilayer LSTMs: train one on a text, watch it learn, sample from it."""
+
+
+def main() -> NoReturn:
+    """Run the command line; every way it can end has its exit code, and none is a traceback."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        result = group.main(args=arguments, prog_name="charlm", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has enough: charlm sample … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except CharlmError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            click.echo(f"charlm: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        from charlm.files import write_log
+
+        log = write_log(traceback.format_exc())
+        summary = (str(error).splitlines() or [""])[0]
+        click.echo(f"charlm: {type(error).__name__}: {summary}\nThe traceback is in {log}; --debug shows it.", err=True)
+        sys.exit(1)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:
+    if issubclass(category, CharlmWarning):
+        click.echo(f"charlm: {message}", err=True)

@@ -1,0 +1,78 @@
+"""``charlm info``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from charlm.commands.options import common_options, json_option, run_path
+from charlm.config import SECTIONS
+
+
+@click.command("info")
+@click.argument("runs", type=run_path, nargs=-1, required=True)
+@click.option(
+    "--checkpoint", default="best", metavar="best|last|STEP", help="Which checkpoint of a run.  [default: best]"
+)
+@json_option
+@common_options
+def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool) -> None:
+    """Show what a run is: settings, parameters by part, vocabulary, figures, what made it. Several RUNS as a table.
+
+    \b
+    charlm info checkpoints/play
+    charlm info checkpoints/*
+    charlm info checkpoints/play --json
+    """
+    from charlm.runs import summary
+
+    found = [summary(run, checkpoint) for run in runs]
+    if as_json:
+        click.echo(json.dumps(found if len(found) > 1 else found[0], indent=1, ensure_ascii=False))
+    elif len(found) > 1:
+        click.echo(_table(found))
+    else:
+        click.echo(_page(found[0]))
+
+
+def _page(run: dict[str, Any]) -> str:
+    lines = [f"{run['run']}, step {run['step']}", ""]
+    for title, kind in SECTIONS.items():
+        lines.append(f"{title}: " + ", ".join(f"{name} {run['settings'][name]}" for name in kind.model_fields))
+    lines += ["", f"Parameters: {run['parameters']['total']:,}"]
+    lines += [f"  {part:<12} {count:>12,}" for part, count in run["parameters"].items() if part != "total"]
+    characters = "".join(run["vocabulary"])
+    lines += ["", f"Vocabulary: {len(run['vocabulary'])} characters: {characters!r}"[:2000]]
+    lines += ["", "Figures at this checkpoint:"]
+    lines += [f"  {name:<32} {value:.4f}" for name, value in run["metrics"].items()]
+    lines += ["", "Made by: " + ", ".join(f"{name} {value}" for name, value in run["made_by"].items())]
+    lines += ["Checkpoints: " + ", ".join(str(step) for step in run["checkpoints"])]
+    return "\n".join(lines)
+
+
+def _table(runs: list[dict[str, Any]]) -> str:
+    rows = [("run", "step", "model", "parameters", "characters", "nats", "bits", "exact nats", "minutes")]
+    for run in runs:
+        settings, metrics = run["settings"], run["metrics"]
+        rows.append(
+            (
+                run["run"],
+                str(run["step"]),
+                f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}",
+                f"{run['parameters']['total']:,}",
+                str(len(run["vocabulary"])),
+                _figure(metrics.get("loss_validation")),
+                _figure(metrics.get("bits_per_character_validation")),
+                _figure(metrics.get("loss_validation_exact")),
+                f"{run['training_seconds'] / 60:.1f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

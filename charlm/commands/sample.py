@@ -1,0 +1,60 @@
+"""``charlm sample``."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from charlm.commands.options import (
+    SectionedCommand,
+    common_options,
+    device_option,
+    given,
+    run_path,
+    settings_options,
+    threads_option,
+)
+from charlm.config import SampleSettings, resolve
+
+
+@click.command("sample", cls=SectionedCommand)
+@click.argument("run", type=run_path)
+@click.option(
+    "--checkpoint", default="best", metavar="best|last|STEP", help="Which checkpoint of the run.  [default: best]"
+)
+@threads_option
+@device_option
+@common_options
+@settings_options({"Text": SampleSettings})
+@click.pass_context
+def command(
+    context: click.Context, /, run: Path, checkpoint: str, threads: int, device: str, quiet: bool, **options: object
+) -> None:
+    """Write new text with the model in RUN, a run's folder or one of its checkpoints.
+
+    The text goes to standard output as it is made; several texts come one after another, with separators on standard
+    error.
+
+    \b
+    charlm sample checkpoints/play
+    charlm sample checkpoints/play --prompt "ROMEO:" --temperature 0.7
+    charlm sample checkpoints/play --top-k 10 --num-samples 3 --seed 42
+    """
+    settings = resolve(SampleSettings, given(context, SampleSettings))
+    from charlm import runs
+    from charlm.generation.streams import Sampler
+    from charlm.model.device import choose_device, prepare_process
+
+    place = choose_device(device)
+    prepare_process(threads)
+    chosen = runs.read(run, checkpoint)
+    sampler = Sampler(chosen.model(place), chosen.vocabulary, settings)
+    for index in range(settings.num_samples):
+        if settings.num_samples > 1 and not quiet:
+            click.echo(f"--- {index + 1} of {settings.num_samples}, seed {sampler.seed}", err=True)
+        sys.stdout.write(settings.prompt)
+        for character in sampler.stream(index):
+            sys.stdout.write(character)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        sys.stdout.flush()

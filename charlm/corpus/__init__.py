@@ -1,0 +1,1 @@
+"""From text to windows of ids: sources, vocabulary, encoded corpus, batches."""

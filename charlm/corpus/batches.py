@@ -1,0 +1,53 @@
+"""Lanes and windows: how truncated backpropagation through time walks the training text.
+
+Lane b is a contiguous stretch of the text; window t + 1 goes on where window t ended, in every lane. All windows have
+numbers, counted through the epochs, so one integer says where training is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.corpus.encoded import Ids
+
+IGNORED = -100  # a target that does not count: torch's ignore_index
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one forward pass reads. ``inputs`` and ``targets``: ``(time, lane)``."""
+
+    inputs: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    starts_over: bool  # the lanes begin again: the state must be zero
+    characters: int  # targets that count
+
+
+class Lanes:
+    """A text of n ids as ``batch_size`` lanes of ⌈n / batch_size⌉ characters, the last ones padded at their ends.
+
+    Where the text is too short for a whole window a lane, there are fewer lanes.
+    """
+
+    def __init__(self, ids: Ids, start_id: int, batch_size: int, sequence_length: int) -> None:
+        assert len(ids) >= sequence_length, "corpus.load sees to it"
+        self.ids = ids
+        self.start_id = start_id
+        self.sequence_length = sequence_length
+        self.batch_size = min(batch_size, len(ids) // sequence_length)
+        self.lane_length = -(-len(ids) // self.batch_size)
+        self.windows_per_epoch = -(-self.lane_length // sequence_length)
+
+    def window(self, number: int) -> Window:
+        """The window of that number; numbers go on through the epochs."""
+        first = number % self.windows_per_epoch * self.sequence_length
+        last = min(first + self.sequence_length, self.lane_length)
+        # positions in the text of what is read and, one later, of what is to be predicted: (time, lane)
+        lane_starts = np.arange(self.batch_size) * self.lane_length
+        positions = np.arange(first - 1, last)[:, None] + lane_starts
+        here = self.ids[np.clip(positions, 0, len(self.ids) - 1)].astype(np.int64)
+        targets = np.where(positions[1:] < len(self.ids), here[1:], IGNORED)
+        if first == 0:
+            here[0] = self.start_id
+        return Window(here[:-1], targets, first == 0, int(np.count_nonzero(targets != IGNORED)))

@@ -1,0 +1,49 @@
+"""Errors for people: what is wrong and where, what to do next, and the exit code that scripts see."""
+
+
+class CharlmError(Exception):
+    """A known fault: ``message`` says what is wrong and where, ``hint`` what to do next. Exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class TextError(CharlmError):
+    """The text cannot be used: it does not decode, is too short, or lacks what is asked of it."""
+
+
+class UsageError(CharlmError):
+    """The command line, the settings or the environment are wrong."""
+
+    exit_code = 2
+
+
+class CheckpointError(CharlmError):
+    """A checkpoint is damaged, is not one, or does not fit what is asked of it."""
+
+    exit_code = 3
+
+
+class DivergedError(CharlmError):
+    """Training diverged: the loss is not a finite number any more."""
+
+    exit_code = 4
+
+
+class InterruptedTraining(CharlmError):
+    """A signal stopped the training, after it was saved."""
+
+    def __init__(self, message: str, hint: str, signal_number: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signal_number
+
+
+class CharlmWarning(UserWarning):
+    """Something that people should know and that stops nothing."""

@@ -1,0 +1,116 @@
+"""Writing that lasts: the only module that opens for writing, syncs, renames and unlinks.
+
+A file or folder appears under its name complete or not at all: it is written beside its place under a temporary name,
+synced, and renamed. The order of operations follows Pillai et al., "All File Systems Are Not Created Equal" (OSDI
+2014): data is synced before the rename that publishes it, and the parent folder after.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+TEMPORARY_MARK = ".writing-"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``, whole or not at all, replacing what stood there."""
+    temporary = _temporary_sibling(path)
+    try:
+        _write_synced(temporary, data)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Make the folder ``path``, which must not exist, with these files in it, written in the order given.
+
+    Raises ``FileExistsError`` if ``path`` exists. The rename is atomic because the new name does not exist.
+    """
+    if path.exists():
+        raise FileExistsError(path)
+    temporary = _temporary_sibling(path)
+    try:
+        temporary.mkdir()
+        for name, data in contents.items():
+            _write_synced(temporary / name, data)
+        _sync_folder(temporary)
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def open_for_appending(path: Path) -> IO[str]:
+    """A text file that grows a line at a time; each line reaches the system as it is written."""
+    return path.open("a", encoding="utf-8", buffering=1)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no reader takes a half-removed one for whole: rename it first, then empty it."""
+    doomed = _temporary_sibling(path)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_file(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def rename(old: Path, new: Path) -> None:
+    old.rename(new)
+    _sync_folder(new.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Clear away what a killed process left half written in ``folder``."""
+    for path in folder.glob(f".*{TEMPORARY_MARK}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_log(text: str) -> Path:
+    """Keep ``text`` in a new file of the system's temporary folder, and say which."""
+    handle, name = tempfile.mkstemp(prefix="charlm-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as log:
+        log.write(text)
+    return Path(name)
+
+
+def _temporary_sibling(path: Path) -> Path:
+    return path.parent / f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(4)}"
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder, and its renames are journaled
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""Where and in what precision the arithmetic happens."""
+
+import ctypes
+import platform
+from contextlib import AbstractContextManager
+
+import torch
+
+from charlm.errors import UsageError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is cuda where there is one, else cpu. Raises ``UsageError`` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: no such kind of device.", "Try auto, cpu, cuda, cuda:1 or mps.") from None
+    hint = "Use --device cpu, or auto."
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: this torch finds no CUDA device.", hint)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices.", hint)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"--device {name}: this torch finds no MPS device.", hint)
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name}: not supported.", hint)
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """``fp32`` or ``bf16``; auto is bf16 where that was measured to be faster: on a CPU with bf16 instructions."""
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    # Processors without these instructions run bf16 too, but convert every number and are slower for it.
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Matrix products in ``precision``; the weights themselves stay fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def prepare_process(threads: int) -> None:
+    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # numbers too small to matter, which a processor computes with a hundredfold slower
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU that has it; nothing changes on a CPU
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step instead of handing it back to the system each time.
+
+    A training step allocates the same hundreds of megabytes again and again; fresh pages cost a fault each. Measured
+    at 2 × 512, 64 lanes × 64: 12 to 15 % more characters per second (docs/benchmarks.md). M_MMAP_THRESHOLD is -3 and
+    M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjusting of both.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)
+        libc.mallopt(-1, (1 << 31) - 1)

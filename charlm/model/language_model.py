@@ -1,0 +1,52 @@
+"""CharacterModel: ids of characters in, logits of the next characters out, and a state that carries the past."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charlm.config import ModelSettings
+from charlm.model.cells import State
+from charlm.model.recurrent import RecurrentStack
+
+
+class CharacterModel(nn.Module):
+    """Embedding → recurrent layers → dropout → linear.
+
+    The embedding has a row more than there are characters: the start symbol, which is read and never predicted. With
+    ``tie_weights``, the output matrix is the embedding of the characters (Press and Wolf 2017).
+    """
+
+    def __init__(self, vocabulary_size: int, settings: ModelSettings) -> None:
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+        self.settings = settings
+        self.embedding = nn.Embedding(vocabulary_size + 1, settings.embedding_size)
+        self.recurrent = RecurrentStack(
+            settings.cell, settings.embedding_size, settings.hidden_size, settings.num_layers, settings.dropout
+        )
+        self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
+        self.output_weight: nn.Parameter | None = None
+        if settings.tie_weights:  # an output matrix of unit variance would make logits too large to begin with
+            nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(settings.embedding_size))
+        else:
+            self.output_weight = nn.Parameter(torch.empty(vocabulary_size, settings.hidden_size))
+            nn.init.xavier_uniform_(self.output_weight)
+
+    def output_matrix(self) -> Tensor:
+        """``(vocabulary, hidden)``, whether it is a matrix of its own or the embedding."""
+        return self.embedding.weight[: self.vocabulary_size] if self.output_weight is None else self.output_weight
+
+    def zero_state(self, lanes: int) -> State:
+        """The state before a text: each part ``(layer, lane, hidden)``."""
+        return self.recurrent.zero_state(lanes, self.output_bias.device)
+
+    def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """``ids``: ``(time, lane)``. Returns logits ``(time, lane, vocabulary)`` and the state after the last id."""
+        outputs, state = self.recurrent(self.embedding(ids), state)
+        return functional.linear(outputs, self.output_matrix(), self.output_bias), state
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy in nats per character over the targets that are not ignored, in fp32."""
+        return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())

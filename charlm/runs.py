@@ -1,0 +1,183 @@
+"""A run folder: what is in it, which checkpoint is the newest and which the best, what is kept.
+
+None of that is stored anywhere: it is read off the checkpoints, so it cannot disagree with them.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from charlm import checkpoint, files
+from charlm.checkpoint import Checkpoint
+from charlm.config import TrainSettings, to_toml
+from charlm.errors import CharlmWarning, CheckpointError, UsageError
+
+CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
+METRICS = "metrics.jsonl"
+
+
+def start(run: Path, settings: TrainSettings, corpus_record: dict[str, Any]) -> None:
+    """Make the run folder with ``config.toml`` and ``corpus.json``."""
+    files.make_folder(run)
+    files.remove_leftovers(run)
+    files.write_file(run / "config.toml", to_toml(settings).encode())
+    files.write_file(run / "corpus.json", checkpoint.to_json(corpus_record))
+
+
+def save(run: Path, saved: Checkpoint, keep: int) -> Path:
+    """Commit a checkpoint to its run, then prune. Returns the checkpoint's folder."""
+    folder = run / f"step-{saved.step:08d}"
+    if folder.exists():  # a damaged one, or the same step of a training that went back
+        files.remove_folder(folder)
+    checkpoint.commit(folder, saved)
+    prune(run, keep)
+    return folder
+
+
+def prune(run: Path, keep: int) -> None:
+    """Keep the best, the newest and ``keep`` more; remove the others."""
+    folders = checkpoints(run)
+    kept = set(folders[: 1 + keep]) | set(best_first(folders)[:1])
+    for folder in folders:
+        if folder not in kept:
+            files.remove_folder(folder)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, newest first, unverified."""
+    found = [path for path in run.glob("step-*") if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def best_first(folders: list[Path]) -> list[Path]:
+    """Those folders that recorded a validation loss, the lowest first; the older of two equal ones first."""
+    losses: list[tuple[float, int, Path]] = []
+    for folder in folders:
+        try:
+            loss = checkpoint.read_json(folder / "config.json")["metrics"].get("loss_validation")
+        except (CheckpointError, KeyError, TypeError, AttributeError):
+            continue
+        if isinstance(loss, float):
+            losses.append((loss, _step_of(folder), folder))
+    return [folder for _, _, folder in sorted(losses)]
+
+
+def is_run(path: Path) -> bool:
+    return (path / "config.toml").is_file() or bool(checkpoints(path))
+
+
+def is_checkpoint(path: Path) -> bool:
+    return (path / checkpoint.MANIFEST).is_file() or CHECKPOINT_NAME.fullmatch(path.name) is not None
+
+
+def read(path: Path, which: str = "best") -> Checkpoint:
+    """The checkpoint at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``last`` or a step's number.
+
+    *last* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
+    passed over with a warning. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError`` if what
+    is there is damaged or no checkpoint.
+    """
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such run or checkpoint.", "Give the run's folder: checkpoints/NAME.")
+    if is_checkpoint(path):
+        return checkpoint.verified(path)
+    if which not in ("best", "last") and not (which.isascii() and which.isdigit()):
+        raise UsageError(f"--checkpoint {which}: must be best, last or a step's number.")
+    for attempt in ("at first", "once more"):  # a training that goes on may prune a folder while it is read
+        try:
+            return _first_that_verifies(path, which)
+        except CheckpointError:
+            if attempt == "once more":
+                raise
+    raise AssertionError("the loop above returns or raises")
+
+
+def _first_that_verifies(run: Path, which: str) -> Checkpoint:
+    folders = checkpoints(run)
+    if not folders:
+        what = "no checkpoint in this run yet" if is_run(run) else "neither a run nor a checkpoint"
+        raise CheckpointError(f"{run}: {what}.", "A run holds folders named step-N; charlm train makes one.")
+    if which.isdigit():
+        of_step = [folder for folder in folders if _step_of(folder) == int(which)]
+        if not of_step:
+            steps = ", ".join(str(_step_of(folder)) for folder in reversed(folders))
+            raise UsageError(f"{run}: no checkpoint of step {which}.", f"There are: {steps}.")
+        return checkpoint.verified(of_step[0])
+    candidates = folders if which == "last" else [*best_first(folders), *folders]
+    problem: CheckpointError | None = None
+    for folder in dict.fromkeys(candidates):
+        try:
+            chosen = checkpoint.verified(folder)
+        except CheckpointError as error:
+            problem = problem or error
+            continue
+        if problem:
+            warnings.warn(f"{problem.message} Took {folder.name} instead.", CharlmWarning, stacklevel=2)
+        return chosen
+    raise problem or CheckpointError(f"{run}: no checkpoint.")
+
+
+def remove(run: Path) -> None:
+    """Remove what charlm made in a run folder, and nothing else. Raises ``UsageError`` if it is not a run."""
+    if not is_run(run):
+        raise UsageError(f"{run}: not a run of charlm; --overwrite leaves it alone.", "Choose another --out.")
+    files.remove_leftovers(run)
+    for folder in [*checkpoints(run), *run.glob("step-*.damaged")]:
+        files.remove_folder(folder)
+    for name in ("config.toml", "corpus.json", METRICS):
+        files.remove_file(run / name)
+    for path in run.glob("events.out.tfevents.*"):
+        files.remove_file(path)
+
+
+def forget_after(run: Path, step: int) -> None:
+    """Before going on from ``step``: remove later checkpoints, and cut ``metrics.jsonl`` there; both are redone."""
+    files.remove_leftovers(run)
+    for folder in checkpoints(run):
+        if _step_of(folder) > step:
+            files.remove_folder(folder)
+    kept = [json.dumps(entry) + "\n" for entry in json_lines(run / METRICS) if entry.get("step", 0) <= step]
+    files.write_file(run / METRICS, "".join(kept).encode())
+
+
+def summary(path: Path, which: str = "best") -> dict[str, Any]:
+    """What a run is, at one of its checkpoints: ready for JSON."""
+    chosen = read(path, which)
+    run = path.parent if is_checkpoint(path) else path
+    parameters: dict[str, int] = {}
+    for name, weight in chosen.weights.items():
+        part = name.rsplit(".", 1)[0] if "." in name else "output"
+        part = part.replace("recurrent.layers.", "layer ")
+        parameters[part] = parameters.get(part, 0) + weight.numel()
+    metrics = dict(chosen.metrics)
+    for entry in json_lines(run / METRICS):
+        if entry.get("step") == chosen.step:
+            metrics.update({name: value for name, value in entry.items() if name != "step"})
+    return {
+        "run": str(run),
+        "step": chosen.step,
+        "settings": chosen.settings.model_dump(),
+        "parameters": {**parameters, "total": sum(parameters.values())},
+        "vocabulary": chosen.vocabulary.characters,
+        "metrics": metrics,
+        "training_seconds": chosen.progress.get("training_seconds", 0.0),
+        "corpus": chosen.progress.get("corpus", {}),
+        "made_by": chosen.made_by,
+        "checkpoints": [_step_of(folder) for folder in reversed(checkpoints(run))],
+    }
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file that are whole."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))

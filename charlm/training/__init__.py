@@ -1,0 +1,1 @@
+"""The training loop, its learning rate, and what people see of it."""

@@ -1,0 +1,40 @@
+"""AdamW over the parameters of a model, and its state by the parameters' names, so that it can be saved."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from charlm.config import OptimizationSettings
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019). Biases do not decay."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": biases, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: ``optimizer.exp_avg.embedding.weight``, …"""
+    return {
+        f"optimizer.{moment}.{name}": optimizer.state[parameter][moment]
+        for name, parameter in model.named_parameters()
+        for moment in MOMENTS
+        if parameter in optimizer.state
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` gave. Raises ``KeyError`` if a tensor is missing."""
+    for name, parameter in model.named_parameters():
+        # fused AdamW keeps its count of steps on the parameter's device too
+        optimizer.state[parameter] = {
+            moment: tensors[f"optimizer.{moment}.{name}"].to(parameter.device) for moment in MOMENTS
+        }

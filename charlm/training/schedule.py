@@ -1,0 +1,26 @@
+"""The learning rate and the end of training, as pure functions of how far training is."""
+
+import math
+
+from charlm.config import OptimizationSettings
+
+LAST_FRACTION = 0.01  # of the highest learning rate, at the end of the cosine
+
+
+def learning_rate(settings: OptimizationSettings, step: int, progress: float) -> float:
+    """The learning rate of the step after ``step`` steps, at a ``progress`` of 0 to 1.
+
+    It rises in a straight line over ``warmup_steps`` and, meanwhile and after, follows half a cosine down to
+    ``LAST_FRACTION`` of the highest (Loshchilov and Hutter 2017, equation 5, without restarts) or stays.
+    """
+    warm_up = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    if settings.schedule == "constant":
+        return settings.learning_rate * warm_up
+    cosine = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+    return settings.learning_rate * warm_up * (LAST_FRACTION + (1 - LAST_FRACTION) * cosine)
+
+
+def progress(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> float:
+    """How far training is, from 0 to 1 and beyond: the furthest of the lengths that were set."""
+    done = ((step, settings.max_steps), (epochs, settings.max_epochs), (minutes, settings.max_minutes))
+    return max(so_far / length for so_far, length in done if length)

@@ -1,0 +1,143 @@
+"""From what was asked for to a trainer that is ready: a fresh run, or one that goes on; everything is checked first.
+
+Nothing is written or removed before all of it is known to be right.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from charlm import runs
+from charlm.checkpoint import Checkpoint
+from charlm.config import CorpusSettings, Layer, ModelSettings, TrainSettings, resolve
+from charlm.corpus import encoded, sources
+from charlm.corpus.encoded import Corpus
+from charlm.errors import UsageError
+from charlm.model.device import choose_device, choose_precision, prepare_process
+from charlm.training.trainer import Trainer
+
+# What a resume may not change: the state that was saved would not fit, or would not mean the same
+FIXED = (*ModelSettings.model_fields, *CorpusSettings.model_fields, "batch_size", "beta1", "beta2", "weight_decay")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that can start: all its inputs were found and fit together."""
+
+    settings: TrainSettings
+    corpus: Corpus
+    run: Path
+    saved: Checkpoint | None
+    overwrite: bool
+
+    def trainer(self, quiet: bool) -> Trainer:
+        """Make the run folder, where it is new, and the trainer."""
+        prepare_process(self.settings.threads)
+        trainer = Trainer(self.settings, self.corpus, self.run, quiet)
+        if self.saved is not None:
+            trainer.restore(self.saved)
+            runs.forget_after(self.run, self.saved.step)
+        else:
+            if self.overwrite and self.run.exists():
+                runs.remove(self.run)
+            runs.start(self.run, self.settings, self.corpus.record())
+        return trainer
+
+    def announcement(self) -> Iterable[str]:
+        """What people should know before it starts, a line each."""
+        corpus, settings = self.corpus, self.settings
+        what = ", the source of this Python's own standard library" if corpus.name == sources.BUILT_IN else ""
+        yield (
+            f"Text: {corpus.name}{what}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct; "
+            f"{len(corpus.split.train):,} to train on, {len(corpus.split.validation):,} to validate on."
+        )
+        if lacking := corpus.only_outside_training():
+            yield f"{lacking} of the distinct characters occur only outside the training part."
+        lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
+        if lanes < settings.batch_size:
+            yield f"The text is short: {lanes} lane{'s' * (lanes > 1)} instead of {settings.batch_size}."
+        device = choose_device(settings.device)
+        yield (
+            f"Model: {settings.num_layers} × {settings.hidden_size} {settings.cell}, "
+            f"on {device} in {choose_precision(settings.precision, device)}."
+        )
+        if self.saved is not None:
+            yield f"Going on from step {self.saved.step} of {self.run}."
+            if self.saved.settings.max_steps != settings.max_steps:
+                yield f"The learning rate now follows the schedule of {settings.max_steps} steps."
+
+
+def plan(
+    corpus_names: Sequence[str],
+    layers: Sequence[Layer],
+    out: Path | None = None,
+    resume: str | None = None,
+    overwrite: bool = False,
+) -> Plan:
+    """Check everything and plan the training.
+
+    ``resume`` is the path of a run or checkpoint, ``auto`` (the run that ``out`` or the corpus's name gives, if it
+    is there), or ``None`` for a fresh run. Raises a ``CharlmError`` for whatever cannot be.
+    """
+    if resume == "auto":
+        run = out or default_run(corpus_names)
+        resume = str(run) if runs.checkpoints(run) else None
+        overwrite = overwrite or (resume is None and runs.is_run(run))  # killed before its first save: again from 0
+    if resume is None:
+        return _fresh(corpus_names, layers, out, overwrite)
+    return _resumed(corpus_names, layers, Path(resume), out)
+
+
+def default_run(corpus_names: Sequence[str]) -> Path:
+    name, _ = sources.find(corpus_names)
+    return Path("checkpoints") / name
+
+
+def _fresh(corpus_names: Sequence[str], layers: Sequence[Layer], out: Path | None, overwrite: bool) -> Plan:
+    settings = resolve(TrainSettings, layers)
+    choose_device(settings.device)
+    run = out or default_run(corpus_names)
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"{run}: is a file.", "Choose another --out.")
+    occupied = run.is_dir() and any(run.iterdir())
+    if occupied and not overwrite:
+        raise UsageError(
+            f"{run}: a run stands there already." if runs.is_run(run) else f"{run}: not empty, and not a run.",
+            "Go on with it: --resume auto. Replace it: --overwrite. Or choose another place: --out checkpoints/NAME.",
+        )
+    if occupied and not runs.is_run(run):
+        raise UsageError(f"{run}: not a run of charlm; --overwrite leaves it alone.", "Choose another --out.")
+    corpus = encoded.load(corpus_names, settings, settings.sequence_length)
+    return Plan(settings, corpus, run, None, overwrite)
+
+
+def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, out: Path | None) -> Plan:
+    run = path.parent if runs.is_checkpoint(path) else path
+    if out is not None and out.resolve() != run.resolve():
+        raise UsageError(f"--out {out}: a resumed run stays in its folder, {run}.", "Leave --out away.")
+    saved = runs.read(path, "last")
+    settings = resolve(TrainSettings, [(str(saved.folder), saved.settings.model_dump()), *layers])
+    changed = [name for name in FIXED if getattr(settings, name) != getattr(saved.settings, name)]
+    if changed:
+        raise UsageError(
+            f"{path}: a resume cannot change "
+            + ", ".join(f"{name} ({getattr(saved.settings, name)})" for name in changed),
+            "Leave these options away, or start a new run: --out checkpoints/NAME.",
+        )
+    record = saved.progress.get("corpus", {})
+    files = [source["path"] for source in record.get("files", [])]
+    names = corpus_names or ([] if record.get("name") == sources.BUILT_IN else files)
+    corpus = encoded.load(names, settings, settings.sequence_length)
+    if _identity(corpus.record()) != _identity(record):
+        raise UsageError(
+            f"{path}: the text is not the one it was trained on: {', '.join(map(str, names)) or sources.BUILT_IN}.",
+            "Give the same files as then (corpus.json lists them), or start a new run: --out checkpoints/NAME.",
+        )
+    return Plan(settings, corpus, run, saved, False)
+
+
+def _identity(record: dict[str, object]) -> object:
+    """What makes two texts the same text: the bytes of the files in order, and the ranges."""
+    listed = record.get("files", [])
+    assert isinstance(listed, list)
+    return [source["sha256"] for source in listed], record.get("ranges")
