@@ -49,7 +49,7 @@ class ModelSettings(Settings):
 
     cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="The recurrent cell.")
     embedding_size: Count = Field(64, description="Numbers that stand for a character at the input.")
-    hidden_size: Count = Field(512, description="Units of a layer.")
+    hidden_size: Count = Field(384, description="Units of a layer.")
     num_layers: Count = Field(2, description="Recurrent layers, one on another.")
     dropout: Fraction = Field(0.2, description="Part of each layer's output that is dropped in training.")
     tie_weights: bool = Field(False, description="One matrix for embedding and output.")
@@ -63,20 +63,25 @@ class ModelSettings(Settings):
         return self
 
 
-class OptimizationSettings(Settings):
-    """How the network learns, and for how long."""
+class WindowSettings(Settings):
+    """The size of what one forward pass reads."""
 
     batch_size: Count = Field(32, description="Lanes: stretches of text read side by side.")
     sequence_length: Count = Field(64, description="Characters through which gradients flow back.")
+
+
+class OptimizationSettings(Settings):
+    """How the network learns, and for how long."""
+
     accumulation_steps: Count = Field(1, description="Windows whose gradients make one step.")
-    learning_rate: float = Field(3e-3, gt=0, le=10, description="Highest learning rate (AdamW).")
+    learning_rate: float = Field(4e-3, gt=0, le=10, description="Highest learning rate (AdamW).")
     warmup_steps: int = Field(50, ge=0, description="Steps over which the learning rate rises.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
     weight_decay: float = Field(0.05, ge=0, le=10, description="Decoupled weight decay of the matrices.")
     beta1: Fraction = Field(0.9, description="Decay of AdamW's mean of gradients.")
     beta2: Fraction = Field(0.99, description="Decay of AdamW's mean of squared gradients.")
     gradient_clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
-    max_steps: int = Field(2200, ge=0, description="Length in steps; 0: not limited by steps.")
+    max_steps: int = Field(3200, ge=0, description="Length in steps; 0: not limited by steps.")
     max_epochs: float = Field(0.0, ge=0, description="Length in passes over the training text; 0: not limited.")
     max_minutes: float = Field(0.0, ge=0, description="Length in minutes of training time; 0: not limited.")
     patience: int = Field(0, ge=0, description="Stop after so many evaluations without a better one; 0: never.")
@@ -90,7 +95,7 @@ class OptimizationSettings(Settings):
 
 
 class RunSettings(Settings):
-    """What happens around the learning, and on what machine."""
+    """What happens around the learning."""
 
     log_every: Count = Field(10, description="Steps between two log points.")
     evaluate_every: Count | Literal["auto"] = Field(
@@ -99,6 +104,11 @@ class RunSettings(Settings):
     save_every: float = Field(5.0, gt=0, description="Most minutes of training between two checkpoints.")
     keep: int = Field(2, ge=0, description="Checkpoints kept beside the best and the newest.")
     sample_length: int = Field(200, ge=0, description="Characters of the samples shown while training; 0: none.")
+
+
+class DeviceSettings(Settings):
+    """Where and how the arithmetic is done."""
+
     device: str = Field("auto", description="auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic of the matrices; auto: bf16 where the processor is faster with it."
@@ -106,16 +116,22 @@ class RunSettings(Settings):
     threads: int = Field(0, ge=0, description="Threads of the processor; 0: one a core.")
 
 
-class TrainSettings(RunSettings, OptimizationSettings, ModelSettings, CorpusSettings):
+class TrainSettings(DeviceSettings, RunSettings, OptimizationSettings, WindowSettings, ModelSettings, CorpusSettings):
     """All settings of a training. Flat: a key of TOML is an option's name with underscores."""
 
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "Text": CorpusSettings,
     "Model": ModelSettings,
+    "Windows": WindowSettings,
     "Learning": OptimizationSettings,
     "Run": RunSettings,
+    "Device": DeviceSettings,
 }
+
+
+class BenchSettings(DeviceSettings, WindowSettings, ModelSettings):
+    """What ``charlm bench`` measures."""
 
 
 class SampleSettings(Settings):

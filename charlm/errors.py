@@ -37,7 +37,7 @@ class DivergedError(CharlmError):
     exit_code = 4
 
 
-class InterruptedTraining(CharlmError):
+class TrainingInterruptedError(CharlmError):
     """A signal stopped the training, after it was saved."""
 
     def __init__(self, message: str, hint: str, signal_number: int) -> None:

@@ -30,7 +30,7 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = _temporary_sibling(path)
     try:
         _write_synced(temporary, data)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
 
 @click.command("train", cls=SectionedCommand)
 @click.argument("corpus", nargs=-1)
-@click.option("--config", default="default", help="Settings: a preset (default, tiny, quality, large) or a TOML file.")
+@click.option("--config", default="default", help="Settings: a preset (default, tiny, large) or a TOML file.")
 @click.option("--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME of the text]")
 @click.option(
     "--resume", default=None, metavar="PATH|auto", help="Go on with a run; auto: if there is one, else start."
@@ -30,7 +30,7 @@ def command(
     quiet: bool,
     **options: object,
 ) -> None:
-    """Train a model on CORPUS, text files; without any, on the built-in corpus: this Python's standard library.
+    r"""Train a model on CORPUS, text files; without any, on the built-in corpus: this Python's standard library.
 
     Settings come from flags, then CHARLM_TRAIN_… variables, then --config, then the defaults shown here. The run folder
     gets checkpoints, metrics.jsonl and TensorBoard's files; its path is printed at the end.

@@ -3,6 +3,7 @@
 Every character is predicted exactly once, from all the text before it, the first one from the start symbol.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,4 +84,4 @@ def evaluate(
 def _chunks(first: int, last: int, chunk: int) -> list[tuple[int, int]]:
     """Half-open ranges that cover ``first`` to ``last``, none across 0."""
     edges = [*range(first, 0, chunk), *range(0, last, chunk), last]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))

@@ -36,7 +36,7 @@ class Stepper:
 
     @torch.inference_mode()
     def step(self, ids: Tensor, state: StepState) -> tuple[Tensor, StepState]:
-        """Read one id a lane, ``(lane,)``. Returns the logits of what comes next, ``(lane, vocabulary)``, and the state."""
+        """Read one id a lane, ``(lane,)``. Returns logits of what comes next, ``(lane, vocabulary)``, and the state."""
         from_input = self.input_table[ids]
         after: StepState = []
         for layer, weight_hh in enumerate(self.recurrent_weights):

@@ -16,7 +16,7 @@ from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.encoded import Corpus
-from charlm.errors import CheckpointError, DivergedError, InterruptedTraining
+from charlm.errors import CheckpointError, DivergedError, TrainingInterruptedError
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision
@@ -67,7 +67,7 @@ class Trainer:
     def train(self) -> Evaluation:
         """Train to the end. Returns the exact validation figure of the best checkpoint.
 
-        Raises ``InterruptedTraining`` after a signal, with everything saved, and ``DivergedError``.
+        Raises ``TrainingInterruptedError`` after a signal, with everything saved, and ``DivergedError``.
         """
         self.monitor = Monitor(self.run, self.settings, self.parameters, self.quiet, self.step)
         self.monitor.start(self.step, self.total_steps)
@@ -199,7 +199,7 @@ class Trainer:
     def stop(self) -> None:
         if self.saved_step < self.step:
             self.save()
-        raise InterruptedTraining(
+        raise TrainingInterruptedError(
             f"Stopped after step {self.step}, and saved.",
             f"Go on with: charlm train --resume {self.run}",
             self.stop_signal,

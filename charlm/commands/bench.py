@@ -1,0 +1,64 @@
+"""``charlm bench``."""
+
+import json
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from charlm.commands.options import SectionedCommand, common_options, given, json_option, settings_options
+from charlm.config import BenchSettings, DeviceSettings, ModelSettings, WindowSettings, preset_path, read_toml, resolve
+
+
+@click.command("bench", cls=SectionedCommand)
+@click.option("--config", default="default", help="Settings: a preset or a TOML file.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, help="Turns of each; medians count.  [default: 5]")
+@json_option
+@common_options
+@settings_options({"Model": ModelSettings, "Windows": WindowSettings, "Device": DeviceSettings})
+@click.pass_context
+def command(context: click.Context, /, config: str, rounds: int, as_json: bool, quiet: bool, **options: object) -> None:
+    r"""Measure characters per second of training and sampling, beside plain loops of torch's nn.LSTM.
+
+    Training runs on made-up ids, beside the very same model and beside one of char-rnn's shape (embedding as large as a
+    layer); sampling beside one call of nn.LSTM a character. All take turns in one run. The machine's own speed at
+    matrix products stands beside them.
+
+    \b
+    charlm bench
+    charlm bench --hidden-size 512 --batch-size 64 --sequence-length 64
+    charlm bench --config tiny --json
+    """
+    preset = preset_path(config)
+    known = {name: value for name, value in read_toml(preset).items() if name in BenchSettings.model_fields}
+    settings = resolve(BenchSettings, [(str(preset), known), *given(context, BenchSettings)])
+    from charlm import benchmark
+    from charlm.model.device import prepare_process
+
+    prepare_process(settings.threads)
+    with tqdm(total=benchmark.turns(rounds), desc="measuring", disable=quiet or None, leave=False) as bar:
+        result = benchmark.run(settings, rounds, bar.update)
+    click.echo(json.dumps(result, indent=1) if as_json else _page(result))
+
+
+def _page(result: dict[str, Any]) -> str:
+    settings, made_by = result["settings"], result["made_by"]
+    lines = [
+        f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}, embedding "
+        f"{settings['embedding_size']}, {settings['batch_size']} lanes × {settings['sequence_length']}, "
+        f"{made_by['precision']} on {made_by['device']}, {made_by['threads']} threads, torch {made_by['torch']}; "
+        f"medians of {result['rounds']}"
+    ]
+    for what in ("training", "sampling"):
+        speeds = result[f"{what}_characters_per_second"]
+        lines += ["", f"{what}, characters per second"]
+        for name, speed in speeds.items():
+            ratio = "" if name == "charlm" else f"   charlm is {speeds['charlm'] / speed:.2f} times as fast"
+            lines.append(f"  {name:<44}{speed:>10,.0f}{ratio}")
+    products = result["matrix_gflops"]
+    lines += [
+        "",
+        f"matrix products: {products['fp32']:,.0f} GFLOP/s in fp32, {products['bf16']:,.0f} in bf16; "
+        f"charlm trains at {result['training_gflops']:,.0f}.",
+    ]
+    return "\n".join(lines)
