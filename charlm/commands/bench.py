@@ -18,7 +18,7 @@ from charlm.config import BenchSettings, DeviceSettings, ModelSettings, WindowSe
 @settings_options({"Model": ModelSettings, "Windows": WindowSettings, "Device": DeviceSettings})
 @click.pass_context
 def command(context: click.Context, /, config: str, rounds: int, as_json: bool, quiet: bool, **options: object) -> None:
-    r"""Measure characters per second of training and sampling, beside plain loops of torch's nn.LSTM.
+    """Measure characters per second of training and sampling, beside plain loops of torch's nn.LSTM.
 
     Training runs on made-up ids, beside the very same model and beside one of char-rnn's shape (embedding as large as a
     layer); sampling beside one call of nn.LSTM a character. All take turns in one run. The machine's own speed at

@@ -18,7 +18,7 @@ from charlm.config import SECTIONS
 @json_option
 @common_options
 def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool) -> None:
-    r"""Show what a run is: settings, parameters by part, vocabulary, figures, what made it. Several RUNS as a table.
+    """Show what a run is: settings, parameters by part, vocabulary, figures, what made it. Several RUNS as a table.
 
     \b
     charlm info checkpoints/play

@@ -30,7 +30,7 @@ from charlm.config import SampleSettings, resolve
 def command(
     context: click.Context, /, run: Path, checkpoint: str, threads: int, device: str, quiet: bool, **options: object
 ) -> None:
-    r"""Write new text with the model in RUN, a run's folder or one of its checkpoints.
+    """Write new text with the model in RUN, a run's folder or one of its checkpoints.
 
     The text goes to standard output as it is made; several texts come one after another, with separators on standard
     error.

@@ -30,7 +30,7 @@ def command(
     quiet: bool,
     **options: object,
 ) -> None:
-    r"""Train a model on CORPUS, text files; without any, on the built-in corpus: this Python's standard library.
+    """Train a model on CORPUS, text files; without any, on the built-in corpus: this Python's standard library.
 
     Settings come from flags, then CHARLM_TRAIN_… variables, then --config, then the defaults shown here. The run folder
     gets checkpoints, metrics.jsonl and TensorBoard's files; its path is printed at the end.

@@ -1,0 +1,67 @@
+"""What all tests share: determinism, small texts, and a runner for the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one thread a worker
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("charlm", derandomize=True, deadline=None, database=None, max_examples=100)
+settings.load_profile("charlm")
+
+ROOT = Path(__file__).parent.parent
+
+# A model and a length small enough for any test, as options of `charlm train`
+SMALL = (
+    *("--config", "tiny", "--hidden-size", "16", "--embedding-size", "8", "--batch-size", "4"),
+    *("--sequence-length", "16", "--max-steps", "8", "--sample-length", "20", "--log-every", "2", "--threads", "1"),
+)
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def _same_every_time() -> Iterator[None]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session")
+def poem() -> str:
+    """Some 4,000 characters with structure, letters beyond ASCII and line ends."""
+    lines = [f"Die Wölfe zählen {n} Schafe und {n * n} Träume, été après été.\n" for n in range(70)]
+    return "".join(lines)
+
+
+@pytest.fixture
+def poem_file(tmp_path: Path, poem: str) -> Path:
+    path = tmp_path / "poem.txt"
+    path.write_text(poem, encoding="utf-8", newline="")
+    return path
+
+
+@pytest.fixture
+def charlm(tmp_path: Path) -> Run:
+    """Runs ``charlm`` in a process of its own, in ``tmp_path``, and returns what came of it."""
+
+    def run(
+        *arguments: object, env: dict[str, str] | None = None, **options: object
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "charlm", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            **options,  # type: ignore[call-overload]
+        )
+
+    return run
