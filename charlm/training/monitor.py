@@ -19,8 +19,8 @@ from charlm.runs import METRICS
 LN2 = math.log(2)
 TOGETHER = {  # the page of TensorBoard that shows training and validation in one picture
     "Training and validation": {
-        "bits per character": ["Multiline", ["bits_per_character/train", "bits_per_character/validation"]],
-        "loss (nats per character)": ["Multiline", ["loss/train", "loss/validation"]],
+        "bits per character": ["Multiline", ["bits_per_character/train$", "bits_per_character/validation$"]],
+        "loss (nats per character)": ["Multiline", ["loss/train$", "loss/validation$"]],
     }
 }
 
@@ -59,12 +59,23 @@ class Monitor:
         else:
             self.say(text)
 
-    def evaluation(self, step: int, loss: float, name: str = "validation") -> None:
-        self._record(step, {f"loss/{name}": loss, f"bits_per_character/{name}": loss / LN2})
-        if name == "validation":
-            self.validation = f", validation {loss:.3f} ({loss / LN2:.2f} bits)"
-            if self.bar is None:
-                self.say(f"step {step}{self.validation}".replace(",", ":", 1))
+    def before_learning(self, loss: float, vocabulary_size: int) -> None:
+        """What the untrained model makes of the text: about what guessing would. Shown, not recorded."""
+        even = math.log(vocabulary_size)
+        self.say(
+            f"Before learning: validation {loss:.3f}; guessing evenly among {vocabulary_size} would be {even:.3f}."
+        )
+
+    def evaluation(self, step: int, loss: float) -> None:
+        self._record(step, {"loss/validation": loss, "bits_per_character/validation": loss / LN2})
+        self.validation = f", validation {loss:.3f} ({loss / LN2:.2f} bits)"
+        if self.bar is None:
+            self.say(f"step {step}: validation {loss:.3f} ({loss / LN2:.2f} bits)")
+
+    def exact(self, step: int, loss: float) -> None:
+        """The figure of the best checkpoint: one number a run, so no picture in TensorBoard but a line of text."""
+        self.board.add_text("exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per character", step)
+        self._append(step, {"loss_validation_exact": loss, "bits_per_character_validation_exact": loss / LN2})
 
     def sample(self, step: int, text: str) -> None:
         self.board.add_text("sample", f"<pre>{html.escape(text)}</pre>", step)
@@ -84,8 +95,10 @@ class Monitor:
     def _record(self, step: int, figures: dict[str, float]) -> None:
         for tag, value in figures.items():
             self.board.add_scalar(tag, value, step)
-        keys = {tag.replace("/", "_"): value for tag, value in figures.items()}
-        self.metrics.write(json.dumps({"step": step, **keys}) + "\n")
+        self._append(step, {tag.replace("/", "_"): value for tag, value in figures.items()})
+
+    def _append(self, step: int, entry: dict[str, float]) -> None:
+        self.metrics.write(json.dumps({"step": step, **entry}) + "\n")
 
     def _describe(self, settings: TrainSettings, parameters: int) -> None:
         """Settings as a table, as hyperparameters, and the page of pictures: once, at the start of a run."""

@@ -5,7 +5,6 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +15,15 @@ from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.encoded import Corpus
-from charlm.errors import CheckpointError, DivergedError, TrainingInterruptedError
+from charlm.errors import DivergedError, TrainingInterruptedError
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision
 from charlm.model.language_model import CharacterModel
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
-from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from charlm.training.optimizer import make_optimizer
+from charlm.training.state import Done, TrainingState
 from charlm.training.stopwatch import Stopwatch
 
 EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
@@ -45,22 +45,28 @@ class Trainer:
             corpus.part(corpus.split.train), vocabulary.start_id, settings.batch_size, settings.sequence_length
         )
         torch.manual_seed(settings.seed)
-        self.model = CharacterModel(len(vocabulary), settings).to(self.device)
-        self.optimizer = make_optimizer(self.model, settings)
-        self.state = self.model.zero_state(self.lanes.batch_size)
-        # Everything that a resume must bring back, beside the tensors
-        self.step = 0
-        self.windows = 0  # read so far, through all epochs: the cursor
+        model = CharacterModel(len(vocabulary), settings).to(self.device)
+        self.state = TrainingState(
+            model=model,
+            optimizer=make_optimizer(model, settings),
+            recurrent=model.zero_state(self.lanes.batch_size),
+            loss_since_log=torch.zeros((), device=self.device),
+            done=Done(evaluate_every=0 if settings.evaluate_every == "auto" else settings.evaluate_every),
+        )
         self.stopwatch = Stopwatch(self.device)
-        self.evaluate_every = 0 if settings.evaluate_every == "auto" else settings.evaluate_every  # 0: not known yet
-        self.evaluation_seconds = 0.0
-        self.best_loss = math.inf
-        self.evaluations_without_better = 0
         self.metrics: dict[str, float] = {}  # of this very step
-        self.saved_step = 0
+        self.saved_steps = 0
         self.saved_seconds = 0.0
         self.stop_signal = 0
-        self.begin_log()
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
+        self.state.restore(saved)
+        if self.settings.evaluate_every != "auto":
+            self.done.evaluate_every = self.settings.evaluate_every
+        self.stopwatch = Stopwatch(self.device, self.done.seconds)
+        self.metrics = saved.metrics
+        self.saved_steps, self.saved_seconds = self.done.steps, self.done.seconds
 
     # The story
 
@@ -69,16 +75,16 @@ class Trainer:
 
         Raises ``TrainingInterruptedError`` after a signal, with everything saved, and ``DivergedError``.
         """
-        self.monitor = Monitor(self.run, self.settings, self.parameters, self.quiet, self.step)
-        self.monitor.start(self.step, self.total_steps)
+        self.monitor = Monitor(self.run, self.settings, self.parameters, self.quiet, self.done.steps)
+        self.monitor.start(self.done.steps, self.total_steps)
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            if self.step == 0:
+            if self.done.steps == 0:
                 self.evaluate()
             self.stopwatch.start()
             while not self.finished():
                 self.train_step()
-                if self.step % self.settings.log_every == 0:
+                if self.done.steps % self.settings.log_every == 0:
                     self.log()
                 if self.evaluation_is_due():
                     with self.stopwatch.paused():
@@ -91,9 +97,11 @@ class Trainer:
             with self.stopwatch.paused():
                 if "loss_validation" not in self.metrics:
                     self.evaluate()
-                if self.saved_step < self.step:
+                if self.saved_steps < self.done.steps:
                     self.save()
-                return self.conclude()
+            for number, handler in handlers.items():  # all is saved: from here on a signal may end it at once
+                signal.signal(number, handler)
+            return self.conclude()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -101,106 +109,116 @@ class Trainer:
 
     def finished(self) -> bool:
         patience = self.settings.patience
-        return self.progress >= 1 or 0 < patience <= self.evaluations_without_better
+        return self.progress >= 1 or 0 < patience <= self.done.evaluations_without_better
 
     def train_step(self) -> None:
         """One step of truncated backpropagation through time (Williams and Peng 1990).
 
         The state is carried from window to window; the gradient stops at the window's start.
         """
-        learning_rate = schedule.learning_rate(self.settings, self.step, self.progress)
-        for group in self.optimizer.param_groups:
+        learning_rate = schedule.learning_rate(self.settings, self.done.steps, self.progress)
+        for group in self.state.optimizer.param_groups:
             group["lr"] = learning_rate
         for _ in range(self.settings.accumulation_steps):
             loss = self.window_loss() / self.settings.accumulation_steps
             loss.backward()  # type: ignore[no-untyped-call]
-            self.log_loss += loss.detach()
+            self.state.loss_since_log += loss.detach()
         clip = self.settings.gradient_clip or math.inf
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad()
+        self.done.steps += 1
         self.metrics = {}
 
     def window_loss(self) -> Tensor:
         """The loss of the next window, in nats per character; moves the cursor and the state."""
-        window = self.lanes.window(self.windows)
+        window = self.lanes.window(self.done.windows)
         inputs = self.to_device(torch.from_numpy(window.inputs))
         targets = self.to_device(torch.from_numpy(window.targets))
-        state = self.model.zero_state(self.lanes.batch_size) if window.starts_over else self.state
+        state = self.model.zero_state(self.lanes.batch_size) if window.starts_over else self.state.recurrent
         with autocast(self.device, self.precision):
             logits, state = self.model(inputs, state)
-        self.state = tuple(part.detach() for part in state)
-        self.windows += 1
-        self.log_characters += window.characters
+        self.state.recurrent = tuple(part.detach() for part in state)
+        self.done.windows += 1
+        self.done.characters_since_log += window.characters
         return self.model.loss(logits, targets)
 
     # Once in a while
 
-    def begin_log(self) -> None:
-        self.log_step = self.step
-        self.log_loss = torch.zeros((), device=self.device)
-        self.log_characters = 0
-        self.log_seconds = self.stopwatch.read()
-
     def log(self) -> None:
         seconds = self.stopwatch.read()
-        loss = self.log_loss.item() / (self.step - self.log_step)
+        steps = self.done.steps - self.done.logged_steps
+        loss = self.state.loss_since_log.item() / steps
         figures = {
             "loss/train": loss,
             "bits_per_character/train": loss / math.log(2),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(self.gradient_norm),
-            "throughput/characters_per_second": self.log_characters / max(seconds - self.log_seconds, 1e-9),
-            "training_seconds": seconds,
-            "epoch": self.epochs,
+            "throughput/characters_per_second": self.done.characters_since_log / (seconds - self.done.logged_seconds),
+            "progress/training_seconds": seconds,
+            "progress/epoch": self.epochs,
         }
         if not math.isfinite(loss):
             raise DivergedError(
-                f"Training diverged: the loss at step {self.step} is {loss}. What was saved before is intact.",
+                f"Training diverged: the loss at step {self.done.steps} is {loss}. What was saved before is intact.",
                 f"Lower the learning rate (now {self.settings.learning_rate:g}), or set --gradient-clip.",
             )
-        self.monitor.training(self.step, self.progress, figures)
-        self.begin_log()
+        self.monitor.training(self.done.steps, self.progress, figures)
+        self.done.logged_steps, self.done.logged_seconds, self.done.characters_since_log = self.done.steps, seconds, 0
+        self.state.loss_since_log.zero_()
 
     def evaluation_is_due(self) -> bool:
-        if not self.evaluate_every and self.step >= STEPS_TO_TIME and self.evaluation_seconds:
+        if not self.done.evaluate_every and self.done.steps >= STEPS_TO_TIME and self.done.evaluation_seconds:
             # Measured once, then fixed: a resume must evaluate at the same steps.
-            seconds_per_step = self.stopwatch.read() / self.step
-            self.evaluate_every = max(1, math.ceil(self.evaluation_seconds / EVALUATION_SHARE / seconds_per_step))
-        return bool(self.evaluate_every) and self.step % self.evaluate_every == 0
+            seconds_per_step = self.stopwatch.read() / self.done.steps
+            self.done.evaluate_every = max(
+                1, math.ceil(self.done.evaluation_seconds / EVALUATION_SHARE / seconds_per_step)
+            )
+        return bool(self.done.evaluate_every) and self.done.steps % self.done.evaluate_every == 0
 
     def evaluate(self) -> None:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
         began = time.perf_counter()
         ids = self.corpus.part(self.corpus.split.validation)
         loss = evaluate(self.model, ids, lanes_for(len(ids)), self.precision).nats_per_character
-        self.evaluation_seconds = time.perf_counter() - began
-        self.monitor.evaluation(self.step, loss)
-        if self.step == 0:
+        self.done.evaluation_seconds = time.perf_counter() - began
+        if self.done.steps == 0:
+            self.monitor.before_learning(loss, self.model.vocabulary_size)
             return
+        self.monitor.evaluation(self.done.steps, loss)
         self.metrics = {"loss_validation": loss}
-        if loss < self.best_loss:
-            self.best_loss, self.evaluations_without_better = loss, 0
+        if loss < self.done.best_loss:
+            self.done.best_loss, self.done.evaluations_without_better = loss, 0
         else:
-            self.evaluations_without_better += 1
+            self.done.evaluations_without_better += 1
         if self.settings.sample_length:
-            options = SampleSettings(length=self.settings.sample_length, seed=self.step)
-            self.monitor.sample(self.step, "".join(Sampler(self.model, self.corpus.vocabulary, options).stream()))
+            options = SampleSettings(length=self.settings.sample_length, seed=self.done.steps)
+            self.monitor.sample(self.done.steps, "".join(Sampler(self.model, self.corpus.vocabulary, options).stream()))
 
     def saving_is_due(self) -> bool:
-        a_new_best = self.metrics.get("loss_validation") == self.best_loss
+        a_new_best = self.metrics.get("loss_validation") == self.done.best_loss
         return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every * 60
 
     def save(self) -> None:
-        self.saved_step, self.saved_seconds = self.step, self.stopwatch.read()
-        runs.save(self.run, self.checkpoint(), self.settings.keep)
+        self.done.seconds = self.stopwatch.read()
+        self.saved_steps, self.saved_seconds = self.done.steps, self.done.seconds
+        saved = Checkpoint(
+            step=self.done.steps,
+            settings=self.settings,
+            vocabulary=self.corpus.vocabulary,
+            weights=self.state.weights(),
+            metrics=self.metrics,
+            progress={**self.state.numbers(), "corpus": self.corpus.record()},
+            training_state=self.state.tensors(),
+            made_by=describe_process(self.device, self.precision),
+        )
+        runs.save(self.run, saved, self.settings.keep)
 
     def stop(self) -> None:
-        if self.saved_step < self.step:
+        if self.saved_steps < self.done.steps:
             self.save()
         raise TrainingInterruptedError(
-            f"Stopped after step {self.step}, and saved.",
+            f"Stopped after step {self.done.steps}, and saved.",
             f"Go on with: charlm train --resume {self.run}",
             self.stop_signal,
         )
@@ -212,78 +230,26 @@ class Trainer:
         hidden = self.quiet or None  # None: hidden where standard error is no terminal
         with tqdm(total=len(ids), desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
             exact = evaluate(best.model(self.device), ids, on_progress=bar.update)
-        self.monitor.evaluation(best.step, exact.nats_per_character, "validation_exact")
+        self.monitor.exact(best.step, exact.nats_per_character)
         return exact
-
-    # What is saved, and how it comes back
-
-    def checkpoint(self) -> Checkpoint:
-        generators = {"generator.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            generators["generator.cuda"] = torch.cuda.get_rng_state(self.device)
-        return Checkpoint(
-            step=self.step,
-            settings=self.settings,
-            vocabulary=self.corpus.vocabulary,
-            weights=dict(self.model.state_dict()),
-            metrics=self.metrics,
-            progress={
-                "windows": self.windows,
-                "training_seconds": self.stopwatch.read(),
-                "evaluate_every": self.evaluate_every,
-                "evaluation_seconds": self.evaluation_seconds,
-                "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
-                "evaluations_without_better": self.evaluations_without_better,
-                "log_step": self.log_step,
-                "log_characters": self.log_characters,
-                "log_seconds": self.log_seconds,
-                "corpus": self.corpus.record(),
-            },
-            training_state={
-                **optimizer_tensors(self.model, self.optimizer),
-                **{f"state.{index}": part for index, part in enumerate(self.state)},
-                **generators,
-                "log_loss": self.log_loss,
-            },
-            made_by=describe_process(self.device, self.precision),
-        )
-
-    def restore(self, saved: Checkpoint) -> None:
-        """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
-        try:
-            progress: dict[str, Any] = saved.progress
-            self.model.load_state_dict(saved.weights)
-            tensors = saved.training_state
-            restore_optimizer(self.model, self.optimizer, tensors)
-            self.state = tuple(tensors[f"state.{index}"].to(self.device) for index in range(len(self.state)))
-            torch.set_rng_state(tensors["generator.cpu"])
-            if self.device.type == "cuda" and "generator.cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)
-            self.step = self.saved_step = saved.step
-            self.windows = progress["windows"]
-            self.stopwatch = Stopwatch(self.device, progress["training_seconds"])
-            self.saved_seconds = progress["training_seconds"]
-            self.evaluate_every = self.evaluate_every or progress["evaluate_every"]
-            self.evaluation_seconds = progress["evaluation_seconds"]
-            self.best_loss = math.inf if progress["best_loss"] is None else progress["best_loss"]
-            self.evaluations_without_better = progress["evaluations_without_better"]
-            self.metrics = saved.metrics
-            self.log_loss = tensors["log_loss"].to(self.device)
-            self.log_step = progress["log_step"]
-            self.log_characters = progress["log_characters"]
-            self.log_seconds = progress["log_seconds"]
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{saved.folder}: cannot go on from it: {error}", "Start afresh.") from None
 
     # Small things
 
     @property
+    def done(self) -> Done:
+        return self.state.done
+
+    @property
+    def model(self) -> CharacterModel:
+        return self.state.model
+
+    @property
     def progress(self) -> float:
-        return schedule.progress(self.settings, self.step, self.epochs, self.stopwatch.read() / 60)
+        return schedule.progress(self.settings, self.done.steps, self.epochs, self.stopwatch.read() / 60)
 
     @property
     def epochs(self) -> float:
-        return self.windows / self.lanes.windows_per_epoch
+        return self.done.windows / self.lanes.windows_per_epoch
 
     @property
     def total_steps(self) -> int:
@@ -303,6 +269,6 @@ class Trainer:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stop_signal:  # the second time: at once
-            raise KeyboardInterrupt
+            raise SystemExit(128 + number)
         self.stop_signal = number
         self.monitor.say("Stopping after this step; once more to stop at once, without saving.")
