@@ -31,7 +31,7 @@ class Monitor:
     def __init__(self, run: Path, settings: TrainSettings, parameters: int, quiet: bool, first_step: int = 0) -> None:
         self.quiet = quiet
         self.bar: tqdm[Any] | None = None
-        self.validation = ""
+        self.training_text = self.validation_text = self.speed_text = ""
         self.metrics = files.open_for_appending(run / METRICS)
         self.board = SummaryWriter(str(run), purge_step=first_step + 1 if first_step else None, flush_secs=10)
         if not first_step:
@@ -42,8 +42,8 @@ class Monitor:
         self.total_steps = total_steps
         if not self.quiet and sys.stderr.isatty():
             total = total_steps or 100
-            layout = "{percentage:3.0f}%|{bar:12}| {desc}, {remaining} left"
-            self.bar = tqdm(total=total, initial=0, bar_format=layout, ascii=None if not _plain() else True)
+            layout = "{percentage:3.0f}%|{bar}| {desc} {remaining} left"
+            self.bar = tqdm(total=total, initial=0, bar_format=layout, dynamic_ncols=True, ascii=_plain() or None)
             self.bar.n = first_step if total_steps else 0
 
     def training(self, step: int, progress: float, figures: dict[str, float]) -> None:
@@ -51,13 +51,13 @@ class Monitor:
         self._record(step, figures)
         loss, speed = figures["loss/train"], figures["throughput/characters_per_second"]
         of = f"/{self.total_steps}" if self.total_steps else ""
-        text = f"step {step}{of}: train {loss:.3f} ({loss / LN2:.2f} bits){self.validation}, {_short(speed)} chars/s"
+        self.training_text = f"step {step}{of} train {loss:.3f}"
+        self.speed_text = f" {_short(speed)} chars/s"
         if self.bar is not None:
-            self.bar.set_description_str(text, refresh=False)
             self.bar.n = step if self.total_steps else round(100 * min(progress, 1.0))
-            self.bar.refresh()
+            self._show()
         else:
-            self.say(text)
+            self.say(self.training_text + self.validation_text + self.speed_text)
 
     def before_learning(self, loss: float, vocabulary_size: int) -> None:
         """What the untrained model makes of the text: about what guessing would. Shown, not recorded."""
@@ -68,9 +68,11 @@ class Monitor:
 
     def evaluation(self, step: int, loss: float) -> None:
         self._record(step, {"loss/validation": loss, "bits_per_character/validation": loss / LN2})
-        self.validation = f", validation {loss:.3f} ({loss / LN2:.2f} bits)"
+        self.validation_text = f" val {loss:.3f} ({loss / LN2:.2f} bits)"
         if self.bar is None:
             self.say(f"step {step}: validation {loss:.3f} ({loss / LN2:.2f} bits)")
+        else:
+            self._show()
 
     def exact(self, step: int, loss: float) -> None:
         """The figure of the best checkpoint: one number a run, so no picture in TensorBoard but a line of text."""
@@ -86,9 +88,17 @@ class Monitor:
         if not self.quiet:
             tqdm.write(text, file=sys.stderr)
 
-    def close(self) -> None:
+    def _show(self) -> None:
+        assert self.bar is not None
+        self.bar.set_description_str(self.training_text + self.validation_text + self.speed_text)
+
+    def close_bar(self) -> None:
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
+
+    def close(self) -> None:
+        self.close_bar()
         self.board.close()
         self.metrics.close()
 

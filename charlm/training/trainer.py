@@ -225,6 +225,7 @@ class Trainer:
 
     def conclude(self) -> Evaluation:
         """The exact validation figure of the best checkpoint: one pass in fp32, one lane."""
+        self.monitor.close_bar()
         best = runs.read(self.run, "best")
         ids = self.corpus.part(self.corpus.split.validation)
         hidden = self.quiet or None  # None: hidden where standard error is no terminal
