@@ -52,6 +52,10 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=_step_of, reverse=True)
 
 
+def later_checkpoints(run: Path, step: int) -> list[Path]:
+    return [folder for folder in checkpoints(run) if _step_of(folder) > step]
+
+
 def best_first(folders: list[Path]) -> list[Path]:
     """Those folders that recorded a validation loss, the lowest first; the older of two equal ones first."""
     losses: list[tuple[float, int, Path]] = []
@@ -134,10 +138,16 @@ def remove(run: Path) -> None:
 
 
 def forget_after(run: Path, step: int) -> None:
-    """Before going on from ``step``: remove later checkpoints, and cut ``metrics.jsonl`` there; both are redone."""
-    files.remove_leftovers(run)
-    for folder in checkpoints(run):
-        if _step_of(folder) > step:
+    """Before going on from ``step``: cut ``metrics.jsonl`` there and remove later checkpoints, which will be redone.
+
+    A later one that is damaged is set aside instead, as ``step-N.damaged``.
+    """
+    for folder in later_checkpoints(run, step):
+        try:
+            checkpoint.verified(folder)
+        except CheckpointError:
+            files.rename(folder, folder.with_name(f"{folder.name}.damaged"))
+        else:
             files.remove_folder(folder)
     kept = [json.dumps(entry) + "\n" for entry in json_lines(run / METRICS) if entry.get("step", 0) <= step]
     files.write_file(run / METRICS, "".join(kept).encode())

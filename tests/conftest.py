@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # A model and a length small enough for any test, as options of `charlm train`
 SMALL = (
-    *("--config", "tiny", "--hidden-size", "16", "--embedding-size", "8", "--batch-size", "4"),
+    *("--hidden-size", "16", "--embedding-size", "8", "--batch-size", "4"),
     *("--sequence-length", "16", "--max-steps", "8", "--sample-length", "20", "--log-every", "2", "--threads", "1"),
 )
 

@@ -37,10 +37,9 @@ class Plan:
         if self.saved is not None:
             trainer.restore(self.saved)
             runs.forget_after(self.run, self.saved.step)
-        else:
-            if self.overwrite and self.run.exists():
-                runs.remove(self.run)
-            runs.start(self.run, self.settings, self.corpus.record())
+        elif self.overwrite and self.run.exists():
+            runs.remove(self.run)
+        runs.start(self.run, self.settings, self.corpus.record())
         return trainer
 
     def announcement(self) -> Iterable[str]:
@@ -63,6 +62,8 @@ class Plan:
         )
         if self.saved is not None:
             yield f"Going on from step {self.saved.step} of {self.run}."
+            if later := runs.later_checkpoints(self.run, self.saved.step):
+                yield f"Later checkpoints go: {', '.join(folder.name for folder in reversed(later))}."
             if self.saved.settings.max_steps != settings.max_steps:
                 yield f"The learning rate now follows the schedule of {settings.max_steps} steps."
 
@@ -127,6 +128,11 @@ def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, o
     record = saved.progress.get("corpus", {})
     files = [source["path"] for source in record.get("files", [])]
     names = corpus_names or ([] if record.get("name") == sources.BUILT_IN else files)
+    if not corpus_names and (missing := [name for name in names if not Path(name).exists()]):
+        raise UsageError(
+            f"{path}: its text is not where it was: {', '.join(missing)}.",
+            f"Say where it is now: charlm train TEXT --resume {path}",
+        )
     corpus = encoded.load(names, settings, settings.sequence_length)
     if _identity(corpus.record()) != _identity(record):
         raise UsageError(

@@ -81,6 +81,8 @@ class Trainer:
         try:
             if self.done.steps == 0:
                 self.evaluate()
+            elif self.finished():
+                self.monitor.say("This training was at its end already; --max-steps with a larger number goes on.")
             self.stopwatch.start()
             while not self.finished():
                 self.train_step()

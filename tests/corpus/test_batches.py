@@ -1,0 +1,159 @@
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from charlm.corpus.batches import IGNORED, Lanes, Window
+
+
+@dataclass
+class Text:
+    """A text in which every character is another one, so that each target says where it comes from."""
+
+    length: int
+    batch_size: int
+    sequence_length: int
+
+    @property
+    def start_id(self) -> int:
+        return self.length
+
+    @property
+    def lanes(self) -> Lanes:
+        return Lanes(np.arange(self.length, dtype=np.uint16), self.start_id, self.batch_size, self.sequence_length)
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> Text:
+    sequence_length = draw(st.integers(1, 20))
+    length = draw(st.integers(sequence_length, 300))
+    return Text(length, draw(st.integers(1, 12)), sequence_length)
+
+
+def epoch(lanes: Lanes, number: int = 0) -> list[Window]:
+    first = number * lanes.windows_per_epoch
+    return [lanes.window(first + index) for index in range(lanes.windows_per_epoch)]
+
+
+def joined(windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of all windows, ``(time, lane)``."""
+    return np.concatenate([window.inputs for window in windows]), np.concatenate([window.targets for window in windows])
+
+
+@given(texts())
+def test_joined_windows_of_a_lane_are_its_stretch_of_the_text(text: Text) -> None:
+    lanes = text.lanes
+    inputs, targets = joined(epoch(lanes))
+    for lane in range(lanes.batch_size):
+        stretch = np.arange(text.length)[lane * lanes.lane_length : (lane + 1) * lanes.lane_length]
+        assert targets[: len(stretch), lane].tolist() == stretch.tolist()
+        assert inputs[1 : len(stretch), lane].tolist() == stretch[:-1].tolist()
+
+
+@given(texts())
+def test_targets_are_the_inputs_one_character_on(text: Text) -> None:
+    inputs, targets = joined(epoch(text.lanes))
+    counts = targets[:-1] != IGNORED
+    assert (inputs[1:][counts] == targets[:-1][counts]).all()
+
+
+@given(texts())
+def test_every_character_is_a_target_exactly_once_an_epoch(text: Text) -> None:
+    _, targets = joined(epoch(text.lanes))
+    assert np.sort(targets[targets != IGNORED]).tolist() == list(range(text.length))
+
+
+@given(texts())
+def test_padding_is_ignored_and_only_at_the_end_of_the_text(text: Text) -> None:
+    lanes = text.lanes
+    _, targets = joined(epoch(lanes))
+    in_order = targets.T.flatten()
+    assert (in_order[: text.length] != IGNORED).all()
+    assert (in_order[text.length :] == IGNORED).all()
+    assert len(in_order) == lanes.batch_size * lanes.lane_length
+
+
+@given(texts())
+def test_padding_is_read_as_characters_of_the_text(text: Text) -> None:
+    inputs, _ = joined(epoch(text.lanes))
+    assert inputs.min() >= 0
+    assert inputs[1:].max(initial=0) < text.length
+
+
+@given(texts(), st.integers(0, 3))
+def test_each_lane_starts_with_the_start_symbol_which_stands_nowhere_else(text: Text, number: int) -> None:
+    inputs, targets = joined(epoch(text.lanes, number))
+    assert (inputs[0] == text.start_id).all()
+    assert (inputs[1:] != text.start_id).all()
+    assert (targets != text.start_id).all()
+
+
+@given(texts(), st.integers(0, 3))
+def test_lanes_start_over_only_where_an_epoch_starts(text: Text, number: int) -> None:
+    first, *others = epoch(text.lanes, number)
+    assert first.starts_over
+    assert not any(window.starts_over for window in others)
+
+
+@given(texts(), st.integers(1, 3))
+def test_every_epoch_reads_the_same_windows(text: Text, number: int) -> None:
+    lanes = text.lanes
+    for one, other in zip(epoch(lanes), epoch(lanes, number), strict=True):
+        assert (one.inputs == other.inputs).all()
+        assert (one.targets == other.targets).all()
+        assert one.characters == other.characters
+
+
+@given(texts())
+def test_windows_can_be_read_in_any_order(text: Text) -> None:
+    lanes = text.lanes
+    backwards = [lanes.window(number) for number in reversed(range(lanes.windows_per_epoch))]
+    inputs, targets = joined(backwards[::-1])
+    expected = joined(epoch(text.lanes))
+    assert (inputs == expected[0]).all()
+    assert (targets == expected[1]).all()
+
+
+@given(texts())
+def test_characters_counts_the_targets_that_count(text: Text) -> None:
+    windows = epoch(text.lanes)
+    assert all(window.characters == (window.targets != IGNORED).sum() > 0 for window in windows)
+    assert sum(window.characters for window in windows) == text.length
+
+
+@given(texts())
+def test_a_window_is_sequence_length_long_but_for_the_last(text: Text) -> None:
+    *full, last = epoch(text.lanes)
+    assert all(len(window.inputs) == text.sequence_length for window in full)
+    assert 1 <= len(last.inputs) <= text.sequence_length
+    assert all(window.inputs.shape == window.targets.shape for window in (*full, last))
+
+
+@given(texts())
+def test_lanes_share_the_text_rounded_up(text: Text) -> None:
+    lanes = text.lanes
+    assert lanes.lane_length == (text.length + lanes.batch_size - 1) // lanes.batch_size
+    assert lanes.windows_per_epoch == (lanes.lane_length + text.sequence_length - 1) // text.sequence_length
+
+
+@given(texts())
+def test_there_are_as_many_lanes_as_asked_for_where_the_text_is_long_enough(text: Text) -> None:
+    assume(text.length >= text.batch_size * text.sequence_length)
+    assert text.lanes.batch_size == text.batch_size
+
+
+@given(texts())
+def test_a_short_text_has_fewer_lanes_of_a_whole_window_at_least(text: Text) -> None:
+    lanes = text.lanes
+    assert lanes.batch_size == min(text.batch_size, text.length // text.sequence_length)
+    assert lanes.lane_length >= text.sequence_length
+
+
+@given(st.sampled_from([np.uint8, np.uint16, np.uint32]))
+def test_windows_are_int64_and_hold_a_start_symbol_that_the_ids_do_not(dtype: type) -> None:
+    ids = np.array([255, 0, 255, 0], dtype=dtype)
+    window = Lanes(ids, 256, 1, 4).window(0)
+    assert window.inputs.dtype == window.targets.dtype == np.int64
+    assert window.inputs[:, 0].tolist() == [256, 255, 0, 255]
+    assert window.targets[:, 0].tolist() == [255, 0, 255, 0]

@@ -1,0 +1,113 @@
+import json
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from charlm.corpus.vocabulary import Vocabulary, describe
+from charlm.errors import CheckpointError, TextError
+
+
+@given(st.text())
+def test_characters_are_distinct_and_in_the_order_of_their_code_points(text: str) -> None:
+    assert Vocabulary.of(text).characters == sorted(set(text), key=ord)
+
+
+@given(st.text(min_size=1))
+@example("\0")
+@example("\N{RIGHT-TO-LEFT OVERRIDE}abc\N{POP DIRECTIONAL FORMATTING}")
+@example("e\N{COMBINING ACUTE ACCENT}é\r\n\r")
+@example("\N{GRINNING FACE}\N{ZERO WIDTH JOINER}\U0010ffff\ufeff")
+@example("\ud800 alone")
+def test_any_text_comes_back_from_its_ids(text: str) -> None:
+    vocabulary = Vocabulary.of(text)
+    ids = vocabulary.encode(text)
+    assert len(ids) == len(text)
+    assert vocabulary.decode(ids) == text
+
+
+@given(st.text(min_size=1), st.data())
+def test_a_vocabulary_encodes_any_text_of_its_characters(text: str, data: st.DataObject) -> None:
+    vocabulary = Vocabulary.of(text)
+    other = data.draw(st.text(alphabet=vocabulary.characters))
+    assert vocabulary.decode(vocabulary.encode(other)) == other
+
+
+def test_the_first_character_has_id_0() -> None:
+    assert Vocabulary.of("cabbage").encode("abc").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("characters", "dtype"),
+    [(1, np.uint8), (256, np.uint8), (257, np.uint16), (2**16, np.uint16), (2**16 + 1, np.uint32)],
+)
+def test_ids_have_the_smallest_unsigned_type_that_holds_them(characters: int, dtype: type) -> None:
+    text = "".join(chr(0x10000 + n) for n in range(characters))
+    ids = Vocabulary.of(text).encode(text)
+    assert ids.dtype == dtype
+    assert ids[-1] == characters - 1
+
+
+@given(st.text(min_size=1))
+def test_the_start_symbol_is_one_past_the_last_character(text: str) -> None:
+    vocabulary = Vocabulary.of(text)
+    assert vocabulary.start_id == len(vocabulary) == vocabulary.encode(text).max() + 1
+
+
+def test_an_unknown_character_is_named() -> None:
+    with pytest.raises(TextError, match=r"^1 character that .*'é' \(U\+00E9 LATIN SMALL LETTER E WITH ACUTE\)\."):
+        Vocabulary.of("abc").encode("abécé")
+
+
+@pytest.mark.parametrize(("unknown", "listed"), [(2, 2), (10, 10), (11, 10), (1000, 10)])
+def test_unknown_characters_are_counted_and_at_most_ten_are_listed(unknown: int, listed: int) -> None:
+    with pytest.raises(TextError) as raised:
+        Vocabulary.of("abc").encode("".join(chr(0x1000 + n) for n in range(unknown)) * 2)
+    assert raised.value.message.startswith(f"{unknown} characters ")
+    assert raised.value.message.count("(U+") == listed
+    assert raised.value.message.endswith("…" if unknown > listed else ".")
+
+
+@given(st.characters())
+def test_a_character_is_described_by_what_any_terminal_can_show(character: str) -> None:
+    description = describe(character)
+    assert description.isprintable()
+    assert f"U+{ord(character):04X}" in description
+    assert unicodedata.name(character, "") in description
+
+
+@given(st.text(min_size=1))
+@example("\0\r\n\N{RIGHT-TO-LEFT OVERRIDE}")
+def test_a_vocabulary_comes_back_from_json(text: str) -> None:
+    vocabulary = Vocabulary.of(text)
+    assert Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json()))) == vocabulary
+
+
+def test_json_holds_unit_characters_and_the_unknown() -> None:
+    assert Vocabulary.of("ba").to_json() == {"unit": "character", "characters": ["a", "b"], "unknown": None}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        ["a", "b"],
+        {},
+        {"characters": None},
+        {"characters": "ab"},
+        {"characters": {"a": 0}},
+        {"characters": []},
+        {"characters": ["ab"]},
+        {"characters": ["a", ""]},
+        {"characters": ["a", 98]},
+        {"characters": ["a", ["b"]]},
+        {"characters": ["b", "a"]},
+        {"characters": ["a", "a"]},
+    ],
+    ids=repr,
+)
+def test_json_that_is_no_vocabulary_is_refused(content: object) -> None:
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json"):
+        Vocabulary.from_json(content)

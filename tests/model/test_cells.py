@@ -1,0 +1,118 @@
+"""The reference cells against their equations, written out in scalars, and against torch's own cells."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from charlm.model import cells
+
+SIZES = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))  # lanes, input, hidden
+
+
+def layer(cell: str, inputs: int, hidden: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random ``weight_ih``, ``weight_hh`` and ``bias``, in double precision."""
+    rows = cells.GATES[cell] * hidden
+    return tuple(torch.randn(shape, dtype=torch.float64) for shape in ((rows, inputs), (rows, hidden), (rows,)))
+
+
+def state_of(cell: str, lanes: int, hidden: int) -> cells.State:
+    return tuple(torch.randn(lanes, hidden, dtype=torch.float64) for _ in range(cells.STATES[cell]))
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def product(row: Tensor, vector: Tensor) -> float:
+    return sum(a * b for a, b in zip(row.tolist(), vector.tolist(), strict=True))
+
+
+def test_lstm_follows_its_equations_with_the_gates_in_the_order_i_f_g_o() -> None:
+    lanes, inputs, hidden = 2, 3, 4
+    weight_ih, weight_hh, bias = layer("lstm", inputs, hidden)
+    x = torch.randn(lanes, inputs, dtype=torch.float64)
+    h, c = state_of("lstm", lanes, hidden)
+    new_h, new_c = cells.lstm_cell(x, (h, c), weight_ih, weight_hh, bias)
+    for lane in range(lanes):
+        for unit in range(hidden):
+            i, f, g, o = (
+                product(weight_ih[row], x[lane]) + product(weight_hh[row], h[lane]) + bias[row].item()
+                for row in (unit, hidden + unit, 2 * hidden + unit, 3 * hidden + unit)
+            )
+            expected_c = sigmoid(f) * c[lane, unit].item() + sigmoid(i) * math.tanh(g)
+            assert new_c[lane, unit].item() == pytest.approx(expected_c, abs=1e-12)
+            assert new_h[lane, unit].item() == pytest.approx(sigmoid(o) * math.tanh(expected_c), abs=1e-12)
+
+
+def test_gru_follows_its_equations_with_the_gates_in_the_order_r_z_n() -> None:
+    lanes, inputs, hidden = 2, 3, 4
+    weight_ih, weight_hh, bias = layer("gru", inputs, hidden)
+    x = torch.randn(lanes, inputs, dtype=torch.float64)
+    (h,) = state_of("gru", lanes, hidden)
+    (new_h,) = cells.gru_cell(x, (h,), weight_ih, weight_hh, bias)
+    for lane in range(lanes):
+        for unit in range(hidden):
+            rows = (unit, hidden + unit, 2 * hidden + unit)
+            from_input = [product(weight_ih[row], x[lane]) + bias[row].item() for row in rows]
+            from_hidden = [product(weight_hh[row], h[lane]) for row in rows]
+            reset, update = (sigmoid(from_input[gate] + from_hidden[gate]) for gate in (0, 1))
+            candidate = math.tanh(from_input[2] + reset * from_hidden[2])
+            expected = (1 - update) * candidate + update * h[lane, unit].item()
+            assert new_h[lane, unit].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_rnn_follows_its_equation() -> None:
+    lanes, inputs, hidden = 2, 3, 4
+    weight_ih, weight_hh, bias = layer("rnn", inputs, hidden)
+    x = torch.randn(lanes, inputs, dtype=torch.float64)
+    (h,) = state_of("rnn", lanes, hidden)
+    (new_h,) = cells.rnn_cell(x, (h,), weight_ih, weight_hh, bias)
+    for lane in range(lanes):
+        for unit in range(hidden):
+            total = product(weight_ih[unit], x[lane]) + product(weight_hh[unit], h[lane]) + bias[unit].item()
+            assert new_h[lane, unit].item() == pytest.approx(math.tanh(total), abs=1e-12)
+
+
+@pytest.mark.parametrize(("cell", "kind"), [("lstm", nn.LSTMCell), ("gru", nn.GRUCell), ("rnn", nn.RNNCell)])
+@given(sizes=SIZES)
+def test_each_cell_is_the_one_of_torch_with_a_second_bias_of_zero(
+    cell: str, kind: type[nn.RNNCellBase], sizes: tuple[int, int, int]
+) -> None:
+    lanes, inputs, hidden = sizes
+    weight_ih, weight_hh, bias = layer(cell, inputs, hidden)
+    peer = kind(inputs, hidden).double()
+    peer.load_state_dict(
+        {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias, "bias_hh": torch.zeros_like(bias)}
+    )
+    x = torch.randn(lanes, inputs, dtype=torch.float64)
+    state = state_of(cell, lanes, hidden)
+    ours = cells.CELLS[cell](x, state, weight_ih, weight_hh, bias)
+    theirs = peer(x, state) if cell == "lstm" else (peer(x, state[0]),)
+    torch.testing.assert_close(ours, tuple(theirs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_unroll_feeds_each_step_the_state_that_the_step_before_left(cell: str) -> None:
+    weights = layer(cell, 3, 4)
+    inputs = torch.randn(5, 2, 3, dtype=torch.float64)
+    state = state_of(cell, 2, 4)
+    outputs, last = cells.unroll(cells.CELLS[cell], inputs, state, *weights)
+    assert outputs.shape == (5, 2, 4)
+    for x, output in zip(inputs, outputs, strict=True):
+        state = cells.CELLS[cell](x, state, *weights)
+        assert torch.equal(output, state[0])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(last, state, strict=True))
+
+
+def test_a_forget_gate_that_is_open_and_an_input_gate_that_is_shut_keep_the_long_term_state() -> None:
+    hidden = 3
+    weight = torch.zeros(4 * hidden, hidden)
+    bias = torch.tensor([-100.0] * hidden + [100.0] * hidden + [1.0] * hidden + [100.0] * hidden)
+    c = torch.randn(1, hidden)
+    h, after = cells.lstm_cell(torch.randn(1, hidden), (torch.randn(1, hidden), c), weight, weight, bias)
+    torch.testing.assert_close(after, c)
+    torch.testing.assert_close(h, torch.tanh(c))

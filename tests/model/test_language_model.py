@@ -1,0 +1,131 @@
+"""The whole network: shapes, dropout, the tied matrix, the loss, the start symbol."""
+
+import math
+
+import pytest
+import torch
+
+from charlm.config import ModelSettings
+from charlm.model.language_model import CharacterModel
+
+VOCABULARY = 11
+
+
+def model_of(**settings: object) -> CharacterModel:
+    return CharacterModel(
+        VOCABULARY, ModelSettings(**{"embedding_size": 6, "hidden_size": 8, "dropout": 0.0, **settings})
+    )
+
+
+def some_ids(time: int = 7, lanes: int = 3) -> torch.Tensor:
+    return torch.randint(VOCABULARY, (time, lanes))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize(("cell", "parts"), [("lstm", 2), ("gru", 1), ("rnn", 1)])
+def test_logits_for_every_character_of_every_lane_and_a_state(
+    cell: str, parts: int, num_layers: int, tied: bool
+) -> None:
+    model = model_of(cell=cell, num_layers=num_layers, tie_weights=tied, embedding_size=8)
+    logits, state = model(some_ids(7, 3), model.zero_state(3))
+    assert logits.shape == (7, 3, VOCABULARY)
+    assert [tuple(part.shape) for part in state] == [(num_layers, 3, 8)] * parts
+
+
+def test_the_weights_have_the_names_that_checkpoints_use() -> None:
+    names = {"embedding.weight", "output_weight", "output_bias"}
+    names |= {f"recurrent.layers.{n}.{weight}" for n in (0, 1) for weight in ("weight_ih", "weight_hh", "bias")}
+    assert set(model_of(num_layers=2).state_dict()) == names
+    tied = model_of(num_layers=2, tie_weights=True, embedding_size=8)
+    assert set(tied.state_dict()) == names - {"output_weight"}
+
+
+def test_dropout_works_in_training_and_not_in_evaluation() -> None:
+    model = model_of(dropout=0.5)
+    ids, state = some_ids(), model.zero_state(3)
+    model.train()
+    assert not torch.equal(model(ids, state)[0], model(ids, state)[0])
+    model.eval()
+    assert torch.equal(model(ids, state)[0], model(ids, state)[0])
+
+
+def test_dropout_in_evaluation_is_as_if_there_were_none() -> None:
+    model, plain = model_of(dropout=0.5).eval(), model_of()
+    plain.load_state_dict(model.state_dict())
+    ids, state = some_ids(), model.zero_state(3)
+    assert torch.equal(model(ids, state)[0], plain(ids, state)[0])
+
+
+def test_a_tied_output_is_the_embedding_itself() -> None:
+    model = model_of(tie_weights=True, embedding_size=8)
+    assert model.output_matrix().data_ptr() == model.embedding.weight.data_ptr()
+    assert model.output_matrix().shape == (VOCABULARY, 8)
+    untied = model_of(embedding_size=8)
+    assert untied.output_matrix().data_ptr() != untied.embedding.weight.data_ptr()
+
+
+def test_the_gradient_of_a_tied_matrix_comes_from_both_its_uses() -> None:
+    model = model_of(tie_weights=True, embedding_size=8)
+    ids = torch.tensor([[VOCABULARY], [2]])  # the start symbol and one character are read
+    targets = torch.tensor([[2], [4]])
+    logits, _ = model(ids, model.zero_state(1))
+    model.loss(logits, targets).backward()
+    gradient = model.embedding.weight.grad
+    assert gradient is not None
+    assert gradient[VOCABULARY].any()  # only ever read
+    assert gradient[7].any()  # here only predicted
+    outputs, _ = model.recurrent(model.embedding(ids).detach(), model.zero_state(1))
+    errors = (torch.softmax(logits, -1) - torch.nn.functional.one_hot(targets, VOCABULARY)).flatten(0, 1) / 2
+    from_output = errors.T @ outputs.flatten(0, 1)
+    torch.testing.assert_close(gradient[7], from_output[7])
+    assert not torch.allclose(gradient[2], from_output[2])  # read as well as predicted
+
+
+def test_tied_logits_start_small() -> None:
+    model = model_of(tie_weights=True, embedding_size=256, hidden_size=256)
+    logits, _ = model(some_ids(), model.zero_state(3))
+    assert logits.std() < 2
+
+
+def test_loss_is_the_mean_over_the_targets_that_count() -> None:
+    model = model_of()
+    logits = torch.randn(2, 2, VOCABULARY)
+    targets = torch.tensor([[3, -100], [0, -100]])
+    by_hand = [-torch.log_softmax(logits[time, 0], -1)[target].item() for time, target in ((0, 3), (1, 0))]
+    assert model.loss(logits, targets).item() == pytest.approx(sum(by_hand) / 2, abs=1e-6)
+
+
+def test_ignored_targets_change_neither_loss_nor_gradient() -> None:
+    model = model_of()
+    logits = torch.randn(2, 2, VOCABULARY, requires_grad=True)
+    loss = model.loss(logits, torch.tensor([[3, -100], [0, -100]]))
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, 1].any()
+    assert logits.grad[:, 0].any()
+
+
+def test_loss_of_bf16_logits_is_computed_in_fp32() -> None:
+    logits = torch.randn(4, 2, VOCABULARY).bfloat16()
+    targets = torch.randint(VOCABULARY, (4, 2))
+    loss = model_of().loss(logits, targets)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, model_of().loss(logits.float(), targets))
+
+
+def test_the_start_symbol_is_a_row_more_to_read_and_never_predicted() -> None:
+    model = model_of()
+    assert model.embedding.weight.shape == (VOCABULARY + 1, 6)
+    start = torch.full((1, 1), VOCABULARY)
+    logits, _ = model(start, model.zero_state(1))
+    assert logits.shape[-1] == VOCABULARY
+    with torch.no_grad():
+        model.embedding.weight[VOCABULARY] += 1
+    assert not torch.equal(model(start, model.zero_state(1))[0], logits)
+
+
+def test_an_untrained_model_guesses_about_evenly() -> None:
+    model = model_of(hidden_size=64)
+    logits, _ = model(some_ids(50), model.zero_state(3))
+    assert abs(model.loss(logits, some_ids(50)).item() - math.log(VOCABULARY)) < 0.5

@@ -1,0 +1,152 @@
+"""The fast kernels against the reference cells: outputs, states and gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from charlm.model import cells
+from charlm.model.recurrent import RecurrentLayer, RecurrentStack
+
+INPUT, HIDDEN, TIME = 5, 7, 11
+
+
+def stack_of(cell: str, num_layers: int) -> RecurrentStack:
+    """A stack whose biases are not the tidy ones it starts with."""
+    stack = RecurrentStack(cell, INPUT, HIDDEN, num_layers, dropout=0.0)
+    for layer in stack.layers:
+        nn.init.normal_(layer.bias)
+    return stack
+
+
+def state_of(cell: str, num_layers: int, lanes: int) -> cells.State:
+    return tuple(torch.randn(num_layers, lanes, HIDDEN, requires_grad=True) for _ in range(cells.STATES[cell]))
+
+
+def reference(stack: RecurrentStack, cell: str, inputs: Tensor, state: cells.State) -> tuple[Tensor, cells.State]:
+    after = []
+    for index, layer in enumerate(stack.layers):
+        layer_state = tuple(part[index] for part in state)
+        inputs, layer_state = cells.unroll(
+            cells.CELLS[cell], inputs, layer_state, layer.weight_ih, layer.weight_hh, layer.bias
+        )
+        after.append(layer_state)
+    return inputs, tuple(torch.stack(part) for part in zip(*after, strict=True))
+
+
+Pass = Callable[[Tensor, cells.State], tuple[Tensor, cells.State]]
+
+
+def everything(stack: RecurrentStack, run: Pass, inputs: Tensor, state: cells.State) -> list[Tensor]:
+    """Outputs, final states, and the gradients of weights, inputs and initial state of a loss that weighs them all."""
+    outputs, after = run(inputs, state)
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((part.float() * torch.randn(part.shape, generator=generator)).sum() for part in (outputs, *after))
+    return [outputs.float(), *after, *torch.autograd.grad(loss, [*stack.parameters(), inputs, *state])]
+
+
+@pytest.mark.parametrize("lanes", [1, 5])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_outputs_states_and_gradients_are_those_of_the_reference(cell: str, num_layers: int, lanes: int) -> None:
+    stack = stack_of(cell, num_layers)
+    inputs = torch.randn(TIME, lanes, INPUT, requires_grad=True)
+    state = state_of(cell, num_layers, lanes)
+    fast = everything(stack, stack, inputs, state)
+    slow = everything(stack, lambda *given: reference(stack, cell, *given), inputs, state)
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_in_bf16_they_are_near_the_reference_and_the_state_stays_fp32(cell: str, num_layers: int) -> None:
+    stack = stack_of(cell, num_layers)
+    inputs = torch.randn(TIME, 5, INPUT, requires_grad=True)
+    state = state_of(cell, num_layers, 5)
+
+    def in_bf16(inputs: Tensor, state: cells.State) -> tuple[Tensor, cells.State]:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs, after = stack(inputs, state)
+        assert all(part.dtype == torch.float32 for part in after)
+        return outputs, after
+
+    fast = everything(stack, in_bf16, inputs, state)
+    slow = everything(stack, lambda *given: reference(stack, cell, *given), inputs, state)
+    for ours, theirs in zip(fast, slow, strict=True):
+        assert (ours - theirs).norm() < 0.04 * theirs.norm()
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_two_windows_with_the_state_carried_are_one_long_window(cell: str, num_layers: int) -> None:
+    stack = stack_of(cell, num_layers)
+    inputs = torch.randn(TIME, 3, INPUT)
+    state = state_of(cell, num_layers, 3)
+    whole, last = stack(inputs, state)
+    first, between = stack(inputs[:4], state)
+    second, last_of_two = stack(inputs[4:], between)
+    torch.testing.assert_close((torch.cat([first, second]), *last_of_two), (whole, *last), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(stack(inputs[4:], state)[0], second)  # what is carried matters
+
+
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_what_a_lane_reads_does_not_touch_the_other_lanes(cell: str) -> None:
+    stack = stack_of(cell, 2)
+    inputs = torch.randn(TIME, 3, INPUT)
+    state = state_of(cell, 2, 3)
+    outputs, _ = stack(inputs, state)
+    alone, _ = stack(inputs[:, 1:2], tuple(part[:, 1:2] for part in state))
+    torch.testing.assert_close(alone, outputs[:, 1:2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_a_layer_has_two_matrices_and_one_bias_and_stores_nothing_else(cell: str) -> None:
+    layer = RecurrentLayer(cell, INPUT, HIDDEN)
+    rows = cells.GATES[cell] * HIDDEN
+    shapes = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
+    assert shapes == {"weight_ih": (rows, INPUT), "weight_hh": (rows, HIDDEN), "bias": (rows,)}
+    assert sorted(name for name, _ in layer.named_parameters()) == sorted(shapes)
+
+
+def test_only_the_forget_gate_starts_with_a_bias_and_it_is_one() -> None:
+    gates = RecurrentLayer("lstm", INPUT, HIDDEN).bias.chunk(4)
+    assert [gate.tolist() for gate in gates] == [[value] * HIDDEN for value in (0.0, 1.0, 0.0, 0.0)]
+    for cell in ("gru", "rnn"):
+        assert not RecurrentLayer(cell, INPUT, HIDDEN).bias.any()
+
+
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_the_recurrent_matrix_of_each_gate_starts_orthogonal(cell: str) -> None:
+    layer = RecurrentLayer(cell, INPUT, HIDDEN)
+    for block in layer.weight_hh.chunk(cells.GATES[cell]):
+        torch.testing.assert_close(block @ block.T, torch.eye(HIDDEN), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_the_input_matrix_of_each_gate_starts_within_glorots_bounds(cell: str) -> None:
+    layer = RecurrentLayer(cell, 50, 70)
+    bound = (6 / (50 + 70)) ** 0.5
+    for block in layer.weight_ih.chunk(cells.GATES[cell]):
+        assert 0.95 * bound < block.abs().max() <= bound
+
+
+def test_dropout_thins_each_layers_output_but_never_the_state() -> None:
+    stack = RecurrentStack("lstm", INPUT, 64, 2, dropout=0.5).train()
+    inputs = torch.randn(TIME, 3, INPUT)
+    outputs, (h, _) = stack(inputs, stack.zero_state(3, torch.device("cpu")))
+    dropped = (outputs == 0).float().mean().item()
+    assert 0.4 < dropped < 0.6
+    kept = outputs[-1] != 0
+    torch.testing.assert_close(outputs[-1][kept], 2 * h[-1][kept])
+    assert not (h == 0).any()
+    lower, _ = stack.layers[0](inputs, (torch.zeros(3, 64), torch.zeros(3, 64)))
+    above_undropped, _ = stack.layers[1](lower, (torch.zeros(3, 64), torch.zeros(3, 64)))
+    assert not torch.allclose(above_undropped[-1], h[-1])  # between the layers too
+
+
+def test_a_zero_state_has_a_part_for_each_kind_of_memory() -> None:
+    for cell, parts in cells.STATES.items():
+        state = RecurrentStack(cell, INPUT, HIDDEN, 3, 0.0).zero_state(2, torch.device("cpu"))
+        assert [tuple(part.shape) for part in state] == [(3, 2, HIDDEN)] * parts
+        assert not any(part.any() for part in state)
