@@ -1,12 +1,16 @@
 """Speed on this machine, beside plain torch: all contestants take turns in one run, and medians are compared.
 
 The peers are what one writes first with ``torch.nn.LSTM``: fp32, one call a window for training, one call a character
-for sampling. They run in this process, so what charlm sets for the whole process (``prepare_process``) helps them too.
+for sampling. Each contestant lives in a process of its own, so that what charlm sets for a whole process (allocator,
+denormals) is neither given to the peers nor taken from charlm.
 """
 
+import multiprocessing
+import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -16,7 +20,7 @@ from torch.nn import functional
 from charlm.checkpoint import describe_process
 from charlm.config import BenchSettings, OptimizationSettings
 from charlm.generation.filters import distribution
-from charlm.model.device import autocast, choose_device, choose_precision
+from charlm.model.device import autocast, choose_device, choose_precision, prepare_process
 from charlm.model.language_model import CharacterModel
 from charlm.model.stepper import Stepper
 from charlm.training.optimizer import make_optimizer
@@ -26,16 +30,19 @@ SAMPLED = 100  # characters of one turn
 MATRIX_SIZE = 1024
 
 Turn = Callable[[], object]
+Make = Callable[[BenchSettings, torch.device], Turn]
+Contestant = tuple[Make, BenchSettings]
 
 
 class PlainModel(nn.Module):
     """Embedding, ``nn.LSTM`` (``nn.GRU``, ``nn.RNN``), linear."""
 
-    def __init__(self, settings: BenchSettings, embedding_size: int) -> None:
+    def __init__(self, settings: BenchSettings) -> None:
         super().__init__()
         kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[settings.cell]
-        self.embedding = nn.Embedding(VOCABULARY_SIZE, embedding_size)
-        self.recurrent = kind(embedding_size, settings.hidden_size, settings.num_layers, dropout=settings.dropout)
+        self.embedding = nn.Embedding(VOCABULARY_SIZE, settings.embedding_size)
+        between = settings.dropout if settings.num_layers > 1 else 0.0
+        self.recurrent = kind(settings.embedding_size, settings.hidden_size, settings.num_layers, dropout=between)
         self.output = nn.Linear(settings.hidden_size, VOCABULARY_SIZE)
 
     def forward(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -46,42 +53,31 @@ class PlainModel(nn.Module):
 def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Measure training, sampling and the machine itself. Characters per second, medians of ``rounds`` turns."""
     device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
-    torch.manual_seed(0)
-    training = _take_turns(
-        {
-            "charlm": _charlm_training(settings, device, precision),
-            "same model, nn.LSTM fp32": _plain_training(settings, settings.embedding_size, device),
-            "char-rnn's shape, nn.LSTM fp32": _plain_training(settings, settings.hidden_size, device),
-        },
-        device,
-        rounds,
-        on_progress,
-    )
-    sampling = _take_turns(
-        {
-            "charlm": _charlm_sampling(settings, device),
-            "same model, nn.LSTM a character at a time": _plain_sampling(settings, device),
-        },
-        device,
-        rounds,
-        on_progress,
-    )
-    matrix = _take_turns(
-        {name: _product(device, kind) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))},
-        device,
-        rounds,
-        on_progress,
-    )
+    shape_of_char_rnn = settings.model_copy(update={"embedding_size": settings.hidden_size, "tie_weights": False})
+    training = {
+        "charlm": (charlm_training, settings),
+        "same model, nn.LSTM fp32": (plain_training, settings),
+        "char-rnn's shape, nn.LSTM fp32": (plain_training, shape_of_char_rnn),
+    }
+    sampling = {
+        "charlm": (charlm_sampling, settings),
+        "same model, nn.LSTM a character at a time": (plain_sampling, settings),
+    }
+    products = {"fp32": (product_fp32, settings), "bf16": (product_bf16, settings)}
+    seconds = {
+        name: _take_turns(contestants, rounds, on_progress)
+        for name, contestants in (("training", training), ("sampling", sampling), ("products", products))
+    }
     characters = settings.batch_size * settings.sequence_length
+    speeds = {name: characters / time_ for name, time_ in seconds["training"].items()}
     return {
         "settings": settings.model_dump(),
         "rounds": rounds,
-        "training_characters_per_second": {name: characters / seconds for name, seconds in training.items()},
-        "sampling_characters_per_second": {name: SAMPLED / seconds for name, seconds in sampling.items()},
-        "matrix_gflops": {name: 2 * MATRIX_SIZE**3 / seconds / 1e9 for name, seconds in matrix.items()},
-        "training_gflops": training_flops(settings) * characters / training["charlm"] / 1e9,
-        "made_by": describe_process(device, precision),
+        "training_characters_per_second": speeds,
+        "sampling_characters_per_second": {name: SAMPLED / time_ for name, time_ in seconds["sampling"].items()},
+        "matrix_gflops": {name: 2 * MATRIX_SIZE**3 / time_ / 1e9 for name, time_ in seconds["products"].items()},
+        "training_gflops": training_flops(settings) * speeds["charlm"] / 1e9,
+        "made_by": describe_process(device, choose_precision(settings.precision, device)),
     }
 
 
@@ -91,28 +87,59 @@ def turns(rounds: int) -> int:
 
 
 def training_flops(settings: BenchSettings) -> float:
-    """Multiplications and additions of the matrix products of one character: twice the weights forward, four times
-    back.
-    """  # fmt: skip
+    """Multiplications and additions of the matrix products for one character: 2 a weight forward, 4 back."""
     model = CharacterModel(VOCABULARY_SIZE, settings)
     weights = sum(weight.numel() for name, weight in model.named_parameters() if "weight_" in name)
     return 6.0 * (weights + model.output_matrix().numel())
 
 
 def _take_turns(
-    contestants: Mapping[str, Turn], device: torch.device, rounds: int, on_progress: Callable[[], object]
+    contestants: Mapping[str, Contestant], rounds: int, on_progress: Callable[[], object]
 ) -> dict[str, float]:
-    """Median seconds of a turn of each, the first of which (which warms up) does not count."""
+    """Median seconds of a turn of each; the first turn warms up and does not count."""
+    spawn = multiprocessing.get_context("spawn")
+    connections: dict[str, Connection] = {}
+    processes = []
+    for name, (make, settings) in contestants.items():
+        connections[name], theirs = spawn.Pipe()
+        processes.append(spawn.Process(target=_serve, args=(theirs, make, settings), daemon=True))
+        processes[-1].start()
+        theirs.close()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds + 1):
-        for name, turn in contestants.items():
+        for name, connection in connections.items():
+            connection.send("your turn")
+            answer = connection.recv()
+            if isinstance(answer, Exception):
+                raise answer
+            seconds[name].append(answer)
+            on_progress()
+    for connection, process in zip(connections.values(), processes, strict=True):
+        connection.close()
+        process.join()
+    return {name: statistics.median(all_[1:]) for name, all_ in seconds.items()}
+
+
+def _serve(connection: Connection, make: Make, settings: BenchSettings) -> None:
+    """The process of one contestant: at each message a turn, and how many seconds it took."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its children
+    try:
+        torch.manual_seed(0)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        device = choose_device(settings.device)
+        turn = make(settings, device)
+        while True:
+            connection.recv()
             began = time.perf_counter()
             turn()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            seconds[name].append(time.perf_counter() - began)
-            on_progress()
-    return {name: statistics.median(all_[1:]) for name, all_ in seconds.items()}
+            connection.send(time.perf_counter() - began)
+    except EOFError:  # the parent is done
+        pass
+    except Exception as error:
+        connection.send(error)
 
 
 def _windows(settings: BenchSettings, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -121,7 +148,9 @@ def _windows(settings: BenchSettings, device: torch.device) -> tuple[Tensor, Ten
     return ids, torch.randint(VOCABULARY_SIZE, shape, device=device)
 
 
-def _charlm_training(settings: BenchSettings, device: torch.device, precision: str) -> Turn:
+def charlm_training(settings: BenchSettings, device: torch.device) -> Turn:
+    prepare_process(settings.threads)
+    precision = choose_precision(settings.precision, device)
     model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
     optimizer = make_optimizer(model, OptimizationSettings())
     inputs, targets = _windows(settings, device)
@@ -140,8 +169,8 @@ def _charlm_training(settings: BenchSettings, device: torch.device, precision: s
     return turn
 
 
-def _plain_training(settings: BenchSettings, embedding_size: int, device: torch.device) -> Turn:
-    model = PlainModel(settings, embedding_size).to(device)
+def plain_training(settings: BenchSettings, device: torch.device) -> Turn:
+    model = PlainModel(settings).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
     inputs, targets = _windows(settings, device)
     state: Any = None
@@ -158,7 +187,8 @@ def _plain_training(settings: BenchSettings, embedding_size: int, device: torch.
     return turn
 
 
-def _charlm_sampling(settings: BenchSettings, device: torch.device) -> Turn:
+def charlm_sampling(settings: BenchSettings, device: torch.device) -> Turn:
+    prepare_process(settings.threads)
     model = CharacterModel(VOCABULARY_SIZE, settings).to(device).eval()
     stepper = Stepper(model)
     before = stepper.read(torch.zeros(1, 1, dtype=torch.long, device=device))
@@ -173,8 +203,8 @@ def _charlm_sampling(settings: BenchSettings, device: torch.device) -> Turn:
     return turn
 
 
-def _plain_sampling(settings: BenchSettings, device: torch.device) -> Turn:
-    model = PlainModel(settings, settings.embedding_size).to(device).eval()
+def plain_sampling(settings: BenchSettings, device: torch.device) -> Turn:
+    model = PlainModel(settings).to(device).eval()
 
     @torch.inference_mode()
     def turn() -> None:
@@ -186,6 +216,14 @@ def _plain_sampling(settings: BenchSettings, device: torch.device) -> Turn:
             int(ids)
 
     return turn
+
+
+def product_fp32(settings: BenchSettings, device: torch.device) -> Turn:
+    return _product(device, torch.float32)
+
+
+def product_bf16(settings: BenchSettings, device: torch.device) -> Turn:
+    return _product(device, torch.bfloat16)
 
 
 def _product(device: torch.device, kind: torch.dtype) -> Turn:

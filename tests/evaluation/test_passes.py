@@ -1,0 +1,190 @@
+"""Every character predicted exactly once, from all the text before it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from charlm.config import ModelSettings
+from charlm.corpus.batches import Lanes
+from charlm.corpus.encoded import Ids
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.evaluation.passes import MOST_LANES, Evaluation, evaluate, lanes_for
+from charlm.model import cells
+from charlm.model.language_model import CharacterModel
+
+
+@pytest.fixture(scope="module")
+def ids(poem: str) -> Ids:
+    """Some 25,000 characters."""
+    return Vocabulary.of(poem).encode(poem * 6)
+
+
+@pytest.fixture(scope="module")
+def trained(poem: str, ids: Ids) -> CharacterModel:
+    """A model that has learnt some of the poem, so that what it remembers matters; in evaluation mode."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.of(poem)
+    model = CharacterModel(len(vocabulary), ModelSettings(hidden_size=32, embedding_size=16, dropout=0.3))
+    lanes = Lanes(ids, vocabulary.start_id, batch_size=8, sequence_length=32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for number in range(150):
+        window = lanes.window(number)
+        state = model.zero_state(8) if window.starts_over else tuple(part.detach() for part in state)
+        logits, state = model(torch.from_numpy(window.inputs), state)
+        optimizer.zero_grad()
+        model.loss(logits, torch.from_numpy(window.targets)).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def small_model(vocabulary_size: int = 7, cell: str = "lstm") -> CharacterModel:
+    """Weights large enough that the past matters."""
+    settings = ModelSettings(cell=cell, hidden_size=6, embedding_size=4, num_layers=2, dropout=0.0)
+    model = CharacterModel(vocabulary_size, settings)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return model
+
+
+def blind_model(log_probabilities: torch.Tensor) -> CharacterModel:
+    """A model that predicts the same distribution whatever it reads."""
+    model = CharacterModel(len(log_probabilities), ModelSettings(hidden_size=4, embedding_size=4, num_layers=1))
+    with torch.no_grad():
+        assert model.output_weight is not None
+        model.output_weight.zero_()
+        model.output_bias.copy_(log_probabilities)
+    return model
+
+
+def random_ids(count: int, vocabulary_size: int = 7) -> Ids:
+    return np.random.default_rng(0).integers(vocabulary_size, size=count).astype(np.uint8)
+
+
+def naively(model: CharacterModel, ids: Ids) -> float:
+    """The mean loss, one character after another, with the reference cells in double precision."""
+    cell = cells.CELLS[model.settings.cell]
+    weights = {name: weight.detach().double() for name, weight in model.state_dict().items()}
+    hidden = torch.zeros(1, model.settings.hidden_size, dtype=torch.float64)
+    states = [(hidden,) * cells.STATES[model.settings.cell]] * model.settings.num_layers
+    total, read = 0.0, model.vocabulary_size
+    for id_ in ids.tolist():
+        x = weights["embedding.weight"][read][None]
+        for index, state in enumerate(states):
+            layer = f"recurrent.layers.{index}."
+            states[index] = cell(
+                x, state, weights[layer + "weight_ih"], weights[layer + "weight_hh"], weights[layer + "bias"]
+            )
+            x = states[index][0]
+        logits = x @ weights["output_weight"].T + weights["output_bias"]
+        total -= torch.log_softmax(logits, -1)[0, id_].item()
+        read = id_
+    return total / len(ids)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_the_exact_pass_is_what_a_naive_loop_gives(cell: str) -> None:
+    model, ids = small_model(cell=cell), random_ids(600)
+    result = evaluate(model, ids)
+    assert result.nats_per_character == pytest.approx(naively(model, ids), abs=1e-6)
+    assert result.characters == 600
+
+
+@pytest.mark.parametrize("chunk", [1, 64, 999, 100_000])
+def test_the_length_of_the_chunks_never_changes_the_figure(trained: CharacterModel, ids: Ids, chunk: int) -> None:
+    part = ids[:3000]
+    expected = evaluate(trained, part, chunk=256).nats_per_character
+    assert evaluate(trained, part, chunk=chunk).nats_per_character == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [64, 999])
+def test_nor_does_it_in_lanes(trained: CharacterModel, ids: Ids, chunk: int) -> None:
+    expected = evaluate(trained, ids, lanes=6, chunk=256).nats_per_character
+    assert evaluate(trained, ids, lanes=6, chunk=chunk).nats_per_character == pytest.approx(expected, abs=1e-5)
+
+
+def test_lanes_are_within_a_thousandth_of_a_nat_of_the_exact_figure(trained: CharacterModel, ids: Ids) -> None:
+    exact = evaluate(trained, ids).nats_per_character
+    assert exact < math.log(trained.vocabulary_size) - 1  # it has learnt something
+    forgetful = np.mean([evaluate(trained, ids[start : start + 8]).nats_per_character for start in range(0, 4000, 8)])
+    assert forgetful > exact + 0.1  # and its memory matters
+    for lanes in (2, lanes_for(len(ids)), 25):
+        assert lanes > 1
+        assert abs(evaluate(trained, ids, lanes).nats_per_character - exact) < 0.001
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 64])
+@pytest.mark.parametrize("count", [1, 255, 257, 3001, 4999])
+def test_each_character_counts_once(count: int, lanes: int) -> None:
+    # Each id has a loss of its own, so one character left out or counted twice would show.
+    log_probabilities = torch.log_softmax(torch.randn(7), 0)
+    ids = random_ids(count)
+    expected = -log_probabilities[torch.from_numpy(ids.astype(np.int64))].double().mean().item()
+    result = evaluate(blind_model(log_probabilities), ids, lanes)
+    assert result.nats_per_character == pytest.approx(expected, abs=1e-6)
+    assert result.characters == count
+
+
+def test_guessing_evenly_costs_the_logarithm_of_the_number_of_characters() -> None:
+    result = evaluate(blind_model(torch.zeros(7)), random_ids(500))
+    assert result.nats_per_character == pytest.approx(math.log(7), abs=1e-6)
+    assert result.bits_per_character == pytest.approx(math.log2(7), abs=1e-6)
+
+
+def test_bits_are_nats_divided_by_the_logarithm_of_two() -> None:
+    assert Evaluation(math.log(2), 10).bits_per_character == 1
+    assert Evaluation(1.0, 10).bits_per_character == pytest.approx(1.442695, abs=1e-6)
+
+
+def test_the_first_character_is_predicted_from_the_start_symbol_and_counts() -> None:
+    model, ids = small_model(), random_ids(1)
+    logits, _ = model(torch.tensor([[model.vocabulary_size]]), model.zero_state(1))
+    expected = -torch.log_softmax(logits[0, 0], -1)[ids[0]].item()
+    assert evaluate(model, ids).nats_per_character == pytest.approx(expected, abs=1e-6)
+    with torch.no_grad():
+        model.embedding.weight[model.vocabulary_size] += 1
+    assert abs(evaluate(model, ids).nats_per_character - expected) > 0.01
+
+
+def test_in_lanes_too_the_text_starts_with_the_start_symbol_and_a_state_of_zero() -> None:
+    model, ids = small_model(), random_ids(2000)
+    with torch.no_grad():  # what the start symbol leaves in the state is all that the next steps see
+        model.embedding.weight[model.vocabulary_size] = 5
+    exact = evaluate(model, ids[:1000]).nats_per_character
+    second = evaluate(model, ids).nats_per_character * 2 - exact  # of the second thousand
+    in_lanes = evaluate(model, ids, lanes=2).nats_per_character
+    assert in_lanes == pytest.approx((exact + second) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_of_the_training_is_touched(trained: CharacterModel, ids: Ids, training: bool) -> None:
+    trained.train(training)
+    weights = {name: weight.clone() for name, weight in trained.state_dict().items()}
+    generator = torch.get_rng_state()
+    first = evaluate(trained, ids[:2500], lanes=2)
+    assert evaluate(trained, ids[:2500], lanes=2) == first  # without dropout, whatever the mode
+    assert all(module.training is training for module in trained.modules())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(weights[name], weight) for name, weight in trained.state_dict().items())
+    trained.eval()
+
+
+def test_bf16_is_near_fp32(trained: CharacterModel, ids: Ids) -> None:
+    exact = evaluate(trained, ids[:2500]).nats_per_character
+    assert evaluate(trained, ids[:2500], precision="bf16").nats_per_character == pytest.approx(exact, abs=0.02)
+
+
+def test_progress_tells_of_every_character_of_an_exact_pass() -> None:
+    told: list[int] = []
+    evaluate(small_model(), random_ids(1000), chunk=300, on_progress=told.append)
+    assert sum(told) == 1000
+    assert len(told) == 4
+
+
+def test_lanes_for_keeps_the_warming_up_short() -> None:
+    assert lanes_for(1) == 1
+    assert lanes_for(7_999) == 1
+    assert lanes_for(8_000) == 2
+    assert lanes_for(10_000_000) == MOST_LANES

@@ -1,0 +1,309 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from charlm import checkpoint, files
+from charlm.checkpoint import Checkpoint
+from charlm.config import TrainSettings
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.errors import CheckpointError
+from charlm.model.language_model import CharacterModel
+
+SETTINGS = TrainSettings(hidden_size=8, embedding_size=4, num_layers=2, learning_rate=0.1 + 0.2, encoding="latin-1")
+TIED = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1, tie_weights=True)
+NAMES = ("config.json", "manifest.json", "model.safetensors", "training_state.safetensors", "vocabulary.json")
+each_file = pytest.mark.parametrize("name", NAMES)
+
+
+def make(settings: TrainSettings = SETTINGS, text: str = "abcé\n\0", **others: Any) -> Checkpoint:
+    vocabulary = Vocabulary.of(text)
+    weights = dict(CharacterModel(len(vocabulary), settings).state_dict())
+    return Checkpoint(step=12, settings=settings, vocabulary=vocabulary, weights=weights, **others)
+
+
+def full() -> Checkpoint:
+    return make(
+        metrics={"loss_validation": 0.1 + 0.2, "tiny": 5e-324},
+        progress={"windows": 2**53 + 1, "seconds": 1 / 3, "corpus": {"name": "été", "ranges": {"train": [0, 9]}}},
+        training_state={
+            "generator.cpu": torch.get_rng_state(),
+            "strange": torch.tensor([-0.0, 1e-42, float("inf"), float("nan")]),
+            "half": torch.tensor([1 / 3], dtype=torch.bfloat16),
+            "number": torch.tensor(3.0),
+            "empty": torch.zeros(0, 4),
+            "not contiguous": torch.arange(6.0).reshape(2, 3).T,
+        },
+        made_by={"charlm": "0.1", "threads": 1},
+    )
+
+
+def bits(tensors: dict[str, Tensor]) -> dict[str, object]:
+    return {
+        name: (tensor.dtype, tensor.shape, tensor.reshape(-1).view(torch.uint8).tolist())
+        for name, tensor in tensors.items()
+    }
+
+
+def rewrite(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Change a JSON file of a checkpoint, with a manifest that agrees."""
+    data = checkpoint.to_json(change(json.loads((folder / name).read_bytes())))
+    replace(folder, name, data)
+
+
+def replace(folder: Path, name: str, data: bytes) -> None:
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest[name] = {"size": len(data), "sha256": files.sha256(data)}
+    (folder / "manifest.json").write_bytes(checkpoint.to_json(manifest))
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint for those who leave it as it was."""
+    folder = tmp_path_factory.mktemp("run") / "step-00000012"
+    checkpoint.commit(folder, full())
+    return folder
+
+
+@pytest.fixture
+def folder(committed: Path, tmp_path: Path) -> Path:
+    """A checkpoint of one's own."""
+    return Path(shutil.copytree(committed, tmp_path / "step-00000012"))
+
+
+def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    saved = full()
+    checkpoint.commit(tmp_path / "step", saved)
+    read = checkpoint.verified(tmp_path / "step")
+    assert bits(read.weights) == bits(saved.weights)
+    assert bits(read.training_state) == bits(saved.training_state)
+    assert read.training_state["generator.cpu"].dtype == torch.uint8
+    for name in ("step", "settings", "vocabulary", "metrics", "progress", "made_by"):
+        assert getattr(read, name) == getattr(saved, name), name
+    assert read.folder == tmp_path / "step"
+
+
+def test_a_generator_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+    saved = make()
+    saved.training_state["generator.cpu"] = torch.get_rng_state()
+    checkpoint.commit(tmp_path / "step", saved)
+    expected = torch.rand(10)
+    torch.set_rng_state(checkpoint.verified(tmp_path / "step").training_state["generator.cpu"])
+    assert torch.equal(torch.rand(10), expected)
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_a_vocabulary_of_any_characters_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    folder = tmp_path_factory.mktemp("any") / "step"
+    saved = make(TIED, text)
+    checkpoint.commit(folder, saved)
+    assert checkpoint.verified(folder).vocabulary == saved.vocabulary
+
+
+@pytest.mark.parametrize(
+    "settings", [SETTINGS, TIED, SETTINGS.model_copy(update={"cell": "gru"})], ids=["", "tied", "gru"]
+)
+def test_the_model_that_comes_back_computes_the_same(tmp_path: Path, settings: TrainSettings) -> None:
+    saved = make(settings)
+    checkpoint.commit(tmp_path / "step", saved)
+    ids = torch.tensor([[6], [0], [3]])
+    logits = []
+    for each in (saved, checkpoint.verified(tmp_path / "step")):
+        model = each.model(torch.device("cpu"))
+        assert not model.training
+        logits.append(model(ids, model.zero_state(1))[0])
+    assert torch.equal(*logits)
+
+
+def test_the_files_are_those_of_the_design(committed: Path) -> None:
+    assert tuple(sorted(path.name for path in committed.iterdir())) == NAMES
+    assert list(committed.parent.iterdir()) == [committed]
+
+
+def test_the_manifest_holds_size_and_hash_of_every_other_file(committed: Path) -> None:
+    manifest = json.loads((committed / "manifest.json").read_bytes())
+    assert sorted(manifest) == sorted(set(NAMES) - {"manifest.json"})
+    for name, entry in manifest.items():
+        data = (committed / name).read_bytes()
+        assert entry == {"size": len(data), "sha256": files.sha256(data)}
+
+
+def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(files, "commit_folder", lambda path, contents: written.extend(contents))
+    checkpoint.commit(tmp_path / "step", full())
+    assert written[-1] == "manifest.json"
+    assert tuple(sorted(written)) == NAMES
+
+
+def test_config_json_is_the_authority(committed: Path) -> None:
+    config = json.loads((committed / "config.json").read_bytes())
+    assert config["format_version"] == 1
+    assert config["step"] == 12
+    assert config["settings"] == SETTINGS.model_dump()
+    assert config["metrics"]["loss_validation"] == 0.1 + 0.2
+    assert config["tied"] == {}
+    assert config["made_by"] == {"charlm": "0.1", "threads": 1}
+
+
+def test_vocabulary_json_is_that_of_the_design(committed: Path) -> None:
+    assert json.loads((committed / "vocabulary.json").read_bytes()) == {
+        "unit": "character",
+        "characters": ["\0", "\n", "a", "b", "c", "é"],
+        "unknown": None,
+    }
+
+
+def test_weights_have_the_names_and_shapes_of_the_literature(committed: Path) -> None:
+    weights = safetensors.torch.load_file(committed / "model.safetensors")
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
+        "embedding.weight": (7, 4),
+        "recurrent.layers.0.weight_ih": (32, 4),
+        "recurrent.layers.0.weight_hh": (32, 8),
+        "recurrent.layers.0.bias": (32,),
+        "recurrent.layers.1.weight_ih": (32, 8),
+        "recurrent.layers.1.weight_hh": (32, 8),
+        "recurrent.layers.1.bias": (32,),
+        "output_weight": (6, 8),
+        "output_bias": (6,),
+    }
+
+
+def test_a_tied_weight_is_stored_once_and_the_tie_is_named(tmp_path: Path) -> None:
+    checkpoint.commit(tmp_path / "step", make(TIED))
+    weights = safetensors.torch.load_file(tmp_path / "step" / "model.safetensors")
+    assert "embedding.weight" in weights
+    assert "output_weight" not in weights
+    config = json.loads((tmp_path / "step" / "config.json").read_bytes())
+    assert config["tied"] == {"output_weight": "embedding.weight"}
+
+
+def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = full()
+    saved.metrics["loss_validation"] = object()  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        checkpoint.commit(tmp_path / "step", saved)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_never_changes(folder: Path) -> None:
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(FileExistsError):
+        checkpoint.commit(folder, make(TIED))
+    assert (folder / "config.json").read_bytes() == before
+
+
+def refused(folder: Path, match: str | None = None) -> CheckpointError:
+    with pytest.raises(CheckpointError, match=match) as raised:
+        checkpoint.verified(folder)
+    assert raised.value.exit_code == 3
+    assert str(folder) in raised.value.message
+    return raised.value
+
+
+@each_file
+def test_a_file_that_is_cut_short_is_found(folder: Path, name: str) -> None:
+    data = (folder / name).read_bytes()
+    for length in (0, 1, len(data) // 2, len(data) - 2):
+        (folder / name).write_bytes(data[:length])
+        refused(folder)
+
+
+@each_file
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_is_found(committed: Path, name: str, data: st.DataObject) -> None:
+    original = (committed / name).read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(original) - 1))
+    flipped = bytearray(original)
+    flipped[bit // 8] ^= 1 << bit % 8
+    (committed / name).write_bytes(flipped)
+    try:
+        refused(committed)
+    finally:
+        (committed / name).write_bytes(original)
+
+
+@each_file
+def test_a_file_that_is_missing_is_found(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    refused(folder, name.replace(".", r"\.") + " is missing")
+
+
+@each_file
+def test_a_folder_in_the_place_of_a_file_is_found(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    refused(folder)
+
+
+def test_a_folder_that_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
+    refused(tmp_path, "no checkpoint")
+    refused(tmp_path / "gone", "no checkpoint")
+
+
+@pytest.mark.parametrize("version", [2, 0, None, "1"])
+def test_another_format_version_is_refused_with_what_to_do(folder: Path, version: object) -> None:
+    rewrite(folder, "config.json", lambda config: {**config, "format_version": version})
+    assert "upgrade" in refused(folder, f"format_version {version}").hint
+
+
+def test_what_a_later_version_adds_is_no_harm(folder: Path) -> None:
+    rewrite(folder, "config.json", lambda config: {**config, "added_later": [1]})
+    rewrite(folder, "vocabulary.json", lambda vocabulary: {**vocabulary, "added_later": [1]})
+    assert checkpoint.verified(folder).step == 12
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"null", b"{}", b"\xff", b"{" * 100_000, b"[" * 100_000], ids=lambda d: repr(d[:4])
+)
+def test_json_of_another_kind_is_refused_even_if_the_manifest_agrees(folder: Path, name: str, data: bytes) -> None:
+    if name == "manifest.json":
+        (folder / name).write_bytes(data)
+    else:
+        replace(folder, name, data)
+    with pytest.raises(CheckpointError):
+        checkpoint.verified(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
+@pytest.mark.parametrize("data", [b"", b"\0" * 8, b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"], ids=lambda d: repr(d[:4]))
+def test_tensors_of_another_kind_are_refused_even_if_the_manifest_agrees(folder: Path, name: str, data: bytes) -> None:
+    replace(folder, name, data)
+    refused(folder)
+
+
+@pytest.mark.parametrize("settings", [{"hidden_size": 0}, {"no_such_setting": 1}, {"cell": None}, [], None], ids=repr)
+def test_settings_that_are_none_are_refused(folder: Path, settings: Any) -> None:
+    rewrite(folder, "config.json", lambda config: {**config, "settings": settings})
+    refused(folder)
+
+
+@pytest.mark.parametrize("name", ["step", "settings", "metrics", "progress", "made_by"])
+def test_a_key_that_is_missing_is_named(folder: Path, name: str) -> None:
+    rewrite(folder, "config.json", lambda config: {key: value for key, value in config.items() if key != name})
+    refused(folder, name)
+
+
+def test_weights_that_do_not_fit_the_settings_are_refused(folder: Path) -> None:
+    rewrite(folder, "config.json", lambda config: {**config, "settings": {**config["settings"], "hidden_size": 9}})
+    with pytest.raises(CheckpointError, match="do not fit"):
+        checkpoint.verified(folder).model(torch.device("cpu"))
+
+
+def test_what_made_it_is_described() -> None:
+    made_by = checkpoint.describe_process(torch.device("cpu"), "fp32")
+    assert made_by["torch"] == torch.__version__
+    assert made_by["threads"] == 1
+    assert (made_by["device"], made_by["precision"]) == ("cpu", "fp32")
+    json.dumps(made_by)

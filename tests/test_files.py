@@ -1,0 +1,311 @@
+import ast
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+import charlm
+from charlm import files
+
+PACKAGE = Path(charlm.__file__).parent
+CONTENTS = {"weights.bin": b"\x00\xff" * 1000, "config.json": b"{}\n", "manifest.json": b""}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def failing(number: int, error: BaseException) -> Iterator[list[str]]:
+    """The operation of that number fails: opening, syncing, making a folder, renaming. Yields those that were begun."""
+    begun: list[str] = []
+
+    def breaking(name: str, operation: Callable[..., object]) -> Callable[..., object]:
+        def wrapper(*arguments: object, **options: object) -> object:
+            begun.append(name)
+            if len(begun) == number:
+                raise error
+            return operation(*arguments, **options)
+
+        return wrapper
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", breaking("fsync", os.fsync))
+        for name in ("open", "mkdir", "rename", "replace"):
+            patch.setattr(Path, name, breaking(name, getattr(Path, name)))
+        yield begun
+
+
+Failing = Callable[[int, BaseException], AbstractContextManager[list[str]]]
+each_fault = pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "Ctrl-C"]
+)
+
+
+def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
+    for data in (b"one\r\n\x00\xff", b"", b"two"):
+        files.write_file(tmp_path / "file", data)
+        assert tree(tmp_path) == {"file": data}
+
+
+@each_fault
+@pytest.mark.parametrize("before", [{}, {"file": b"old"}], ids=["new", "replaced"])
+def test_a_file_is_written_whole_or_not_at_all_whatever_fails(
+    tmp_path: Path, before: dict[str, bytes], error: BaseException
+) -> None:
+    for number in range(1, 100):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, data in before.items():
+            (folder / name).write_bytes(data)
+        try:
+            with failing(number, error) as begun:
+                files.write_file(folder / "file", b"new")
+        except type(error):
+            published = begun[:-1].count("replace") + begun[:-1].count("rename")
+            assert tree(folder) == ({"file": b"new"} if published else before)
+            continue
+        assert {"fsync", "open"} <= set(begun)
+        assert tree(folder) == {"file": b"new"}
+        assert number > 3
+        return
+    pytest.fail("it never succeeds")
+
+
+@each_fault
+def test_a_folder_is_committed_whole_or_not_at_all_whatever_fails(tmp_path: Path, error: BaseException) -> None:
+    for number in range(1, 100):
+        parent = tmp_path / str(number)
+        parent.mkdir()
+        try:
+            with failing(number, error) as begun:
+                files.commit_folder(parent / "step", CONTENTS)
+        except type(error):
+            published = "rename" in begun[:-1]
+            assert tree(parent) == (
+                {f"step{os.sep}{name}": data for name, data in CONTENTS.items()} if published else {}
+            )
+            assert [path.name for path in parent.iterdir()] == ["step"] * published
+            continue
+        assert begun.count("fsync") >= len(CONTENTS)
+        assert tree(parent / "step") == CONTENTS
+        assert number > 2 * len(CONTENTS)
+        return
+    pytest.fail("it never succeeds")
+
+
+def test_everything_is_synced_before_the_folder_gets_its_name(tmp_path: Path) -> None:
+    with failing(0, OSError()) as begun:
+        files.commit_folder(tmp_path / "step", CONTENTS)
+    before = begun[: begun.index("rename")]
+    assert before.count("open") == len(CONTENTS)
+    assert before.count("fsync") >= len(CONTENTS)
+    if os.name != "nt":
+        assert before.count("fsync") == len(CONTENTS) + 1
+        assert begun[begun.index("rename") :].count("fsync") == 1
+
+
+def test_the_files_of_a_folder_are_written_in_the_order_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+    fsync = os.fsync
+
+    def spy(descriptor: int) -> None:
+        seen.append({path.name for folder in tmp_path.iterdir() for path in folder.iterdir()})
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    files.commit_folder(tmp_path / "step", CONTENTS)
+    names = list(CONTENTS)
+    assert seen[: len(names)] == [set(names[: number + 1]) for number in range(len(names))]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch], ids=["folder", "file"])
+def test_a_name_that_exists_is_never_committed_to(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "step")
+    with pytest.raises(FileExistsError):
+        files.commit_folder(tmp_path / "step", CONTENTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["step"]
+    assert tree(tmp_path / "step") == {}
+
+
+def test_a_folder_is_made_with_its_parents_and_may_exist(tmp_path: Path) -> None:
+    for _ in range(2):
+        files.make_folder(tmp_path / "a" / "b")
+        assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_folder_is_removed_with_all_that_is_in_it(tmp_path: Path) -> None:
+    files.commit_folder(tmp_path / "step", CONTENTS)
+    files.remove_folder(tmp_path / "step")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removal_that_fails_half_way_leaves_no_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path) -> None:
+        next(path.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    files.commit_folder(tmp_path / "step", CONTENTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            files.remove_folder(tmp_path / "step")
+    assert not (tmp_path / "step").exists()
+    files.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared_away_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"step-00000001/config.json": b"1", ".hidden/file": b"2", "a.writing-book": b"3", ".writing": b"4"}
+    for name, data in kept.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    with monkeypatch.context() as patch:  # as a kill would: nothing is tidied up
+        patch.setattr(files.shutil, "rmtree", lambda path, **options: None)
+        patch.setattr(Path, "unlink", lambda path, **options: None)
+        for number, write in ((2, files.commit_folder), (2, files.write_file)):
+            data: Mapping[str, bytes] | bytes = CONTENTS if write is files.commit_folder else b"data"
+            with pytest.raises(OSError, match="killed"), failing(number, OSError("killed")):
+                write(tmp_path / f"{write.__name__}.x", data)  # type: ignore[operator]
+    assert len(list(tmp_path.iterdir())) == len(kept) + 2
+    files.remove_leftovers(tmp_path)
+    assert {name.replace(os.sep, "/"): data for name, data in tree(tmp_path).items()} == kept
+
+
+def test_a_link_among_leftovers_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    run = tmp_path / "run"
+    run.mkdir()
+    try:
+        (run / f".x{files.TEMPORARY_MARK}0").symlink_to(tmp_path / "mine", target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no links")
+    files.remove_leftovers(run)
+    assert list(run.iterdir()) == []
+    assert (tmp_path / "mine" / "file").exists()
+
+
+def test_each_line_appended_reaches_the_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    for text in ("été\n", "two\n"):
+        with files.open_for_appending(path) as lines:
+            lines.write(text)
+            assert path.read_text(encoding="utf-8").endswith(text)
+    assert path.read_bytes() == "été\ntwo\n".encode()
+
+
+def test_removing_a_file_that_is_gone_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    for _ in range(2):
+        files.remove_file(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_renaming_keeps_what_is_in_it(tmp_path: Path) -> None:
+    files.commit_folder(tmp_path / "old", CONTENTS)
+    files.rename(tmp_path / "old", tmp_path / "new")
+    assert tree(tmp_path / "new") == CONTENTS
+    assert not (tmp_path / "old").exists()
+
+
+def test_each_log_is_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    one, two = files.write_log("été"), files.write_log("two")
+    assert one != two
+    assert (one.read_text(encoding="utf-8"), two.read_text(encoding="utf-8")) == ("été", "two")
+    assert one.parent == tmp_path
+
+
+def test_sha256_is_the_one_that_everybody_means() -> None:
+    assert files.sha256(b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+# Only charlm/files.py writes
+
+MODULES = {"os", "shutil", "tempfile", "torch", "np", "numpy", "safetensors", "io"}
+OF_MODULES = {
+    *("os.replace", "os.rename", "os.renames", "os.remove", "os.unlink", "os.rmdir", "os.removedirs", "os.mkdir"),
+    *("os.makedirs", "os.link", "os.symlink", "os.truncate", "os.fsync", "os.write", "os.fdopen"),
+    *("torch.save", "np.save", "np.savez", "np.memmap", "numpy.save", "safetensors.torch.save_file"),
+}
+OF_PATHS = {
+    *("write_text", "write_bytes", "unlink", "rename", "mkdir", "rmdir", "touch", "symlink_to", "hardlink_to"),
+    *("chmod", "tofile", "save_file", "truncate"),
+}
+
+
+def writes(source: str) -> list[str]:
+    """The calls in a module that change what is on the disk."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [f"line {call.lineno}: {ast.unparse(call)}" for call in calls if _writes(call)]
+
+
+def _writes(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    first = name.split(".")[0]
+    if name == "os.open":
+        return ast.unparse(call.args[0]) != "os.devnull"
+    if first in MODULES and first != "io":
+        return name in OF_MODULES or first in {"shutil", "tempfile"}
+    if name in ("open", "io.open"):
+        return _opens_for_writing(call.args[1:], call)
+    if not isinstance(call.func, ast.Attribute) or first == "files":
+        return False
+    method = call.func.attr
+    of_a_path = method == "replace" and len(call.args) == 1  # that of a string takes two
+    return method in OF_PATHS or of_a_path or (method == "open" and _opens_for_writing(call.args, call))
+
+
+def _opens_for_writing(arguments: list[ast.expr], call: ast.Call) -> bool:
+    modes = arguments[:1] + [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    return any(not isinstance(mode, ast.Constant) or not set(str(mode.value)) <= set("rbt") for mode in modes)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "open(path, 'w')",
+        "open(path, mode='r+b')",
+        "open(path, mode)",
+        "path.open('a')",
+        "(folder / 'x').open(mode='xb')",
+        "Path(name).write_text(text)",
+        "(folder / name).write_bytes(data)",
+        "old.replace(new)",
+        "old.rename(new)",
+        "path.parent.mkdir(parents=True)",
+        "path.unlink()",
+        "os.replace(a, b)",
+        "os.open(path, os.O_WRONLY)",
+        "shutil.rmtree(path)",
+        "torch.save(model, path)",
+        "tempfile.mkstemp()",
+        "safetensors.torch.save_file(tensors, path)",
+    ],
+)
+def test_a_call_that_writes_is_seen(source: str) -> None:
+    assert len(writes(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["open(path)", "path.open('rb')", "text.replace(a, b)", "files.rename(a, b)", "path.read_bytes()", "runs.save(x)"],
+)
+def test_a_call_that_writes_nothing_is_not(source: str) -> None:
+    assert writes(source) == []
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_files_writes(path: Path) -> None:
+    found = writes(path.read_text(encoding="utf-8"))
+    assert bool(found) == (path == PACKAGE / "files.py"), found

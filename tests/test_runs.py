@@ -1,0 +1,405 @@
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm import checkpoint, config, files, runs
+from charlm.checkpoint import Checkpoint
+from charlm.config import TrainSettings
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.errors import CharlmWarning, CheckpointError, UsageError
+from charlm.model.language_model import CharacterModel
+from charlm.training.state import Done
+
+SETTINGS = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1)
+CORPUS = {"name": "été", "characters": 100, "ranges": {"train": [0, 90]}}
+
+
+def make(step: int, loss: float | None = None) -> Checkpoint:
+    vocabulary = Vocabulary.of("ab\0é")
+    return Checkpoint(
+        step=step,
+        settings=SETTINGS,
+        vocabulary=vocabulary,
+        weights=dict(CharacterModel(len(vocabulary), SETTINGS).state_dict()),
+        metrics={} if loss is None else {"loss_validation": loss},
+        progress={**asdict(Done(steps=step, seconds=step / 4)), "corpus": CORPUS},
+        made_by=checkpoint.describe_process(torch.device("cpu"), "fp32"),
+    )
+
+
+def step(run: Path, number: int) -> Path:
+    return run / f"step-{number:08d}"
+
+
+def add(run: Path, **losses: float | None) -> None:
+    """Checkpoints, unpruned: ``add(run, s3=1.5)`` is step 3 with that validation loss."""
+    for name, loss in losses.items():
+        checkpoint.commit(step(run, int(name[1:])), make(int(name[1:]), loss))
+
+
+def steps(run: Path) -> list[int]:
+    return [int(folder.name[5:]) for folder in runs.checkpoints(run)]
+
+
+def damage(folder: Path) -> None:
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoints" / "play"
+    runs.start(folder, SETTINGS, CORPUS)
+    return folder
+
+
+# The folder
+
+
+def test_a_run_starts_with_its_settings_and_its_corpus(run: Path) -> None:
+    assert config.resolve(TrainSettings, [("", config.read_toml(run / "config.toml"))]) == SETTINGS
+    assert json.loads((run / "corpus.json").read_bytes()) == CORPUS
+    assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
+
+
+def test_a_start_clears_away_what_a_killed_one_left(run: Path) -> None:
+    (run / f".step-00000001{files.TEMPORARY_MARK}0badcafe").mkdir()
+    runs.start(run, SETTINGS, CORPUS)
+    assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
+
+
+def test_a_checkpoint_is_saved_under_its_step(run: Path) -> None:
+    assert runs.save(run, make(1000), keep=0) == run / "step-00001000"
+    assert checkpoint.verified(run / "step-00001000").step == 1000
+
+
+def test_saving_a_step_again_replaces_it(run: Path) -> None:
+    for loss in (2.0, 1.0):
+        runs.save(run, make(5, loss), keep=0)
+    damage(step(run, 5))
+    runs.save(run, make(5, 3.0), keep=0)
+    assert checkpoint.verified(step(run, 5)).metrics == {"loss_validation": 3.0}
+
+
+def test_checkpoints_are_listed_newest_first_and_by_number(run: Path) -> None:
+    add(run, s9=None, s10=None, s99999999=None, s100000000=None)
+    for name in ("step-5", "step-0000000x", "step-00000007.damaged", "samples"):
+        (run / name).mkdir()
+    (run / "step-00000008").touch()
+    assert steps(run) == [100_000_000, 99_999_999, 10, 9]
+
+
+def test_a_run_and_a_checkpoint_are_told_apart(run: Path, tmp_path: Path) -> None:
+    add(run, s1=None)
+    assert runs.is_run(run)
+    assert not runs.is_checkpoint(run)
+    assert runs.is_checkpoint(step(run, 1))
+    assert not runs.is_run(step(run, 1))
+    assert not runs.is_run(tmp_path)
+    assert not runs.is_checkpoint(tmp_path)
+    renamed = step(run, 1).rename(tmp_path / "favourite")
+    assert runs.is_checkpoint(renamed)
+
+
+# Which one is read
+
+
+def test_best_is_the_lowest_validation_loss_and_last_the_newest(run: Path) -> None:
+    add(run, s1=1.5, s2=1.25, s3=1.75, s4=None)
+    assert runs.read(run).step == 2
+    assert runs.read(run, "best").step == 2
+    assert runs.read(run, "last").step == 4
+
+
+@pytest.mark.parametrize("which", ["3", "03", "00000003"])
+def test_a_step_is_read_by_its_number(run: Path, which: str) -> None:
+    add(run, s1=1.5, s3=1.75, s30=1.25)
+    assert runs.read(run, which).step == 3
+
+
+def test_a_checkpoint_can_be_named_itself_wherever_it_stands(run: Path, tmp_path: Path) -> None:
+    add(run, s1=1.5, s2=1.25)
+    assert runs.read(step(run, 1)).step == 1
+    assert runs.read(step(run, 1).rename(tmp_path / "favourite")).step == 1
+
+
+def test_of_two_equally_good_ones_the_older_is_the_best(run: Path) -> None:
+    add(run, s1=1.5, s2=1.25, s3=1.25)
+    assert runs.read(run).step == 2
+
+
+def test_without_any_evaluation_the_newest_will_do(run: Path) -> None:
+    add(run, s1=None, s2=None)
+    assert runs.read(run, "best").step == 2
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(run: Path) -> None:
+    add(run, s1=1.5, s2=float("nan"), s3=1.25, s4=float("nan"))
+    assert runs.read(run, "best").step == 3
+    runs.prune(run, keep=0)
+    assert steps(run) == [4, 3]
+
+
+def test_a_damaged_newest_one_is_passed_over_with_a_warning(run: Path) -> None:
+    add(run, s1=1.5, s2=1.25, s3=1.75)
+    damage(step(run, 3))
+    with pytest.warns(
+        CharlmWarning, match=r"step-00000003: a damaged checkpoint: .* Took step-00000002 instead"
+    ) as caught:
+        assert runs.read(run, "last").step == 2
+    assert len(caught) == 1
+
+
+def test_a_damaged_best_one_gives_way_to_the_next_best_with_a_warning(run: Path) -> None:
+    add(run, s1=1.5, s2=1.25, s3=1.75)
+    damage(step(run, 2))
+    with pytest.warns(CharlmWarning, match="step-00000002: a damaged checkpoint"):
+        assert runs.read(run, "best").step == 1
+
+
+def test_damage_elsewhere_is_nobodys_concern(run: Path) -> None:
+    add(run, s1=1.5, s2=1.25, s3=1.75)
+    damage(step(run, 1))
+    with warnings.catch_warnings(action="error"):
+        assert runs.read(run, "best").step == 2
+        assert runs.read(run, "last").step == 3
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"metrics": []}', b'{"metrics": {"loss_validation": "low"}}'])
+def test_a_config_that_is_damaged_is_passed_over_with_a_warning(run: Path, data: bytes) -> None:
+    add(run, s1=1.5, s2=1.25)
+    (step(run, 2) / "config.json").write_bytes(data)
+    assert runs.read(run, "best").step == 1
+    with pytest.warns(CharlmWarning):
+        assert runs.read(run, "last").step == 1
+
+
+def test_a_step_that_is_asked_for_and_damaged_is_an_error(run: Path) -> None:
+    add(run, s1=1.5, s2=1.25)
+    damage(step(run, 2))
+    for path, which in ((run, "2"), (step(run, 2), "best")):
+        with pytest.raises(CheckpointError, match="step-00000002"):
+            runs.read(path, which)
+
+
+def test_where_all_are_damaged_the_one_that_was_meant_is_named(run: Path) -> None:
+    add(run, s1=1.5, s2=1.25)
+    damage(step(run, 1))
+    damage(step(run, 2))
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        runs.read(run, "last")
+
+
+def test_a_run_without_checkpoints_and_a_folder_that_is_no_run_are_errors(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint in this run yet"):
+        runs.read(run)
+    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
+        runs.read(tmp_path)
+
+
+def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path: Path) -> None:
+    add(run, s1=1.5, s20=1.25)
+    with pytest.raises(UsageError, match="no such run"):
+        runs.read(tmp_path / "gone")
+    with pytest.raises(UsageError, match="no checkpoint of step 2") as raised:
+        runs.read(run, "2")
+    assert "1, 20" in raised.value.hint
+
+
+@pytest.mark.parametrize("which", ["", "bset", "-1", "1.5", "²", "٣"])
+def test_what_is_neither_best_last_nor_a_number_is_refused(run: Path, which: str) -> None:
+    add(run, s3=None)
+    with pytest.raises(UsageError, match=r"best, last or a step"):
+        runs.read(run, which)
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_reader_under_whom_a_training_prunes_looks_once_more(
+    run: Path, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(run, s1=1.5)
+    verified = checkpoint.verified
+
+    def overtaken(folder: Path) -> Checkpoint:
+        if folder == step(run, 1) and folder.exists():
+            runs.save(run, make(2, 1.25), keep=0)
+        return verified(folder)
+
+    monkeypatch.setattr(checkpoint, "verified", overtaken)
+    assert runs.read(run, which).step == 2
+
+
+# What is kept
+
+
+@given(
+    losses=st.lists(st.none() | st.floats(0, 9), min_size=1, max_size=7),
+    keep=st.integers(0, 4),
+)
+def test_the_best_the_newest_and_keep_more_are_kept(
+    tmp_path_factory: pytest.TempPathFactory, losses: list[float | None], keep: int
+) -> None:
+    run = tmp_path_factory.mktemp("run")
+    for number, loss in enumerate(losses):
+        step(run, number).mkdir()
+        metrics = {} if loss is None else {"loss_validation": loss}
+        (step(run, number) / "config.json").write_text(json.dumps({"metrics": metrics}))
+    runs.prune(run, keep)
+    known = [(loss, number) for number, loss in enumerate(losses) if loss is not None]
+    meant = {len(losses) - 1, *(number for _, number in sorted(known)[:1])}
+    others = [number for number in reversed(range(len(losses))) if number not in meant]
+    assert set(steps(run)) == meant | set(others[:keep])
+
+
+def test_saving_prunes(run: Path) -> None:
+    for number, loss in enumerate([1.0, 2.0, 3.0, 4.0, 5.0]):
+        runs.save(run, make(number, loss), keep=1)
+    assert steps(run) == [4, 3, 0]
+    assert {path.name for path in run.iterdir()} == {
+        "config.toml",
+        "corpus.json",
+        *(step(run, n).name for n in (4, 3, 0)),
+    }
+
+
+# Overwriting
+
+
+def test_removing_a_run_removes_what_charlm_made(run: Path) -> None:
+    add(run, s1=1.5, s2=1.25)
+    for name in ("metrics.jsonl", "events.out.tfevents.1.host.2.3", f".config.toml{files.TEMPORARY_MARK}0badcafe"):
+        (run / name).touch()
+    step(run, 1).rename(run / "step-00000001.damaged")
+    runs.remove(run)
+    assert list(run.iterdir()) == []
+
+
+def test_removing_a_run_leaves_what_others_put_there(run: Path) -> None:
+    add(run, s1=1.5)
+    mine = {"notes.txt", "config.toml.bak", "step-by-step.md", "metrics.jsonl.txt", "step-00000002", "plots/a.png"}
+    for name in mine:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+    runs.remove(run)
+    assert {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()} == mine
+
+
+def somebody_elses(folder: Path) -> None:
+    (folder / "thesis.tex").touch()
+
+
+def somebody_elses_config(folder: Path) -> None:
+    (folder / "config.toml").write_text('baseURL = "https://example.org/"\n[menu]\nname = "Home"\n')
+
+
+def somebody_elses_steps(folder: Path) -> None:
+    (folder / "step-20240101").mkdir()
+    (folder / "step-20240101" / "photo.jpg").touch()
+
+
+@pytest.mark.parametrize("make_folder", [somebody_elses, somebody_elses_config, somebody_elses_steps])
+def test_removing_a_folder_that_is_no_run_is_refused(tmp_path: Path, make_folder: Callable[[Path], None]) -> None:
+    make_folder(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="not a run"):
+        runs.remove(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# Going on
+
+
+def lines(*numbers: int) -> bytes:
+    return b"".join(json.dumps({"step": number, "loss_train": 1 / (3 + number)}).encode() + b"\n" for number in numbers)
+
+
+def test_going_on_from_a_step_forgets_what_came_after(run: Path) -> None:
+    add(run, s10=1.5, s20=1.25, s30=1.0)
+    (run / "metrics.jsonl").write_bytes(lines(5, 10, 15, 20, 25, 30))
+    runs.forget_after(run, 20)
+    assert steps(run) == [20, 10]
+    assert (run / "metrics.jsonl").read_bytes() == lines(5, 10, 15, 20)
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"step": 15, "lo', b'{"step": 15', b"{", b"\0\0\0\0", b'{"step": 1\xff\xfe'], ids=repr
+)
+def test_a_torn_last_line_is_dropped(run: Path, torn: bytes) -> None:
+    (run / "metrics.jsonl").write_bytes(lines(5, 10) + torn)
+    runs.forget_after(run, 20)
+    assert (run / "metrics.jsonl").read_bytes() == lines(5, 10)
+
+
+def test_later_checkpoints_that_are_damaged_are_set_aside(run: Path) -> None:
+    add(run, s10=1.5, s20=1.25, s30=1.0)
+    damage(step(run, 20))
+    assert [folder.name for folder in runs.later_checkpoints(run, 10)] == ["step-00000030", "step-00000020"]
+    runs.forget_after(run, 10)
+    assert steps(run) == [10]
+    assert sorted(path.name for path in run.glob("step-*")) == ["step-00000010", "step-00000020.damaged"]
+
+
+def test_a_step_can_be_damaged_and_set_aside_again(run: Path) -> None:
+    for _ in range(2):
+        add(run, s20=1.25)
+        damage(step(run, 20))
+        runs.forget_after(run, 10)
+        assert steps(run) == []
+        assert (run / "step-00000020.damaged").is_dir()
+
+
+def test_going_on_without_any_figures_is_fine(run: Path) -> None:
+    add(run, s10=1.5)
+    runs.forget_after(run, 10)
+    assert list(runs.json_lines(run / "metrics.jsonl")) == []
+    assert steps(run) == [10]
+
+
+# What is told
+
+
+def test_the_summary_is_ready_for_json_and_complete(run: Path) -> None:
+    add(run, s10=1.5, s20=1.25, s30=1.75)
+    (run / "metrics.jsonl").write_bytes(lines(10, 20, 30) + b'{"step": 20, "loss_validation_exact": 1.3}\n{"st')
+    summary = runs.summary(run)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["run"] == str(run)
+    assert summary["step"] == 20
+    assert summary["settings"] == SETTINGS.model_dump()
+    assert summary["vocabulary"] == ["\0", "a", "b", "é"]
+    assert summary["metrics"] == {"loss_validation": 1.25, "loss_train": 1 / 23, "loss_validation_exact": 1.3}
+    assert summary["corpus"] == CORPUS
+    assert summary["checkpoints"] == [10, 20, 30]
+    assert summary["made_by"]["torch"] == torch.__version__
+
+
+def test_the_summary_counts_every_parameter_once(run: Path) -> None:
+    add(run, s10=1.5)
+    parameters = runs.summary(run)["parameters"]
+    assert parameters == {"embedding": 5 * 4, "layer 0": 16 * (4 + 4 + 1), "output": 4 * (4 + 1), "total": 184}
+
+
+def test_the_summary_tells_how_long_the_training_took(run: Path) -> None:
+    add(run, s10=1.5)
+    assert runs.summary(run)["training_seconds"] == 10 / 4
+
+
+def test_the_summary_of_a_checkpoint_is_that_of_its_run(run: Path) -> None:
+    add(run, s10=1.5, s20=1.25)
+    assert runs.summary(step(run, 10)) == runs.summary(run, "10")
+    assert runs.summary(run, "last")["step"] == 20
+
+
+def test_a_checkpoint_can_be_named_from_inside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(run, s10=1.5, s20=1.25)
+    monkeypatch.chdir(step(run, 10))
+    assert runs.summary(Path())["step"] == 10
+    assert runs.summary(Path())["checkpoints"] == [10, 20]

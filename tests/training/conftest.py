@@ -1,0 +1,59 @@
+"""A trainer of a small model on the poem, for all tests of this folder."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charlm.training import session
+from charlm.training.trainer import Trainer
+
+SETTINGS: Mapping[str, Any] = {
+    **{"hidden_size": 12, "embedding_size": 6, "num_layers": 2, "dropout": 0.0},
+    **{"batch_size": 8, "sequence_length": 64, "learning_rate": 0.01, "warmup_steps": 4, "max_steps": 12},
+    **{"log_every": 2, "evaluate_every": 4, "sample_length": 5},
+    **{"device": "cpu", "precision": "fp32", "threads": 1},
+}
+
+Make = Callable[..., Trainer]
+Interrupt = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """A training flushes denormals in its whole process; other tests want them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def make_trainer(poem_file: Path, tmp_path: Path) -> Make:
+    """Makes a trainer of the run ``tmp_path / run``, with a few settings changed; or one that resumes ``resume``."""
+
+    def make(run: str = "run", resume: Path | str | None = None, text: Path = poem_file, **changes: Any) -> Trainer:
+        settings = changes if resume not in (None, "auto") else {**SETTINGS, **changes}
+        asked = None if resume is None else str(resume)
+        out = tmp_path / run if resume in (None, "auto") else None
+        return session.plan([str(text)], [("test", settings)], out=out, resume=asked).trainer(quiet=True)
+
+    return make
+
+
+@pytest.fixture
+def interrupt() -> Interrupt:
+    """Has a trainer get a signal in the middle of a step."""
+
+    def at(trainer: Trainer, step: int, number: int = signal.SIGINT) -> None:
+        whole_step = trainer.train_step
+
+        def step_with_signal() -> None:
+            whole_step()
+            if trainer.done.steps == step:
+                trainer.stop_signal = number
+
+        trainer.train_step = step_with_signal  # type: ignore[method-assign]
+
+    return at

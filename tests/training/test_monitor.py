@@ -1,0 +1,241 @@
+"""TensorBoard and metrics.jsonl hold the same figures, in the run folder itself, and none twice."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
+
+from charlm import runs
+from charlm.config import TrainSettings
+from charlm.errors import TrainingInterruptedError
+from charlm.training.monitor import Monitor
+from charlm.training.trainer import Trainer
+
+Make = Callable[..., Trainer]
+Interrupt = Callable[..., None]
+
+SCALARS = {
+    *("loss/train", "loss/validation", "bits_per_character/train", "bits_per_character/validation"),
+    *("learning_rate", "gradient_norm", "throughput/characters_per_second"),
+    *("progress/training_seconds", "progress/epoch"),
+}
+
+
+def board(run: Path) -> event_accumulator.EventAccumulator:
+    read = event_accumulator.EventAccumulator(str(run))
+    read.Reload()
+    return read
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    read = board(run)
+    return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def texts(run: Path, tag: str) -> list[tuple[int, str]]:
+    """What TensorBoard shows on its page of texts; it reads these in another way than scalars."""
+    read = plugin_event_accumulator.EventAccumulator(str(run))
+    read.Reload()
+    events = read.Tensors(f"{tag}/text_summary")
+    return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
+
+
+def entries(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / runs.METRICS).read_text().splitlines()]
+
+
+def test_both_hold_the_same_figures_under_the_same_names(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    trainer.train()
+    drawn = scalars(trainer.run)
+    assert set(drawn) == SCALARS
+    written = entries(trainer.run)
+    names = {name for entry in written for name in entry if not name.endswith("_exact")}
+    assert names == {"step"} | {tag.replace("/", "_") for tag in SCALARS}
+    for tag, points in drawn.items():
+        name = tag.replace("/", "_")
+        expected = [(entry["step"], entry[name]) for entry in written if name in entry]
+        assert [step for step, _ in points] == [step for step, _ in expected]
+        assert [value for _, value in points] == pytest.approx([value for _, value in expected], rel=1e-6)
+
+
+def test_figures_come_at_the_steps_that_are_set(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=10, log_every=3, evaluate_every=4)
+    trainer.train()
+    drawn = scalars(trainer.run)
+    assert [step for step, _ in drawn["loss/train"]] == [3, 6, 9]
+    assert [step for step, _ in drawn["loss/validation"]] == [4, 8, 10]
+
+
+def test_bits_are_nats_divided_by_the_logarithm_of_two(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=4)
+    trainer.train()
+    for entry in entries(trainer.run):
+        for part in ("train", "validation", "validation_exact"):
+            if f"loss_{part}" in entry:
+                bits = entry[f"bits_per_character_{part}"]
+                assert bits == pytest.approx(entry[f"loss_{part}"] / math.log(2))
+
+
+def test_the_train_loss_is_the_mean_since_the_log_point_before(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=6, log_every=3)
+    losses: list[float] = []
+    window_loss = trainer.window_loss
+
+    def watched() -> Any:
+        loss = window_loss()
+        losses.append(loss.item())
+        return loss
+
+    trainer.window_loss = watched
+    trainer.train()
+    logged = [entry["loss_train"] for entry in entries(trainer.run) if "loss_train" in entry]
+    assert logged == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6)
+
+
+def test_epochs_and_learning_rate_are_those_of_the_step(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=4, log_every=1, schedule="constant", warmup_steps=2, learning_rate=0.01)
+    trainer.train()
+    logged = [entry for entry in entries(trainer.run) if "loss_train" in entry]
+    assert [entry["learning_rate"] for entry in logged] == pytest.approx([0.005, 0.01, 0.01, 0.01])
+    windows = trainer.lanes.windows_per_epoch
+    assert [entry["progress_epoch"] for entry in logged] == pytest.approx([n / windows for n in (1, 2, 3, 4)])
+
+
+def test_the_exact_figure_is_written_at_the_step_of_the_best_checkpoint(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    exact = trainer.train()
+    last = entries(trainer.run)[-1]
+    assert last == {
+        "step": runs.read(trainer.run, "best").step,
+        "loss_validation_exact": exact.nats_per_character,
+        "bits_per_character_validation_exact": exact.bits_per_character,
+    }
+    ((step, text),) = texts(trainer.run, "exact validation")
+    assert step == last["step"]
+    assert f"{exact.nats_per_character:.4f} nats" in text
+
+
+def test_all_of_it_is_in_the_run_folder_and_there_is_no_sub_run(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    trainer.train()
+    assert [path.name for path in trainer.run.iterdir() if path.is_dir() and not path.name.startswith("step-")] == []
+    events = [path.parent for path in trainer.run.rglob("events.out.tfevents.*")]
+    assert events == [trainer.run]
+
+
+def test_settings_are_there_as_hyperparameters_with_the_figures_to_compare(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    trainer.train()
+    plugin = board(trainer.run).summary_metadata
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(plugin)
+    start = plugin["_hparams_/session_start_info"].plugin_data.content
+    experiment = plugin["_hparams_/experiment"].plugin_data.content
+    assert b"hidden_size" in start
+    assert b"parameters" in start
+    assert b"loss/validation" in experiment
+
+
+def test_settings_and_samples_are_there_as_text(make_trainer: Make) -> None:
+    trainer = make_trainer(sample_length=30)
+    trainer.train()
+    ((step, settings),) = texts(trainer.run, "settings")
+    assert step == 0
+    for name in TrainSettings.model_fields:
+        assert f"`{name}`" in settings
+    assert "| Model | `hidden_size` | `12` |" in settings
+    samples = texts(trainer.run, "sample")
+    assert [step for step, _ in samples] == [4, 8, 12]
+    assert all(text.startswith("<pre>") and text.endswith("</pre>") for _, text in samples)
+
+
+def test_a_sample_with_marks_of_html_is_shown_as_it_is(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, TrainSettings(), 1, quiet=True)
+    monitor.sample(1, "a <b> & c\n")
+    monitor.close()
+    assert texts(tmp_path, "sample") == [(1, "<pre>a &lt;b&gt; &amp; c\n</pre>")]
+
+
+def test_without_samples_there_are_none(make_trainer: Make) -> None:
+    trainer = make_trainer(sample_length=0)
+    trainer.train()
+    assert "sample/text_summary" not in board(trainer.run).Tags()["tensors"]
+
+
+def test_one_picture_shows_training_and_validation_together(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    assert "custom_scalars__config__" in board(trainer.run).Tags()["tensors"]
+
+
+def test_after_a_resume_no_figure_is_there_twice(make_trainer: Make, interrupt: Interrupt) -> None:
+    trainer = make_trainer(keep=9, save_every=1e-9)
+    interrupt(trainer, 9)
+    with pytest.raises(TrainingInterruptedError):
+        trainer.train()
+    assert [step for step, _ in scalars(trainer.run)["loss/train"]] == [2, 4, 6, 8]
+    _wait_for_the_next_second()
+    resumed = make_trainer(resume=trainer.run / "step-00000005")
+    resumed.train()
+    drawn = scalars(resumed.run)
+    assert [step for step, _ in drawn["loss/train"]] == [2, 4, 6, 8, 10, 12]
+    assert [step for step, _ in drawn["loss/validation"]] == [4, 8, 12]
+    assert [step for step, _ in texts(resumed.run, "sample")] == [4, 8, 12]
+    written = entries(resumed.run)
+    assert [entry["step"] for entry in written if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
+    for step, value in drawn["loss/train"]:
+        (entry,) = [entry for entry in written if entry["step"] == step and "loss_train" in entry]
+        assert value == pytest.approx(entry["loss_train"], rel=1e-6)
+
+
+def test_resuming_a_finished_run_writes_its_exact_figure_no_second_time(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    make_trainer(resume=trainer.run).train()
+    assert [entry["step"] for entry in entries(trainer.run) if "loss_validation_exact" in entry] == [2]
+
+
+def test_a_line_of_metrics_is_there_as_soon_as_it_is_logged(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=4)
+    seen: list[int] = []
+    whole_step = trainer.train_step
+
+    def step() -> None:
+        seen.append(len(entries(trainer.run)))
+        whole_step()
+
+    trainer.train_step = step
+    trainer.train()
+    assert seen == [0, 0, 1, 1]
+
+
+def test_without_a_terminal_there_is_a_plain_line_a_log_point(
+    make_trainer: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(max_steps=4)
+    trainer.quiet = False
+    trainer.train()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if "chars/s" in line]
+    assert [line.split()[:2] for line in lines] == [["step", "2/4"], ["step", "4/4"]]
+    assert "\r" not in captured.err
+    assert "\x1b" not in captured.err
+
+
+def test_quiet_says_nothing_and_records_everything(make_trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(max_steps=4)
+    trainer.train()
+    assert capsys.readouterr() == ("", "")
+    assert set(scalars(trainer.run)) == SCALARS
+
+
+def _wait_for_the_next_second() -> None:
+    """TensorBoard orders the files of a run by names that hold the second; two processes are never this quick."""
+    now = time.time()
+    time.sleep(math.floor(now) + 1.01 - now)

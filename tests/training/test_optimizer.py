@@ -1,0 +1,89 @@
+"""AdamW: what decays, and a state that survives being saved."""
+
+import pytest
+import torch
+from torch import nn
+
+from charlm.config import ModelSettings, OptimizationSettings
+from charlm.model.language_model import CharacterModel
+from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+
+SETTINGS = OptimizationSettings(learning_rate=0.1, weight_decay=0.5, beta1=0.8, beta2=0.9)
+
+
+def model_of(**settings: object) -> CharacterModel:
+    model = CharacterModel(7, ModelSettings(**{"hidden_size": 5, "embedding_size": 5, "dropout": 0.0, **settings}))
+    nn.init.constant_(model.output_bias, 1.0)
+    return model
+
+
+def learn(model: CharacterModel, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    ids, targets = torch.randint(7, (2, 6, 3), generator=generator)
+    logits, _ = model(ids, model.zero_state(3))
+    optimizer.zero_grad()
+    model.loss(logits, targets).backward()
+    optimizer.step()
+
+
+def test_matrices_decay_and_biases_do_not() -> None:
+    model = model_of()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = make_optimizer(model, SETTINGS)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        shrunk = before[name] if "bias" in name else before[name] * (1 - 0.1 * 0.5)
+        torch.testing.assert_close(parameter.detach(), shrunk, msg=name)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_parameter_is_learnt_and_once(tied: bool) -> None:
+    model = model_of(tie_weights=tied)
+    optimizer = make_optimizer(model, SETTINGS)
+    listed = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(map(id, listed)) == sorted(map(id, model.parameters()))
+
+
+def test_the_settings_arrive() -> None:
+    for group in make_optimizer(model_of(), SETTINGS).param_groups:
+        assert (group["lr"], group["betas"]) == (0.1, (0.8, 0.9))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_restored_optimizer_takes_the_very_same_next_steps(tied: bool) -> None:
+    model = model_of(tie_weights=tied)
+    optimizer = make_optimizer(model, SETTINGS)
+    for seed in range(3):
+        learn(model, optimizer, seed)
+    tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(model, optimizer).items()}
+    copy = model_of(tie_weights=tied)
+    copy.load_state_dict({name: weight.clone() for name, weight in model.state_dict().items()})
+    restored = make_optimizer(copy, SETTINGS)
+    restore_optimizer(copy, restored, tensors)
+    for seed in range(3, 6):
+        learn(model, optimizer, seed)
+        learn(copy, restored, seed)
+        for ours, theirs in zip(model.parameters(), copy.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_its_tensors_have_the_names_of_the_parameters() -> None:
+    model = model_of()
+    optimizer = make_optimizer(model, SETTINGS)
+    assert optimizer_tensors(model, optimizer) == {}  # before the first step there is nothing
+    learn(model, optimizer, 0)
+    names = {name for name, _ in model.named_parameters()}
+    expected = {f"optimizer.{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq", "step") for name in names}
+    assert set(optimizer_tensors(model, optimizer)) == expected
+
+
+def test_a_missing_tensor_is_told_by_name() -> None:
+    model = model_of()
+    optimizer = make_optimizer(model, SETTINGS)
+    learn(model, optimizer, 0)
+    tensors = optimizer_tensors(model, optimizer)
+    del tensors["optimizer.exp_avg.output_bias"]
+    with pytest.raises(KeyError, match="output_bias"):
+        restore_optimizer(model, optimizer, tensors)
