@@ -6,7 +6,7 @@ The command-line options, the TOML keys, the presets and what a checkpoint recor
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,6 +26,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def problems(self) -> Iterator[str]:
+        """What is wrong with several settings together; each class adds its own."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        if lines := list(self.problems()):
+            raise ValueError("\n".join(lines))
+        return self
+
 
 class CorpusSettings(Settings):
     """How the text is read and divided."""
@@ -36,12 +46,11 @@ class CorpusSettings(Settings):
     )
     test_fraction: Fraction = Field(0.0, description="Part of the text to keep aside, at its end, for a last test.")
 
-    @model_validator(mode="after")
-    def _something_is_left_to_train_on(self) -> "CorpusSettings":
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
         validation = 0.1 if self.validation_fraction == "auto" else self.validation_fraction
         if validation + self.test_fraction >= 1:
-            raise ValueError("validation_fraction and test_fraction together must be below 1")
-        return self
+            yield "validation_fraction and test_fraction together must be below 1."
 
 
 class ModelSettings(Settings):
@@ -54,13 +63,10 @@ class ModelSettings(Settings):
     dropout: Fraction = Field(0.2, description="Part of each layer's output that is dropped in training.")
     tie_weights: bool = Field(False, description="One matrix for embedding and output.")
 
-    @model_validator(mode="after")
-    def _tied_matrices_have_one_shape(self) -> "ModelSettings":
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
         if self.tie_weights and self.embedding_size != self.hidden_size:
-            raise ValueError(
-                f"tie_weights needs embedding_size = hidden_size (now {self.embedding_size} and {self.hidden_size})"
-            )
-        return self
+            yield f"tie_weights needs embedding_size = hidden_size (now {self.embedding_size} and {self.hidden_size})."
 
 
 class WindowSettings(Settings):
@@ -87,11 +93,10 @@ class OptimizationSettings(Settings):
     patience: int = Field(0, ge=0, description="Stop after so many evaluations without a better one; 0: never.")
     seed: int = Field(1, ge=0, lt=2**63, description="Seed of the initial weights and of dropout.")
 
-    @model_validator(mode="after")
-    def _it_ends(self) -> "OptimizationSettings":
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
         if not any(getattr(self, name) for name in LENGTHS):
-            raise ValueError("one of max_steps, max_epochs and max_minutes must be above 0")
-        return self
+            yield "one of max_steps, max_epochs and max_minutes must be above 0."
 
 
 class RunSettings(Settings):
@@ -212,7 +217,7 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
     lines: dict[str, str] = {}
     for problem in error.errors():
         if not problem["loc"]:  # found by a validator of several settings together
-            lines[problem["msg"]] = problem["msg"].removeprefix("Value error, ") + "."
+            lines[problem["msg"]] = problem["msg"].removeprefix("Value error, ")
             continue
         name = str(problem["loc"][0])
         origin = origins.get(name, "")

@@ -4,6 +4,7 @@ None of that is stored anywhere: it is read off the checkpoints, so it cannot di
 """
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from charlm import checkpoint, files
 from charlm.checkpoint import Checkpoint
-from charlm.config import TrainSettings, to_toml
+from charlm.config import TrainSettings, read_toml, to_toml
 from charlm.errors import CharlmWarning, CheckpointError, UsageError
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
@@ -40,10 +41,10 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
 def prune(run: Path, keep: int) -> None:
     """Keep the best, the newest and ``keep`` more; remove the others."""
     folders = checkpoints(run)
-    kept = set(folders[: 1 + keep]) | set(best_first(folders)[:1])
-    for folder in folders:
-        if folder not in kept:
-            files.remove_folder(folder)
+    always = {*folders[:1], *best_first(folders)[:1]}
+    others = [folder for folder in folders if folder not in always]
+    for folder in others[keep:]:
+        files.remove_folder(folder)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -64,13 +65,22 @@ def best_first(folders: list[Path]) -> list[Path]:
             loss = checkpoint.read_json(folder / "config.json")["metrics"].get("loss_validation")
         except (CheckpointError, KeyError, TypeError, AttributeError):
             continue
-        if isinstance(loss, float):
+        if isinstance(loss, float) and math.isfinite(loss):
             losses.append((loss, _step_of(folder), folder))
     return [folder for _, _, folder in sorted(losses)]
 
 
 def is_run(path: Path) -> bool:
-    return (path / "config.toml").is_file() or bool(checkpoints(path))
+    """Whether charlm made this folder: its settings are charlm's, or a checkpoint is in it."""
+    return has_settings(path) or any((folder / checkpoint.MANIFEST).is_file() for folder in checkpoints(path))
+
+
+def has_settings(path: Path) -> bool:
+    try:
+        settings = read_toml(path / "config.toml")
+    except UsageError:
+        return False
+    return bool(settings) and settings.keys() <= TrainSettings.model_fields.keys()
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -146,7 +156,10 @@ def forget_after(run: Path, step: int) -> None:
         try:
             checkpoint.verified(folder)
         except CheckpointError:
-            files.rename(folder, folder.with_name(f"{folder.name}.damaged"))
+            aside = folder.with_name(f"{folder.name}.damaged")
+            if aside.exists():
+                files.remove_folder(aside)
+            files.rename(folder, aside)
         else:
             files.remove_folder(folder)
     kept = [json.dumps(entry) + "\n" for entry in json_lines(run / METRICS) if entry.get("step", 0) <= step]
@@ -156,7 +169,7 @@ def forget_after(run: Path, step: int) -> None:
 def summary(path: Path, which: str = "best") -> dict[str, Any]:
     """What a run is, at one of its checkpoints: ready for JSON."""
     chosen = read(path, which)
-    run = path.parent if is_checkpoint(path) else path
+    run = path.absolute().parent if is_checkpoint(path) else path
     parameters: dict[str, int] = {}
     for name, weight in chosen.weights.items():
         part = name.rsplit(".", 1)[0] if "." in name else "output"
@@ -173,7 +186,7 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
         "parameters": {**parameters, "total": sum(parameters.values())},
         "vocabulary": chosen.vocabulary.characters,
         "metrics": metrics,
-        "training_seconds": chosen.progress.get("training_seconds", 0.0),
+        "training_seconds": chosen.progress.get("seconds", 0.0),
         "corpus": chosen.progress.get("corpus", {}),
         "made_by": chosen.made_by,
         "checkpoints": [_step_of(folder) for folder in reversed(checkpoints(run))],
@@ -182,7 +195,7 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file that are whole."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             yield json.loads(line)
         except ValueError:

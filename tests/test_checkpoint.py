@@ -8,7 +8,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -103,6 +103,7 @@ def test_a_generator_goes_on_where_it_was_saved(tmp_path: Path) -> None:
 
 
 @given(st.text(min_size=1, max_size=20))
+@example("\ud800")
 def test_a_vocabulary_of_any_characters_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("any") / "step"
     saved = make(TIED, text)

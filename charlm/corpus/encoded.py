@@ -15,6 +15,7 @@ from charlm.errors import TextError, UsageError
 Ids = NDArray[np.integer[Any]]
 
 VALIDATION_AT_MOST = 1_000_000  # characters, where the fraction is left to us
+MOST_CHARACTERS = 10**12  # more than any text has
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def load(names: Sequence[str], settings: CorpusSettings, sequence_length: int) -
     where = str(paths[0]) if len(paths) == 1 else f"these {len(paths)} files"
     if not text:
         raise TextError(f"{where}: empty.", "Give a text with something in it.")
-    needed = smallest_length(settings, sequence_length)
-    if len(text) < needed:
+    split = divide(len(text), settings)
+    if not is_enough(split, sequence_length):
+        needed = smallest_length(settings, sequence_length)
         raise TextError(
             f"{where}: {len(text):,} characters; a window of {sequence_length:,} to train on and something to validate "
             f"on take at least {needed:,}.",
@@ -74,31 +76,41 @@ def load(names: Sequence[str], settings: CorpusSettings, sequence_length: int) -
     vocabulary = Vocabulary.of(text)
     if len(vocabulary) == 1:
         raise TextError(f"{where}: only the one character {text[0]!r} over and over.", "There is nothing to learn.")
-    return Corpus(name, files, vocabulary, vocabulary.encode(text), divide(len(text), settings))
+    return Corpus(name, files, vocabulary, vocabulary.encode(text), split)
 
 
 def divide(characters: int, settings: CorpusSettings) -> Split:
     """The first ``int(n × (1 − v − t))`` characters are for training, then come validation and test."""
-    test = settings.test_fraction
-    if settings.validation_fraction == "auto":
-        validation = min(0.1, VALIDATION_AT_MOST / characters)
-    else:
-        validation = settings.validation_fraction
+    validation, test = _fractions(settings)
     train_end = int(characters * (1 - validation - test))
     validation_end = int(characters * (1 - test))
+    if settings.validation_fraction == "auto":
+        train_end = max(train_end, validation_end - VALIDATION_AT_MOST)
     return Split(range(train_end), range(train_end, validation_end), range(validation_end, characters))
 
 
-def smallest_length(settings: CorpusSettings, sequence_length: int) -> int:
-    """The fewest characters that leave one window to train on and one character to validate on.
+def is_enough(split: Split, sequence_length: int) -> bool:
+    """Whether there is one window to train on, and one character to validate on."""
+    return len(split.train) >= sequence_length and len(split.validation) > 0
 
-    Raises ``UsageError`` if the validation fraction is 0: without validation no checkpoint is the best.
+
+def smallest_length(settings: CorpusSettings, sequence_length: int) -> int:
+    """The fewest characters that are enough.
+
+    Raises ``UsageError`` if none are: without validation no checkpoint would be the best.
     """
-    if settings.validation_fraction == 0:
-        raise UsageError("The validation part is empty: validation_fraction is 0.", "Give it a little: 0.01, say.")
-    characters = sequence_length
-    while True:
-        split = divide(characters, settings)
-        if len(split.train) >= sequence_length and len(split.validation):
-            return characters
-        characters += 1
+    validation, test = _fractions(settings)
+    if validation > 1 / MOST_CHARACTERS and 1 - validation - test > 1 / MOST_CHARACTERS:
+        about = int(sequence_length / (1 - validation - test))
+        for characters in range(max(1, about - 2), about + 1000):  # rounding may shift it
+            if is_enough(divide(characters, settings), sequence_length):
+                return characters
+    raise UsageError(
+        f"validation_fraction {validation:g} and test_fraction {test:g} leave no text to train or to validate on.",
+        "Give validation a little: 0.01, say.",
+    )
+
+
+def _fractions(settings: CorpusSettings) -> tuple[float, float]:
+    validation = settings.validation_fraction
+    return (0.1 if validation == "auto" else validation), settings.test_fraction

@@ -72,6 +72,8 @@ def _decode(path: Path, data: bytes, codec: str) -> str:
             f"{path}: not {codec}: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}).",
             "If it is in another encoding, name it: --encoding latin-1, say.",
         ) from None
+    except (LookupError, UnicodeError):  # codecs of bytes to bytes, and "undefined"
+        raise UsageError(f"--encoding {codec}: not an encoding of text.", "Common ones: utf-8, latin-1.") from None
     return text.removeprefix("\ufeff")
 
 

@@ -113,10 +113,12 @@ def _fresh(corpus_names: Sequence[str], layers: Sequence[Layer], out: Path | Non
 
 
 def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, out: Path | None) -> Plan:
-    run = path.parent if runs.is_checkpoint(path) else path
+    run = path.absolute().parent if runs.is_checkpoint(path) else path
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run stays in its folder, {run}.", "Leave --out away.")
     saved = runs.read(path, "last")
+    if not runs.has_settings(run):
+        raise UsageError(f"{path}: its folder is not a run.", "Put the checkpoint back into a run's folder.")
     settings = resolve(TrainSettings, [(str(saved.folder), saved.settings.model_dump()), *layers])
     changed = [name for name in FIXED if getattr(settings, name) != getattr(saved.settings, name)]
     if changed:

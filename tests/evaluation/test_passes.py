@@ -30,10 +30,11 @@ def trained(poem: str, ids: Ids) -> CharacterModel:
     model = CharacterModel(len(vocabulary), ModelSettings(hidden_size=32, embedding_size=16, dropout=0.3))
     lanes = Lanes(ids, vocabulary.start_id, batch_size=8, sequence_length=32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    after = model.zero_state(8)
     for number in range(150):
         window = lanes.window(number)
-        state = model.zero_state(8) if window.starts_over else tuple(part.detach() for part in state)
-        logits, state = model(torch.from_numpy(window.inputs), state)
+        state = model.zero_state(8) if window.starts_over else tuple(part.detach() for part in after)
+        logits, after = model(torch.from_numpy(window.inputs), state)
         optimizer.zero_grad()
         model.loss(logits, torch.from_numpy(window.targets)).backward()
         optimizer.step()

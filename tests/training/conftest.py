@@ -1,5 +1,6 @@
-"""A trainer of a small model on the poem, for all tests of this folder."""
+"""A trainer of a small model on the poem, and ways to look at its run, for all tests of this folder."""
 
+import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,18 +9,62 @@ from typing import Any
 import pytest
 import torch
 
+from charlm import runs
+from charlm.checkpoint import Checkpoint
+from charlm.evaluation.passes import Evaluation
 from charlm.training import session
+from charlm.training import trainer as trainer_module
 from charlm.training.trainer import Trainer
 
 SETTINGS: Mapping[str, Any] = {
-    **{"hidden_size": 12, "embedding_size": 6, "num_layers": 2, "dropout": 0.0},
-    **{"batch_size": 8, "sequence_length": 64, "learning_rate": 0.01, "warmup_steps": 4, "max_steps": 12},
-    **{"log_every": 2, "evaluate_every": 4, "sample_length": 5},
-    **{"device": "cpu", "precision": "fp32", "threads": 1},
+    "hidden_size": 12,
+    "embedding_size": 6,
+    "num_layers": 2,
+    "dropout": 0.0,
+    "batch_size": 8,
+    "sequence_length": 64,
+    "learning_rate": 0.01,
+    "warmup_steps": 4,
+    "max_steps": 12,
+    "log_every": 2,
+    "evaluate_every": 4,
+    "sample_length": 5,
+    "device": "cpu",
+    "precision": "fp32",
+    "threads": 1,
 }
 
 Make = Callable[..., Trainer]
 Interrupt = Callable[..., None]
+
+
+def entries(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / runs.METRICS).read_text().splitlines()]
+
+
+def steps_of(run: Path) -> list[int]:
+    return sorted(int(folder.name.removeprefix("step-")) for folder in runs.checkpoints(run))
+
+
+def assert_same_training(ours: Checkpoint, theirs: Checkpoint) -> None:
+    """Weights, optimiser, carried state, generators: all of them, to the last bit."""
+    assert ours.step == theirs.step
+    for kind in ("weights", "training_state"):
+        one, other = getattr(ours, kind), getattr(theirs, kind)
+        assert set(one) == set(other)
+        for name in one:
+            assert torch.equal(one[name], other[name]), name
+    assert ours.metrics == theirs.metrics
+
+
+def evaluations(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
+    """Has evaluations give these losses, the one before learning first, and the last one ever after."""
+    left = list(losses)
+
+    def fake(*args: object, **options: object) -> Evaluation:
+        return Evaluation(left.pop(0) if len(left) > 1 else left[0], 1)
+
+    monkeypatch.setattr(trainer_module, "evaluate", fake)
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,7 @@
 """TensorBoard and metrics.jsonl hold the same figures, in the run folder itself, and none twice."""
 
-import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,7 @@ from charlm import runs
 from charlm.config import TrainSettings
 from charlm.errors import TrainingInterruptedError
 from charlm.training.monitor import Monitor
-from charlm.training.trainer import Trainer
-
-Make = Callable[..., Trainer]
-Interrupt = Callable[..., None]
+from tests.training.conftest import Interrupt, Make, entries
 
 SCALARS = {
     *("loss/train", "loss/validation", "bits_per_character/train", "bits_per_character/validation"),
@@ -37,16 +32,16 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
 
 
-def texts(run: Path, tag: str) -> list[tuple[int, str]]:
-    """What TensorBoard shows on its page of texts; it reads these in another way than scalars."""
+def shown(run: Path, tag: str) -> list[Any]:
+    """What TensorBoard itself shows under a tag: it reads events in another way than the accumulator for scripts."""
     read = plugin_event_accumulator.EventAccumulator(str(run))
     read.Reload()
-    events = read.Tensors(f"{tag}/text_summary")
+    return list(read.Tensors(tag))
+
+
+def texts(run: Path, tag: str) -> list[tuple[int, str]]:
+    events = shown(run, f"{tag}/text_summary")
     return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
-
-
-def entries(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / runs.METRICS).read_text().splitlines()]
 
 
 def test_both_hold_the_same_figures_under_the_same_names(make_trainer: Make) -> None:
@@ -185,6 +180,7 @@ def test_after_a_resume_no_figure_is_there_twice(make_trainer: Make, interrupt: 
     drawn = scalars(resumed.run)
     assert [step for step, _ in drawn["loss/train"]] == [2, 4, 6, 8, 10, 12]
     assert [step for step, _ in drawn["loss/validation"]] == [4, 8, 12]
+    assert [event.step for event in shown(resumed.run, "loss/train")] == [2, 4, 6, 8, 10, 12]
     assert [step for step, _ in texts(resumed.run, "sample")] == [4, 8, 12]
     written = entries(resumed.run)
     assert [entry["step"] for entry in written if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]

@@ -1,0 +1,72 @@
+"""The command line inside this process, and a trained run to try it on."""
+
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm.commands import main
+from charlm.training import session
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """Calls ``charlm`` with these arguments, in ``tmp_path``: a process of its own takes seconds to import torch."""
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["charlm", *map(str, arguments)])
+        capsys.readouterr()
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            with pytest.raises(SystemExit) as ended:
+                main()
+        captured = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Result(ended.value.code, captured.out, captured.err)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    terminated = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, terminated)
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def trained(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with checkpoints of the steps 2 and 4, to be looked at only."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
+    settings = {
+        "hidden_size": 16,
+        "embedding_size": 8,
+        "batch_size": 4,
+        "sequence_length": 16,
+        "threads": 1,
+        "max_steps": 4,
+        "learning_rate": 0.1,
+        "warmup_steps": 0,
+        "log_every": 2,
+        "evaluate_every": 2,
+        "save_every": 1e-9,
+        "sample_length": 0,
+    }
+    plan = session.plan([str(folder / "poem.txt")], [("test", {**settings, "keep": 9})], out=folder / "run")
+    plan.trainer(quiet=True).train()
+    return folder / "run"

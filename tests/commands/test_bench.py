@@ -1,0 +1,55 @@
+"""``charlm bench``: figures of charlm and of its peers, for people and as JSON."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+
+from charlm import benchmark
+from charlm.benchmark import Contestant
+from tests.commands.conftest import Cli
+
+SIZES = ("--hidden-size", "8", "--embedding-size", "4", "--batch-size", "2", "--sequence-length", "4", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has each contestant take one turn here: a process for each takes seconds to import torch."""
+
+    def take_turns(
+        contestants: Mapping[str, Contestant], rounds: int, on_progress: Callable[[], object]
+    ) -> dict[str, float]:
+        for make, settings in contestants.values():
+            make(settings, torch.device("cpu"))()
+            on_progress()
+        return dict.fromkeys(contestants, 0.5)
+
+    monkeypatch.setattr(benchmark, "_take_turns", take_turns)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_json_holds_the_speed_of_every_contestant(cli: Cli, cell: str) -> None:
+    result = cli("bench", *SIZES, "--cell", cell, "--rounds", "1", "--json")
+    assert result.code == 0, result.err
+    shown = json.loads(result.out)
+    assert shown["training_characters_per_second"]["charlm"] == 2 * 4 / 0.5
+    assert len(shown["training_characters_per_second"]) == 3
+    assert len(shown["sampling_characters_per_second"]) == 2
+    assert set(shown["matrix_gflops"]) == {"fp32", "bf16"}
+    assert math.isfinite(shown["training_gflops"])
+    assert shown["settings"]["hidden_size"] == 8
+    assert shown["rounds"] == 1
+
+
+def test_the_page_says_how_many_times_as_fast_as_the_peers(cli: Cli) -> None:
+    result = cli("bench", *SIZES, "--rounds", "1")
+    assert result.code == 0, result.err
+    assert result.out.count("charlm is 1.00 times as fast") == 3
+    assert "2 × 8 lstm" in result.out
+
+
+def test_it_takes_presets_and_leaves_out_what_it_does_not_measure(cli: Cli) -> None:
+    result = cli("bench", "--config", "tiny", *SIZES, "--rounds", "1", "--json")
+    assert json.loads(result.out)["settings"]["num_layers"] == 1

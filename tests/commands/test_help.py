@@ -1,0 +1,91 @@
+"""Help answers at once and says enough; so does the version."""
+
+import subprocess
+import sys
+
+import pytest
+
+from charlm import __version__
+from charlm.commands import COMMANDS
+from charlm.config import SampleSettings, TrainSettings
+from tests.commands.conftest import Cli
+from tests.conftest import ROOT
+
+
+def help_of(cli: Cli, *command: str) -> str:
+    result = cli(*command, "--help")
+    assert result.code == 0
+    assert result.err == ""
+    return result.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_has_an_example(cli: Cli, command: str) -> None:
+    examples = [line for line in help_of(cli, command).splitlines() if line.startswith(f"  charlm {command}")]
+    assert examples
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_minus_h_is_help_too(cli: Cli, command: str) -> None:
+    assert cli(command, "-h").out == help_of(cli, command)
+
+
+def test_the_help_lists_every_command_and_the_exit_codes(cli: Cli) -> None:
+    text = help_of(cli)
+    for command, purpose in COMMANDS.items():
+        assert command in text
+        assert purpose in text
+    for code in ("0 done", "1 something failed", "2 the command line", "3 a checkpoint", "4 training", "130, 143"):
+        assert code in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("command", "settings"), [("train", TrainSettings), ("sample", SampleSettings)])
+def test_every_setting_is_an_option_with_its_default(
+    cli: Cli, command: str, settings: type[TrainSettings] | type[SampleSettings]
+) -> None:
+    text = " ".join(help_of(cli, command).split())
+    for name, setting in settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert setting.description is not None
+        assert f"{setting.description} [default: " in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_lines_of_help_fit_a_terminal(cli: Cli, command: str) -> None:
+    assert max(map(len, help_of(cli, command).splitlines())) <= 100
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").out.split()[-1] == __version__
+
+
+def test_a_command_that_does_not_exist_is_refused_by_name(cli: Cli) -> None:
+    result = cli("trian")
+    assert result.code == 2
+    assert "'trian'" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_the_launcher_of_a_checkout_is_charlm() -> None:
+    process = subprocess.run(
+        [sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert process.returncode == 0
+    assert process.stdout.startswith("Usage: charlm ")
+    assert process.stderr == ""
+
+
+def test_importing_charlm_and_all_help_import_neither_torch_nor_numpy() -> None:
+    program = f"""
+import sys
+import charlm
+from charlm.commands import group
+for command in {list(COMMANDS)!r}:
+    group.main(args=[command, "--help"], standalone_mode=False)
+group.main(args=["--help"], standalone_mode=False)
+sys.exit(", ".join({{"torch", "numpy"}} & set(sys.modules)))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert process.stderr.strip() == ""

@@ -1,0 +1,63 @@
+"""``charlm info``: one run as a page, several as a table, both as JSON."""
+
+import json
+from pathlib import Path
+
+from charlm import runs
+from charlm.config import TrainSettings
+from tests.commands.conftest import Cli
+
+
+def test_a_page_of_one_run(cli: Cli, trained: Path) -> None:
+    result = cli("info", trained)
+    assert result.code == 0, result.err
+    assert result.err == ""
+    for name in TrainSettings.model_fields:
+        assert name in result.out
+    best = runs.read(trained, "best")
+    assert f"{sum(weight.numel() for weight in best.weights.values()):,}" in result.out
+    assert f"{len(best.vocabulary)} characters" in result.out
+    assert f"{best.metrics['loss_validation']:.4f}" in result.out
+    assert "Checkpoints: 1, 2, 3, 4" in result.out
+
+
+def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:
+    shown = json.loads(cli("info", trained, "--json").out)
+    best = runs.read(trained, "best")
+    assert shown["step"] == best.step
+    assert shown["settings"] == best.settings.model_dump()
+    assert shown["vocabulary"] == best.vocabulary.characters
+    assert shown["parameters"].pop("total") == sum(shown["parameters"].values())
+    assert shown["metrics"]["loss_validation"] == best.metrics["loss_validation"]
+    assert shown["metrics"]["loss_validation_exact"] > 0
+    assert shown["checkpoints"] == [1, 2, 3, 4]
+    assert shown["made_by"]["torch"]
+
+
+def test_training_time_is_that_of_the_checkpoint(cli: Cli, trained: Path) -> None:
+    logged = [json.loads(line) for line in (trained / runs.METRICS).read_text().splitlines()]
+    (expected,) = [
+        entry["progress_training_seconds"] for entry in logged if entry["step"] == 4 and "loss_train" in entry
+    ]
+    shown = json.loads(cli("info", trained, "--checkpoint", "last", "--json").out)
+    assert 0 < expected <= shown["training_seconds"] < expected + 60
+
+
+def test_several_runs_are_a_table_and_a_list(cli: Cli, trained: Path) -> None:
+    table = cli("info", trained, trained / "step-00000002").out.splitlines()
+    assert len(table) == 3
+    assert table[0].split()[:3] == ["run", "step", "model"]
+    assert table[2].split()[:2] == [str(trained), "2"]
+    shown = json.loads(cli("info", trained, trained / "step-00000002", "--json").out)
+    assert [run["step"] for run in shown] == [runs.read(trained, "best").step, 2]
+
+
+def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
+    for which, step in (("last", 4), ("1", 1)):
+        assert json.loads(cli("info", trained, "--checkpoint", which, "--json").out)["step"] == step
+
+
+def test_it_changes_nothing(cli: Cli, trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    cli("info", trained)
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before

@@ -1,0 +1,132 @@
+"""``charlm train``: streams, settings from everywhere, and signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from charlm import runs
+from tests.commands.conftest import Cli
+from tests.conftest import ROOT, SMALL
+
+
+def test_it_prints_the_path_of_the_run_and_says_the_rest_on_standard_error(cli: Cli, poem_file: Path) -> None:
+    result = cli("train", poem_file, *SMALL)
+    assert result.code == 0, result.err
+    assert result.out == "checkpoints/poem\n"
+    assert "step 8" in result.err
+    assert "a sample after step" in result.err
+    assert "bits per character" in result.err
+    assert "charlm sample checkpoints/poem" in result.err
+    assert runs.read(Path(result.out.strip()), "last").step == 8
+
+
+def test_quiet_prints_nothing_but_the_path(cli: Cli, poem_file: Path) -> None:
+    result = cli("train", poem_file, *SMALL, "--out", "here/it is", "--quiet")
+    assert (result.code, result.out, result.err) == (0, "here/it is\n", "")
+
+
+def test_of_a_short_text_it_says_that_there_are_fewer_lanes(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("abc" * 15)
+    result = cli("train", "short.txt", *SMALL)
+    assert result.code == 0, result.err
+    assert "2 lanes instead of 4" in result.err
+
+
+def test_it_says_how_many_characters_the_training_part_lacks(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "poem.txt").write_text(poem + "ЖЮЯ", encoding="utf-8")
+    assert "3 of the distinct characters occur only outside the training part" in cli("train", "poem.txt", *SMALL).err
+
+
+def test_flag_before_environment_before_preset_before_default(
+    cli: Cli, poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my.toml").write_text(
+        "hidden_size = 10\nembedding_size = 10\nbatch_size = 3\nmax_steps = 2\nsample_length = 0\nthreads = 1\n"
+    )
+    monkeypatch.setenv("CHARLM_TRAIN_HIDDEN_SIZE", "11")
+    monkeypatch.setenv("CHARLM_TRAIN_EMBEDDING_SIZE", "11")
+    result = cli("train", poem_file, "--config", "my.toml", "--embedding-size", "12")
+    assert result.code == 0, result.err
+    settings = runs.read(Path(result.out.strip())).settings
+    assert settings.embedding_size == 12
+    assert settings.hidden_size == 11
+    assert settings.batch_size == 3
+    assert settings.sequence_length == 64
+
+
+def test_the_settings_of_a_run_make_the_same_run_again(cli: Cli, poem_file: Path) -> None:
+    assert cli("train", poem_file, *SMALL, "--out", "one").code == 0
+    assert cli("train", poem_file, "--config", "one/config.toml", "--out", "two").code == 0
+    one, two = (runs.read(Path(run), "last") for run in ("one", "two"))
+    assert one.settings == two.settings
+    assert one.metrics == two.metrics
+
+
+def test_resuming_goes_on_and_says_so(cli: Cli, poem_file: Path) -> None:
+    assert cli("train", poem_file, *SMALL, "--keep", "9", "--save-every", "1e-9").code == 0
+    result = cli("train", "--resume", "checkpoints/poem", "--max-steps", "10")
+    assert result.code == 0, result.err
+    assert "from step 8" in result.err
+    assert runs.read(Path("checkpoints/poem"), "last").step == 10
+    result = cli("train", "--resume", "checkpoints/poem/step-00000006")
+    assert result.code == 0, result.err
+    assert "from step 6" in result.err
+    assert "step-00000007" in result.err  # later ones go, and it is said
+    assert runs.read(Path("checkpoints/poem"), "last").step == 8
+
+
+def test_resuming_past_a_damaged_checkpoint_warns_and_sets_it_aside(cli: Cli, poem_file: Path) -> None:
+    assert cli("train", poem_file, *SMALL, "--keep", "9", "--save-every", "1e-9").code == 0
+    run = Path("checkpoints/poem")
+    (run / "step-00000008" / "model.safetensors").write_bytes(b"")
+    result = cli("train", "--resume", run)
+    assert result.code == 0, result.err
+    assert "step-00000008" in result.err
+    assert "from step 7" in result.err
+    assert (run / "step-00000008.damaged").is_dir()
+    assert runs.read(run, "last").step == 8
+
+
+def test_overwrite_replaces_a_run_and_leaves_what_is_not_its_own(cli: Cli, poem_file: Path) -> None:
+    assert cli("train", poem_file, *SMALL).code == 0
+    run = Path("checkpoints/poem")
+    (run / "notes.txt").write_text("mine")
+    result = cli("train", poem_file, *SMALL, "--overwrite", "--max-steps", "3")
+    assert result.code == 0, result.err
+    assert (run / "notes.txt").read_text() == "mine"
+    assert [folder.name for folder in runs.checkpoints(run)] == ["step-00000003"]
+    steps = [json.loads(line)["step"] for line in (run / runs.METRICS).read_text().splitlines()]
+    assert max(steps) == 3
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
+    poem_file: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-m", "charlm", "train", str(poem_file), *SMALL, "--max-steps", "1000000"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 2"):
+                break
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert out == ""
+    assert "Traceback" not in err
+    saved = runs.read(tmp_path / "checkpoints" / "poem", "last")
+    assert saved.step >= 2
+    assert f"Stopped after step {saved.step}" in err
+    assert "charlm train --resume checkpoints/poem" in err

@@ -1,0 +1,120 @@
+"""An interruption changes nothing of what is learnt: resumed equals uninterrupted, to the last bit."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charlm import runs
+from charlm.errors import TrainingInterruptedError
+from tests.training.conftest import Interrupt, Make, assert_same_training, entries, steps_of
+
+TIMED = ("throughput_characters_per_second", "progress_training_seconds")  # never the same twice
+
+
+def timeless(run: Path) -> list[dict[str, Any]]:
+    return [{name: value for name, value in entry.items() if name not in TIMED} for entry in entries(run)]
+
+
+@pytest.mark.parametrize("stopped_at", [5, 8])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_resumed_equals_uninterrupted_to_the_last_bit(
+    make_trainer: Make, interrupt: Interrupt, cell: str, stopped_at: int
+) -> None:
+    # 9 windows an epoch, 2 a step: the epoch ends inside step 5; every other step is logged, so 5 is amid a mean
+    settings = {"cell": cell, "dropout": 0.3, "accumulation_steps": 2}
+    whole = make_trainer("whole", **settings)
+    assert whole.lanes.windows_per_epoch < 2 * 5
+    exact = whole.train()
+
+    first = make_trainer("parts", **settings)
+    interrupt(first, stopped_at)
+    with pytest.raises(TrainingInterruptedError) as caught:
+        first.train()
+    assert caught.value.exit_code == 130
+    assert f"--resume {first.run}" in str(caught.value)
+    assert runs.read(first.run, "last").step == stopped_at
+
+    torch.manual_seed(99)  # another process would not have these random numbers
+    second = make_trainer(resume=first.run)
+    assert second.done.steps == stopped_at
+    assert second.train() == exact
+    assert_same_training(runs.read(second.run, "last"), runs.read(whole.run, "last"))
+    assert timeless(second.run) == timeless(whole.run)
+    assert [entry["step"] for entry in entries(whole.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
+
+
+def test_interrupted_again_and_again_it_is_still_the_same(make_trainer: Make, interrupt: Interrupt) -> None:
+    whole = make_trainer("whole", dropout=0.3, tie_weights=True, embedding_size=12)
+    whole.train()
+    trainer = make_trainer("parts", dropout=0.3, tie_weights=True, embedding_size=12)
+    for stopped_at in (1, 4, 5, 11):
+        interrupt(trainer, stopped_at)
+        with pytest.raises(TrainingInterruptedError):
+            trainer.train()
+        trainer = make_trainer(resume=trainer.run)
+    trainer.train()
+    assert_same_training(runs.read(trainer.run, "last"), runs.read(whole.run, "last"))
+    assert timeless(trainer.run) == timeless(whole.run)
+
+
+def test_going_back_to_an_older_checkpoint_gives_the_same_again(make_trainer: Make) -> None:
+    trainer = make_trainer(dropout=0.3, keep=20, save_every=1e-9)
+    trainer.train()
+    last, logged = runs.read(trainer.run, "last"), timeless(trainer.run)
+    again = make_trainer(resume=trainer.run / "step-00000007")
+    assert steps_of(trainer.run) == [1, 2, 3, 4, 5, 6, 7]
+    again.train()
+    assert_same_training(runs.read(trainer.run, "last"), last)
+    assert timeless(trainer.run) == logged
+
+
+def test_a_run_can_be_made_longer(make_trainer: Make, tmp_path: Path) -> None:
+    make_trainer(max_steps=4).train()
+    longer = make_trainer(resume=tmp_path / "run", max_steps=7)
+    longer.train()
+    assert longer.done.steps == 7
+    assert runs.read(longer.run, "last").settings.max_steps == 7
+
+
+def test_the_signal_of_the_system_to_end_saves_too(make_trainer: Make, interrupt: Interrupt) -> None:
+    trainer = make_trainer()
+    interrupt(trainer, 3, signal.SIGTERM)
+    with pytest.raises(TrainingInterruptedError) as caught:
+        trainer.train()
+    assert caught.value.exit_code == 143
+    assert steps_of(trainer.run) == [3]
+
+
+def test_a_real_signal_stops_after_the_step_and_the_handlers_are_put_back(make_trainer: Make) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    trainer = make_trainer()
+    window_loss = trainer.window_loss
+
+    def with_signal() -> torch.Tensor:
+        if trainer.done.steps == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return window_loss()
+
+    trainer.window_loss = with_signal
+    with pytest.raises(TrainingInterruptedError):
+        trainer.train()
+    assert runs.read(trainer.run, "last").step == 3
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_second_signal_stops_at_once(make_trainer: Make) -> None:
+    trainer = make_trainer()
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.train_step = twice
+    with pytest.raises(SystemExit) as caught:
+        trainer.train()
+    assert caught.value.code == 130
+    assert steps_of(trainer.run) == []

@@ -1,0 +1,122 @@
+"""From what was asked for to a trainer: everything is checked before anything is written."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charlm import runs
+from charlm.errors import CheckpointError, TextError, TrainingInterruptedError, UsageError
+from charlm.training import session
+from tests.training.conftest import Interrupt, Make, entries
+
+FIXED = {
+    "cell": "gru",
+    "embedding_size": 7,
+    "hidden_size": 13,
+    "num_layers": 1,
+    "dropout": 0.1,
+    "batch_size": 9,
+    "beta1": 0.8,
+    "beta2": 0.98,
+    "weight_decay": 0.3,
+    "validation_fraction": 0.2,
+    "test_fraction": 0.1,
+    "encoding": "latin-1",
+}
+
+
+@pytest.fixture(scope="module")
+def finished_run(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, for tests that only look at it."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
+    settings = {"hidden_size": 12, "embedding_size": 12, "max_steps": 2, "sample_length": 0, "threads": 1}
+    plan = session.plan([str(folder / "poem.txt")], [("test", settings)], out=folder / "run")
+    plan.trainer(quiet=True).train()
+    return folder / "run"
+
+
+@pytest.mark.parametrize(("name", "value"), FIXED.items())
+def test_a_setting_that_is_fixed_is_refused_by_name(
+    make_trainer: Make, finished_run: Path, name: str, value: Any
+) -> None:
+    with pytest.raises(UsageError, match=f"cannot change .*{name}"):
+        make_trainer(resume=finished_run, text=finished_run.parent / "poem.txt", **{name: value})
+
+
+def test_all_fixed_settings_that_were_changed_are_named_together(make_trainer: Make, finished_run: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_trainer(resume=finished_run, tie_weights=True, batch_size=5, num_layers=7, keep=9)
+    assert "tie_weights (False)" in caught.value.message
+    assert "batch_size (32)" in caught.value.message
+    assert "num_layers (2)" in caught.value.message
+    assert "keep" not in caught.value.message
+
+
+def test_another_text_is_refused(make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(poem.replace("Wölfe", "Wolfe"), encoding="utf-8", newline="")
+    with pytest.raises(UsageError, match="not the one it was trained on"):
+        make_trainer(resume=finished_run, text=other)
+
+
+def test_the_same_text_of_another_name_is_the_same_text(
+    make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str
+) -> None:
+    other = tmp_path / "elsewhere.txt"
+    other.write_text(poem, encoding="utf-8", newline="")
+    assert make_trainer(resume=finished_run, text=other).done.steps == 2
+
+
+def test_another_run_folder_is_refused_on_a_resume(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="stays in its folder"):
+        session.plan([], [], out=tmp_path / "elsewhere", resume=str(finished_run))
+
+
+def test_resuming_finds_the_text_by_itself(finished_run: Path) -> None:
+    plan = session.plan([], [], resume=str(finished_run))
+    assert plan.saved is not None
+    assert plan.saved.step == 2
+
+
+def test_auto_starts_afresh_where_nothing_is_and_goes_on_where_something_is(
+    make_trainer: Make, interrupt: Interrupt
+) -> None:
+    first = make_trainer(resume="auto")
+    assert first.done.steps == 0
+    interrupt(first, 5)
+    with pytest.raises(TrainingInterruptedError):
+        first.train()
+    second = make_trainer(resume="auto")
+    assert second.done.steps == 5
+    second.train()
+    assert second.done.steps == 12
+
+
+def test_auto_starts_again_where_nothing_was_saved_yet(make_trainer: Make) -> None:
+    killed = make_trainer(resume="auto")
+    (killed.run / runs.METRICS).write_text('{"step": 2}\n')
+    again = make_trainer(resume="auto")
+    assert again.done.steps == 0
+    again.train()
+    assert entries(again.run)[0]["step"] == 2
+    assert len(entries(again.run)[0]) > 1
+
+
+def test_a_checkpoint_without_a_tensor_it_needs_is_refused(make_trainer: Make, finished_run: Path) -> None:
+    trainer = make_trainer("fresh", embedding_size=12)
+    saved = runs.read(finished_run, "last")
+    del saved.training_state["optimizer.exp_avg.output_bias"]
+    with pytest.raises(CheckpointError, match="output_bias"):
+        trainer.restore(saved)
+
+
+def test_a_text_too_short_for_a_window_is_refused_before_anything_is_written(
+    make_trainer: Make, tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("ab" * 30)
+    with pytest.raises(TextError, match="at least 72"):
+        make_trainer(text=short)
+    assert not (tmp_path / "run").exists()
