@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from charlm.errors import UsageError
 
+COMMAND_LINE = "command line"
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -221,7 +222,11 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
             continue
         name = str(problem["loc"][0])
         origin = origins.get(name, "")
-        place = f"--{name.replace('_', '-')}" if origin == "command line" else f"{origin}: {name}"
+        place = f"{origin}: {name}"
+        if origin == COMMAND_LINE:
+            place = f"--{name.replace('_', '-')}"
+        elif origin.endswith("_…"):  # a variable of the environment
+            place = origin.replace("…", name.upper())
         if problem["type"] == "extra_forbidden":
             lines[name] = f"{place}: no such setting.{_nearest(name, kind.model_fields)}"
         elif name in lines:  # a number or a word, and it is neither: one line for both

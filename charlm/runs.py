@@ -162,7 +162,8 @@ def forget_after(run: Path, step: int) -> None:
             files.rename(folder, aside)
         else:
             files.remove_folder(folder)
-    kept = [json.dumps(entry) + "\n" for entry in json_lines(run / METRICS) if entry.get("step", 0) <= step]
+    entries = [e for e in json_lines(run / METRICS) if e.get("step", 0) <= step and "loss_validation_exact" not in e]
+    kept = [json.dumps(entry) + "\n" for entry in entries]
     files.write_file(run / METRICS, "".join(kept).encode())
 
 

@@ -25,12 +25,13 @@ def default_preset() -> str:
 
 def commands() -> str:
     """The help texts."""
-    context = Context(group, info_name="charlm", terminal_width=110, max_content_width=110)
+    settings = {**group.context_settings, "terminal_width": 110, "max_content_width": 110}
+    context = Context(group, info_name="charlm", **settings)
     parts = ["# Commands\n\nGenerated from the program by `make docs`.\n", _help("charlm", group.get_help(context))]
     for name in COMMANDS:
         command = group.get_command(context, name)
         assert command is not None
-        inner = Context(command, info_name=name, parent=context, terminal_width=110, max_content_width=110)
+        inner = Context(command, info_name=name, parent=context)
         parts.append(_help(f"charlm {name}", command.get_help(inner)))
     return "\n".join(parts)
 

@@ -1,5 +1,6 @@
 """From settings to click options, and from presets, environment and flags back to settings."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -9,7 +10,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from charlm.config import Layer, Settings
+from charlm.config import COMMAND_LINE, Layer, Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -53,7 +54,8 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
 def given(context: click.Context, kind: type[Settings]) -> list[Layer]:
     """The settings that the environment and the command line give, as layers, the command line last."""
     layers: list[Layer] = []
-    for origin, source in (("environment", ParameterSource.ENVIRONMENT), ("command line", ParameterSource.COMMANDLINE)):
+    environment = (f"{context.auto_envvar_prefix}_…".upper(), ParameterSource.ENVIRONMENT)
+    for origin, source in (environment, (COMMAND_LINE, ParameterSource.COMMANDLINE)):
         values = {
             name: value
             for name, value in context.params.items()
@@ -87,6 +89,17 @@ class SectionOption(click.Option):
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """The option as it was given: its flag, or the environment variable that a bad value stands in."""
+        if ctx is not None and ctx.get_parameter_source(self.name or "") is not ParameterSource.COMMANDLINE:
+            variable = self._variable(ctx)
+            if variable in os.environ:
+                return variable
+        return super().get_error_hint(ctx)
+
+    def _variable(self, ctx: click.Context) -> str:
+        return f"{ctx.auto_envvar_prefix}_{self.name}".upper()
 
 
 class SectionedCommand(click.Command):

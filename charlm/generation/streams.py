@@ -19,10 +19,10 @@ class Sampler:
         self.vocabulary = vocabulary
         self.settings = settings
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
+        prompt = [vocabulary.start_id, *vocabulary.encode(settings.prompt).tolist()]
         was_training = model.training
         model.eval()
         self.stepper = Stepper(model)
-        prompt = [vocabulary.start_id, *vocabulary.encode(settings.prompt).tolist()]
         device = model.output_bias.device
         self.after_prompt = self.stepper.read(torch.tensor(prompt, device=device)[:, None])
         model.train(was_training)

@@ -33,7 +33,8 @@ class Monitor:
         self.bar: tqdm[Any] | None = None
         self.training_text = self.validation_text = self.speed_text = ""
         self.metrics = files.open_for_appending(run / METRICS)
-        self.board = SummaryWriter(str(run), purge_step=first_step + 1 if first_step else None, flush_secs=10)
+        # TensorBoard drops figures of later steps at a restart, which is any start but the first: so the first says so
+        self.board = SummaryWriter(str(run), purge_step=first_step + 1 if first_step else 0, flush_secs=10)
         if not first_step:
             self._describe(settings, parameters)
 

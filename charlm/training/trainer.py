@@ -57,6 +57,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}  # of this very step
         self.saved_steps = 0
         self.saved_seconds = 0.0
+        self.gradient_norm = torch.zeros(())
         self.stop_signal = 0
 
     def restore(self, saved: Checkpoint) -> None:
@@ -147,7 +148,18 @@ class Trainer:
 
     # Once in a while
 
+    def check(self) -> None:
+        """Raises ``DivergedError`` if the loss or a gradient since the last log point was no finite number."""
+        figures = {"loss": self.state.loss_since_log.item(), "gradient norm": float(self.gradient_norm)}
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"Training diverged: the {name} is {value} at step {self.done.steps}. What was saved is intact.",
+                    f"Lower the learning rate (now {self.settings.learning_rate:g}), or set --gradient-clip.",
+                )
+
     def log(self) -> None:
+        self.check()
         seconds = self.stopwatch.read()
         steps = self.done.steps - self.done.logged_steps
         loss = self.state.loss_since_log.item() / steps
@@ -160,11 +172,6 @@ class Trainer:
             "progress/training_seconds": seconds,
             "progress/epoch": self.epochs,
         }
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"Training diverged: the loss at step {self.done.steps} is {loss}. What was saved before is intact.",
-                f"Lower the learning rate (now {self.settings.learning_rate:g}), or set --gradient-clip.",
-            )
         self.monitor.training(self.done.steps, self.progress, figures)
         self.done.logged_steps, self.done.logged_seconds, self.done.characters_since_log = self.done.steps, seconds, 0
         self.state.loss_since_log.zero_()
@@ -180,6 +187,7 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
+        self.check()
         began = time.perf_counter()
         ids = self.corpus.part(self.corpus.split.validation)
         loss = evaluate(self.model, ids, lanes_for(len(ids)), self.precision).nats_per_character
@@ -202,6 +210,7 @@ class Trainer:
         return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every * 60
 
     def save(self) -> None:
+        self.check()
         self.done.seconds = self.stopwatch.read()
         self.saved_steps, self.saved_seconds = self.done.steps, self.done.seconds
         saved = Checkpoint(
