@@ -1,9 +1,11 @@
 """``charlm sample``: text on standard output, all else on standard error."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -49,6 +51,19 @@ def test_neither_corpus_nor_settings_of_the_run_are_needed(cli: Cli, trained: Pa
         (checkpoint / path.name).write_bytes(path.read_bytes())
     fixed = ("--length", "30", "--seed", "1")
     assert cli("sample", checkpoint, *fixed).out == cli("sample", trained / "step-00000004", *fixed).out
+
+
+def test_each_character_is_shown_as_it_is_made(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        shown: ClassVar[list[str]] = []
+
+        def flush(self) -> None:
+            self.shown.append(self.getvalue())
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    cli("sample", trained, "--length", "30", "--prompt", "Die")
+    text = Terminal.shown[-1]
+    assert {text[:length] for length in range(4, 34)} <= set(Terminal.shown)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes that break")

@@ -189,6 +189,22 @@ def test_after_a_resume_no_figure_is_there_twice(make_trainer: Make, interrupt: 
         assert value == pytest.approx(entry["loss_train"], rel=1e-6)
 
 
+def test_a_resume_describes_the_settings_no_second_time(make_trainer: Make, interrupt: Interrupt) -> None:
+    trainer = make_trainer(max_steps=4)
+    interrupt(trainer, 3)
+    with pytest.raises(TrainingInterruptedError):
+        trainer.train()
+    make_trainer(resume=trainer.run).train()
+    assert [step for step, _ in texts(trainer.run, "settings")] == [0]
+
+
+def test_resuming_a_finished_run_evaluates_its_end_no_second_time(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    make_trainer(resume=trainer.run).train()
+    assert [entry["step"] for entry in entries(trainer.run) if "loss_validation" in entry] == [2]
+
+
 def test_resuming_a_finished_run_writes_its_exact_figure_no_second_time(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=2)
     trainer.train()
