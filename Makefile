@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt
 DEMO := checkpoints/demo
 
-.PHONY: demo test lint types docs bench clean
+# make torture  the faults of `make test` with 300 kills in place of 50
+.PHONY: demo test torture lint types docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/charlm train --config tiny --num-layers 2 --max-minutes 1.5 --out $(DEMO) --overwrite
@@ -17,6 +18,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/installed-dev
+	CHARLM_TEST_KILLS=300 $(BIN)/python -m pytest -s tests/reliability
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

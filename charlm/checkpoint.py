@@ -7,12 +7,12 @@ import json
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from charlm import __version__, files
@@ -24,6 +24,20 @@ from charlm.model.language_model import CharacterModel
 FORMAT_VERSION = 1
 FILES = ("model.safetensors", "config.json", "vocabulary.json", "training_state.safetensors")
 MANIFEST = "manifest.json"
+JSON_AT_MOST_BYTES = 1 << 26  # a vocabulary of all of Unicode takes a quarter of it
+
+
+class ConfigFile(BaseModel):
+    """What ``config.json`` must hold; a later charlm may have added more."""
+
+    model_config = ConfigDict(strict=True)
+
+    format_version: Literal[1]
+    step: int = Field(ge=0)
+    settings: TrainSettings
+    metrics: dict[str, float]
+    progress: dict[str, Any]
+    made_by: dict[str, Any]
 
 
 @dataclass
@@ -42,17 +56,19 @@ class Checkpoint:
 
     def model(self, device: torch.device) -> CharacterModel:
         """The model of this checkpoint, ready to sample or evaluate. Raises ``CheckpointError`` if they do not fit."""
+        believable = self.settings.num_layers <= len(self.weights)
+        expected = CharacterModel.shapes(len(self.vocabulary), self.settings) if believable else {}
+        found = {name: tuple(weight.shape) for name, weight in self.weights.items()}
+        if expected != found:  # compared before a model of the claimed size is made
+            different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+            raise CheckpointError(f"{self.folder}: the weights do not fit the settings: {', '.join(different[:3])}.")
         model = CharacterModel(len(self.vocabulary), self.settings)
-        try:
-            model.load_state_dict(self.weights)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"{self.folder}: the weights do not fit the settings: {reason}") from None
+        model.load_state_dict(self.weights)
         return model.to(device).eval()
 
 
-def describe_process(device: torch.device, precision: str) -> dict[str, Any]:
-    """What makes the numbers: versions, machine, threads."""
+def describe_process(device: torch.device, precision: str, threads: int = 0) -> dict[str, Any]:
+    """What makes the numbers: versions, machine, threads (0: those of this process)."""
     return {
         "charlm": __version__,
         "torch": torch.__version__,
@@ -60,7 +76,7 @@ def describe_process(device: torch.device, precision: str) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": precision,
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
     }
 
 
@@ -91,10 +107,7 @@ def verified(folder: Path) -> Checkpoint:
     contents: dict[str, bytes] = {}
     for name in FILES:
         entry = manifest.get(name)
-        try:
-            data = (folder / name).read_bytes()
-        except OSError:
-            raise _damaged(folder, f"{name} is missing") from None
+        data = _read(folder / name)
         if not isinstance(entry, dict) or entry.get("size") != len(data) or entry.get("sha256") != files.sha256(data):
             raise _damaged(folder, f"{name} is not what was written")
         contents[name] = data
@@ -106,19 +119,20 @@ def verified(folder: Path) -> Checkpoint:
             "A newer charlm made it: pip install --upgrade charlm.",
         )
     try:
+        known = ConfigFile(**config)
         return Checkpoint(
-            step=config["step"],
-            settings=TrainSettings(**config["settings"]),
+            step=known.step,
+            settings=known.settings,
             vocabulary=Vocabulary.from_json(_parse(contents["vocabulary.json"], folder / "vocabulary.json")),
             weights=safetensors.torch.load(contents["model.safetensors"]),
-            metrics=config["metrics"],
-            progress=config["progress"],
+            metrics=known.metrics,
+            progress=known.progress,
             training_state=safetensors.torch.load(contents["training_state.safetensors"]),
-            made_by=config["made_by"],
+            made_by=known.made_by,
             folder=folder,
         )
-    except (KeyError, TypeError, ValidationError, safetensors.SafetensorError) as error:
-        raise _damaged(folder, f"{type(error).__name__}: {str(error).splitlines()[0]}") from None
+    except (ValidationError, safetensors.SafetensorError) as error:
+        raise _damaged(folder, " ".join(str(error).split())[:200]) from None
 
 
 def _damaged(folder: Path, what: str) -> CheckpointError:
@@ -126,8 +140,15 @@ def _damaged(folder: Path, what: str) -> CheckpointError:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    return _parse(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file that lies in its folder itself: a link could lead anywhere."""
     try:
-        return _parse(path.read_bytes(), path)
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: a link; a checkpoint holds its files itself.")
+        return path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: no checkpoint: {path.name} is missing.") from None
     except OSError as error:
@@ -135,6 +156,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:
+    if len(data) > JSON_AT_MOST_BYTES:
+        raise CheckpointError(f"{path}: damaged: {len(data):,} bytes of JSON.")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):

@@ -4,7 +4,6 @@ The command-line options, the TOML keys, the presets and what a checkpoint recor
 "Off" is a value (0 or a word), since TOML has no null and resolved settings must read back the same.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from charlm.errors import UsageError
+from charlm.errors import UsageError, did_you_mean
 
 COMMAND_LINE = "command line"
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
@@ -205,13 +204,10 @@ def preset_path(name: str) -> Path:
     path = presets_folder() / f"{name}.toml"
     if not path.is_file():
         known = sorted(preset.stem for preset in presets_folder().glob("*.toml"))
-        raise UsageError(f"--config {name}: no such preset.{_nearest(name, known)}", f"Presets: {', '.join(known)}.")
+        raise UsageError(
+            f"--config {name}: no such preset.{did_you_mean(name, known)}", f"Presets: {', '.join(known)}."
+        )
     return path
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {nearest[0]}?" if nearest else ""
 
 
 def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str, str]) -> str:
@@ -228,7 +224,7 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
         elif origin.endswith("_…"):  # a variable of the environment
             place = origin.replace("…", name.upper())
         if problem["type"] == "extra_forbidden":
-            lines[name] = f"{place}: no such setting.{_nearest(name, kind.model_fields)}"
+            lines[name] = f"{place}: no such setting.{did_you_mean(name, kind.model_fields)}"
         elif name in lines:  # a number or a word, and it is neither: one line for both
             lines[name] = lines[name].removesuffix(".") + f"; or {_plain(problem['msg'])}."
         else:

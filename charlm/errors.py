@@ -1,5 +1,8 @@
 """Errors for people: what is wrong and where, what to do next, and the exit code that scripts see."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class CharlmError(Exception):
     """A known fault: ``message`` says what is wrong and where, ``hint`` what to do next. Exit code 1."""
@@ -47,3 +50,9 @@ class TrainingInterruptedError(CharlmError):
 
 class CharlmWarning(UserWarning):
     """Something that people should know and that stops nothing."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean …?``, or nothing where no known name is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {nearest[0]}?" if nearest else ""

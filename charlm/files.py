@@ -10,9 +10,11 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 TEMPORARY_MARK = ".writing-"
 
@@ -57,9 +59,32 @@ def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
         raise
 
 
-def open_for_appending(path: Path) -> IO[str]:
-    """A text file that grows a line at a time; each line reaches the system as it is written."""
-    return path.open("a", encoding="utf-8", buffering=1)
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file. A line that was torn by a crash before is ended first."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(line.encode() + b"\n")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold ``path`` as a lock, which ends with the block or, however it dies, with the process.
+
+    Raises ``BlockingIOError`` if another process holds it. The file stays: removing it would let two processes hold
+    locks on two files of one name.
+    """
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BlockingIOError(path) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_folder(path: Path) -> None:

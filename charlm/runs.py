@@ -8,6 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from charlm.errors import CharlmWarning, CheckpointError, UsageError
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
+LOCK = ".lock"
+LOOKS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
 
 
 def start(run: Path, settings: TrainSettings, corpus_record: dict[str, Any]) -> None:
-    """Make the run folder with ``config.toml`` and ``corpus.json``."""
+    """Make the run folder with ``config.toml``, ``corpus.json`` and, if there is none yet, ``metrics.jsonl``."""
     files.make_folder(run)
     files.remove_leftovers(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
     files.write_file(run / "corpus.json", checkpoint.to_json(corpus_record))
+    if not (run / METRICS).exists():
+        files.write_file(run / METRICS, b"")
 
 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:
@@ -34,8 +39,28 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
     if folder.exists():  # a damaged one, or the same step of a training that went back
         files.remove_folder(folder)
     checkpoint.commit(folder, saved)
-    prune(run, keep)
+    try:
+        prune(run, keep)
+    except OSError as error:  # room is lost, nothing else; the next one tries again
+        warnings.warn(f"{run}: an old checkpoint stays: {error}.", CharlmWarning, stacklevel=2)
     return folder
+
+
+def is_occupied(run: Path) -> bool:
+    """Whether something stands in the folder, be it a run or not."""
+    return run.is_dir() and any(path.name != LOCK for path in run.iterdir())
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Be the only one that trains in this run folder. Raises ``UsageError`` if another process does."""
+    files.make_folder(run)
+    with ExitStack() as held:
+        try:
+            held.enter_context(files.locked(run / LOCK))
+        except BlockingIOError:
+            raise UsageError(f"{run}: another training is writing there.", "Wait, or choose another --out.") from None
+        yield
 
 
 def prune(run: Path, keep: int) -> None:
@@ -100,13 +125,12 @@ def read(path: Path, which: str = "best") -> Checkpoint:
         return checkpoint.verified(path)
     if which not in ("best", "last") and not (which.isascii() and which.isdigit()):
         raise UsageError(f"--checkpoint {which}: must be best, last or a step's number.")
-    for attempt in ("at first", "once more"):  # a training that goes on may prune a folder while it is read
+    for _ in range(LOOKS - 1):  # a training that goes on may prune a folder while it is read
         try:
             return _first_that_verifies(path, which)
         except CheckpointError:
-            if attempt == "once more":
-                raise
-    raise AssertionError("the loop above returns or raises")
+            continue
+    return _first_that_verifies(path, which)
 
 
 def _first_that_verifies(run: Path, which: str) -> Checkpoint:
@@ -121,15 +145,17 @@ def _first_that_verifies(run: Path, which: str) -> Checkpoint:
             raise UsageError(f"{run}: no checkpoint of step {which}.", f"There are: {steps}.")
         return checkpoint.verified(of_step[0])
     candidates = folders if which == "last" else [*best_first(folders), *folders]
-    problem: CheckpointError | None = None
+    problem: CheckpointError | None = None  # with any folder
+    damaged: CheckpointError | None = None  # with one that was not just pruned
     for folder in dict.fromkeys(candidates):
         try:
             chosen = checkpoint.verified(folder)
         except CheckpointError as error:
             problem = problem or error
+            damaged = damaged or (error if folder.exists() else None)
             continue
-        if problem:
-            warnings.warn(f"{problem.message} Took {folder.name} instead.", CharlmWarning, stacklevel=2)
+        if damaged:
+            warnings.warn(f"{damaged.message} Took {folder.name} instead.", CharlmWarning, stacklevel=2)
         return chosen
     raise problem or CheckpointError(f"{run}: no checkpoint.")
 

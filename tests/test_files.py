@@ -198,10 +198,23 @@ def test_a_link_among_leftovers_is_removed_and_not_followed(tmp_path: Path) -> N
 def test_each_line_appended_reaches_the_file_at_once(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     for text in ("été\n", "two\n"):
-        with files.open_for_appending(path) as lines:
-            lines.write(text)
-            assert path.read_text(encoding="utf-8").endswith(text)
+        files.append_line(path, text.removesuffix("\n"))
+        assert path.read_text(encoding="utf-8").endswith(text)
     assert path.read_bytes() == "été\ntwo\n".encode()
+
+
+def test_a_line_that_was_torn_is_ended_before_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"one\ntw")
+    files.append_line(path, "three")
+    assert path.read_bytes() == b"one\ntw\nthree\n"
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_ends_with_its_block(tmp_path: Path) -> None:
+    with files.locked(tmp_path / "lock"), pytest.raises(BlockingIOError), files.locked(tmp_path / "lock"):
+        pass
+    with files.locked(tmp_path / "lock"):
+        pass
 
 
 def test_removing_a_file_that_is_gone_is_fine(tmp_path: Path) -> None:

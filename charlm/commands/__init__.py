@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from charlm import __version__
-from charlm.errors import CharlmError, CharlmWarning
+from charlm.errors import CharlmError, CharlmWarning, did_you_mean
 
 COMMANDS = {
     "train": "Train a model on a text, and watch it learn.",
@@ -40,6 +40,8 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            if not cmd_name.startswith("-"):
+                ctx.fail(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, COMMANDS)}")
             return None
         command: click.Command = importlib.import_module(f"charlm.commands.{cmd_name}").command
         return command

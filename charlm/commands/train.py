@@ -52,7 +52,7 @@ def command(
     if not quiet:
         for line in plan.announcement():
             click.echo(line, err=True)
-    exact = plan.trainer(quiet).train()
+    exact = plan.train(quiet)
     if not quiet:
         click.echo(
             f"Validation: {exact.nats_per_character:.4f} nats, {exact.bits_per_character:.4f} bits per character "

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from charlm.corpus.encoded import Ids
 from charlm.model.device import autocast
-from charlm.model.language_model import CharacterModel
+from charlm.model.language_model import CharacterModel, evaluating
 
 WARM_UP = 1000  # characters that a lane reads before those that count; what lies further back hardly matters
 CHARACTERS_A_LANE = 4 * WARM_UP  # at the least, so that warming up stays a small part of the work
@@ -54,8 +54,13 @@ def evaluate(
     faster and an approximation: each reads ``WARM_UP`` characters before its own, from a state of zero.
     ``on_progress`` is told the characters read since it was told last.
     """
-    was_training = model.training
-    model.eval()
+    with evaluating(model):
+        return _evaluate(model, ids, lanes, precision, chunk, on_progress)
+
+
+def _evaluate(
+    model: CharacterModel, ids: Ids, lanes: int, precision: str, chunk: int, on_progress: Callable[[int], object]
+) -> Evaluation:
     device = model.output_bias.device
     lanes = min(lanes, max(1, len(ids) // WARM_UP))
     lane_length = -(-len(ids) // lanes)
@@ -77,7 +82,6 @@ def evaluate(
             losses = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
             total += losses.sum(dtype=torch.float64)
         on_progress((last - first) * lanes)
-    model.train(was_training)
     return Evaluation(total.item() / len(ids), len(ids))
 
 

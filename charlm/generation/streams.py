@@ -8,7 +8,7 @@ import torch
 from charlm.config import SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.generation.filters import distribution
-from charlm.model.language_model import CharacterModel
+from charlm.model.language_model import CharacterModel, evaluating
 from charlm.model.stepper import Stepper
 
 
@@ -20,12 +20,10 @@ class Sampler:
         self.settings = settings
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
         prompt = [vocabulary.start_id, *vocabulary.encode(settings.prompt).tolist()]
-        was_training = model.training
-        model.eval()
         self.stepper = Stepper(model)
         device = model.output_bias.device
-        self.after_prompt = self.stepper.read(torch.tensor(prompt, device=device)[:, None])
-        model.train(was_training)
+        with evaluating(model):
+            self.after_prompt = self.stepper.read(torch.tensor(prompt, device=device)[:, None])
 
     def stream(self, index: int = 0) -> Iterator[str]:
         """The characters of sample ``index``, which depends on the seed and its index alone."""

@@ -2,11 +2,13 @@
 
 import ctypes
 import platform
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from charlm.errors import UsageError
+from charlm.config import WindowSettings
+from charlm.errors import CharlmError, UsageError
 
 
 def choose_device(name: str) -> torch.device:
@@ -47,6 +49,23 @@ def _cpu_multiplies_bf16() -> bool:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Matrix products in ``precision``; the weights themselves stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def explained_memory(settings: WindowSettings) -> Iterator[None]:
+    """Has running out of memory end as a ``CharlmError`` that names what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # a CPU's allocator raises a plain RuntimeError
+        out_of_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
+        if not out_of_memory and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise CharlmError(
+            "Out of memory. What was saved before is intact.",
+            f"Lower --batch-size (now {settings.batch_size}), --sequence-length (now {settings.sequence_length}) or "
+            "--hidden-size; --accumulation-steps makes up for fewer lanes.",
+        ) from None
 
 
 def prepare_process(threads: int) -> None:

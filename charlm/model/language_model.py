@@ -1,13 +1,15 @@
 """CharacterModel: ids of characters in, logits of the next characters out, and a state that carries the past."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from charlm.config import ModelSettings
-from charlm.model.cells import State
+from charlm.model.cells import GATES, State
 from charlm.model.recurrent import RecurrentStack
 
 
@@ -34,6 +36,24 @@ class CharacterModel(nn.Module):
             self.output_weight = nn.Parameter(torch.empty(vocabulary_size, settings.hidden_size))
             nn.init.xavier_uniform_(self.output_weight)
 
+    @staticmethod
+    def shapes(vocabulary_size: int, settings: ModelSettings) -> dict[str, tuple[int, ...]]:
+        """The weights' names and shapes, without making them."""
+        hidden, embedding = settings.hidden_size, settings.embedding_size
+        rows = GATES[settings.cell] * hidden
+        shapes: dict[str, tuple[int, ...]] = {
+            "embedding.weight": (vocabulary_size + 1, embedding),
+            "output_bias": (vocabulary_size,),
+        }
+        if not settings.tie_weights:
+            shapes["output_weight"] = (vocabulary_size, hidden)
+        for layer in range(settings.num_layers):
+            name = f"recurrent.layers.{layer}"
+            shapes[f"{name}.weight_ih"] = (rows, hidden if layer else embedding)
+            shapes[f"{name}.weight_hh"] = (rows, hidden)
+            shapes[f"{name}.bias"] = (rows,)
+        return shapes
+
     def output_matrix(self) -> Tensor:
         """``(vocabulary, hidden)``, whether it is a matrix of its own or the embedding."""
         return self.embedding.weight[: self.vocabulary_size] if self.output_weight is None else self.output_weight
@@ -50,3 +70,14 @@ class CharacterModel(nn.Module):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy in nats per character over the targets that are not ignored, in fp32."""
         return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside, and afterwards as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

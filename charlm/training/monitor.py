@@ -1,28 +1,22 @@
 """What people see of a training: the progress bar, TensorBoard and ``metrics.jsonl``, all with the same figures."""
 
-import html
 import json
 import math
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from charlm import files
-from charlm.config import SECTIONS, TrainSettings
+from charlm.config import TrainSettings
+from charlm.errors import CharlmWarning
 from charlm.runs import METRICS
+from charlm.training.board import Board
 
 LN2 = math.log(2)
-TOGETHER = {  # the page of TensorBoard that shows training and validation in one picture
-    "Training and validation": {
-        "bits per character": ["Multiline", ["bits_per_character/train$", "bits_per_character/validation$"]],
-        "loss (nats per character)": ["Multiline", ["loss/train$", "loss/validation$"]],
-    }
-}
 
 
 class Monitor:
@@ -32,11 +26,11 @@ class Monitor:
         self.quiet = quiet
         self.bar: tqdm[Any] | None = None
         self.training_text = self.validation_text = self.speed_text = ""
-        self.metrics = files.open_for_appending(run / METRICS)
-        # TensorBoard drops figures of later steps at a restart, which is any start but the first: so the first says so
-        self.board = SummaryWriter(str(run), purge_step=first_step + 1 if first_step else 0, flush_secs=10)
+        self.run = run
+        self.board = Board(run, first_step)
+        self.metrics_failed = False
         if not first_step:
-            self._describe(settings, parameters)
+            self.board.describe(settings, parameters)
 
     def start(self, first_step: int, total_steps: int) -> None:
         """Show the bar. ``total_steps`` 0: not known beforehand, the bar then shows hundredths."""
@@ -77,11 +71,11 @@ class Monitor:
 
     def exact(self, step: int, loss: float) -> None:
         """The figure of the best checkpoint: one number a run, so no picture in TensorBoard but a line of text."""
-        self.board.add_text("exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per character", step)
+        self.board.text(step, "exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per character")
         self._append(step, {"loss_validation_exact": loss, "bits_per_character_validation_exact": loss / LN2})
 
     def sample(self, step: int, text: str) -> None:
-        self.board.add_text("sample", f"<pre>{html.escape(text)}</pre>", step)
+        self.board.verbatim(step, "sample", text)
         self.say(f"--- a sample after step {step}\n{text.strip()}\n---")
 
     def say(self, text: str) -> None:
@@ -93,6 +87,11 @@ class Monitor:
         assert self.bar is not None
         self.bar.set_description_str(self.training_text + self.validation_text + self.speed_text)
 
+    def restart(self, step: int) -> None:
+        """Training went back to ``step``: TensorBoard shall drop what it was shown of later steps."""
+        self.board.close()
+        self.board = Board(self.run, step)
+
     def close_bar(self) -> None:
         if self.bar is not None:
             self.bar.close()
@@ -101,31 +100,20 @@ class Monitor:
     def close(self) -> None:
         self.close_bar()
         self.board.close()
-        self.metrics.close()
 
     def _record(self, step: int, figures: dict[str, float]) -> None:
-        for tag, value in figures.items():
-            self.board.add_scalar(tag, value, step)
+        self.board.scalars(step, figures)
         self._append(step, {tag.replace("/", "_"): value for tag, value in figures.items()})
 
     def _append(self, step: int, entry: dict[str, float]) -> None:
-        self.metrics.write(json.dumps({"step": step, **entry}) + "\n")
-
-    def _describe(self, settings: TrainSettings, parameters: int) -> None:
-        """Settings as a table, as hyperparameters, and the page of pictures: once, at the start of a run."""
-        values = settings.model_dump()
-        rows = [
-            f"| {section} | `{name}` | `{values[name]}` |"
-            for section, kind in SECTIONS.items()
-            for name in kind.model_fields
-        ]
-        table = "\n".join(["| | setting | value |", "| --- | --- | --- |", *rows, f"| | parameters | {parameters:,} |"])
-        self.board.add_text("settings", table, 0)
-        self.board.add_custom_scalars(TOGETHER)
-        # SummaryWriter.add_hparams would open a sub-run for this; these are the same records, in the run itself.
-        metrics = dict.fromkeys(("loss/validation", "bits_per_character/validation"), None)
-        for record in hparams({**values, "parameters": parameters}, metrics):
-            self.board._get_file_writer().add_summary(record)
+        if self.metrics_failed:
+            return
+        try:
+            files.append_line(self.run / METRICS, json.dumps({"step": step, **entry}))
+        except OSError as error:
+            self.metrics_failed = True
+            reason = error.strerror or error
+            warnings.warn(f"{self.run / METRICS}: {reason}. Training goes on.", CharlmWarning, stacklevel=2)
 
 
 def _short(number: float) -> str:

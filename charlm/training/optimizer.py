@@ -21,6 +21,16 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
 
 
+def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """Take a step where ``finite`` is true, else leave weights and moments as they are; decided on the device.
+
+    ``found_inf`` is what fused AdamW reads from torch's gradient scaler, which sets it in this very way
+    (``torch/amp/grad_scaler.py``); where a torch did not know it, a test of this function would fail.
+    """
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    optimizer.step()
+
+
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as named tensors: ``optimizer.exp_avg.embedding.weight``, …"""
     return {

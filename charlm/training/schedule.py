@@ -24,3 +24,10 @@ def progress(settings: OptimizationSettings, step: int, epochs: float, minutes: 
     """How far training is, from 0 to 1 and beyond: the furthest of the lengths that were set."""
     done = ((step, settings.max_steps), (epochs, settings.max_epochs), (minutes, settings.max_minutes))
     return max(so_far / length for so_far, length in done if length)
+
+
+def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:
+    """How many steps the whole training takes, 0 where the clock may end it."""
+    by_epochs = math.ceil(settings.max_epochs * windows_per_epoch / settings.accumulation_steps)
+    lengths = [length for length in (settings.max_steps, by_epochs) if length]
+    return 0 if settings.max_minutes else min(lengths)

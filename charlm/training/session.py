@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, TrainSettings, resolve
 from charlm.corpus import encoded, sources
 from charlm.corpus.encoded import Corpus
 from charlm.errors import UsageError
-from charlm.model.device import choose_device, choose_precision, prepare_process
+from charlm.evaluation.passes import Evaluation
+from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
 from charlm.training.trainer import Trainer
 
 # What a resume may not change: the state that was saved would not fit, or would not mean the same
@@ -29,6 +30,11 @@ class Plan:
     run: Path
     saved: Checkpoint | None
     overwrite: bool
+
+    def train(self, quiet: bool) -> Evaluation:
+        """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
+        with runs.locked(self.run), explained_memory(self.settings):
+            return self.trainer(quiet).train()
 
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
@@ -64,6 +70,10 @@ class Plan:
             yield f"Going on from step {self.saved.step} of {self.run}."
             if later := runs.later_checkpoints(self.run, self.saved.step):
                 yield f"Later checkpoints go: {', '.join(folder.name for folder in reversed(later))}."
+            now = describe_process(device, choose_precision(settings.precision, device), settings.threads)
+            then = self.saved.made_by
+            if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
+                yield f"No longer bit for bit what it would have been: {', '.join(changed)}."
             if self.saved.settings.max_steps != settings.max_steps:
                 yield f"The learning rate now follows the schedule of {settings.max_steps} steps."
 
@@ -100,7 +110,7 @@ def _fresh(corpus_names: Sequence[str], layers: Sequence[Layer], out: Path | Non
     run = out or default_run(corpus_names)
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file.", "Choose another --out.")
-    occupied = run.is_dir() and any(run.iterdir())
+    occupied = runs.is_occupied(run)
     if occupied and not overwrite:
         raise UsageError(
             f"{run}: a run stands there already." if runs.is_run(run) else f"{run}: not empty, and not a run.",

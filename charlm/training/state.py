@@ -1,16 +1,22 @@
 """What a training has done so far, and how it becomes a checkpoint and comes back from one, bit for bit."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from charlm.checkpoint import Checkpoint
+from charlm.config import TrainSettings
+from charlm.corpus.encoded import Corpus
 from charlm.errors import CheckpointError
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
-from charlm.training.optimizer import optimizer_tensors, restore_optimizer
+from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+
+
+class NotFiniteError(Exception):
+    """The loss, or what was learned, is no finite number any more: training has to go back."""
 
 
 @dataclass
@@ -24,8 +30,9 @@ class Done:
     evaluation_seconds: float = 0.0  # of the first evaluation
     best_loss: float = 1e30  # JSON has no infinity
     evaluations_without_better: int = 0
-    logged_steps: int = 0  # at the last log point
-    logged_seconds: float = 0.0
+    learning_rate_factor: float = 1.0  # lowered each time that training went back
+    times_gone_back: int = 0
+    logged_seconds: float = 0.0  # at the last log point
     characters_since_log: int = 0
 
 
@@ -36,15 +43,29 @@ class TrainingState:
     model: CharacterModel
     optimizer: torch.optim.Optimizer
     recurrent: State  # after the last window, detached
-    loss_since_log: Tensor  # the sum over steps, on the device
     done: Done
+    device: torch.device
 
-    @property
-    def device(self) -> torch.device:
-        return self.loss_since_log.device
+    @classmethod
+    def first(cls, settings: TrainSettings, vocabulary_size: int, lanes: int, device: torch.device) -> "TrainingState":
+        """The state before the first step: it depends on nothing but the settings and the text."""
+        torch.manual_seed(settings.seed)
+        model = CharacterModel(vocabulary_size, settings).to(device)
+        done = Done(evaluate_every=0 if settings.evaluate_every == "auto" else settings.evaluate_every)
+        return cls(model, make_optimizer(model, settings), model.zero_state(lanes), done, device)
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.model.state_dict())
+    def __post_init__(self) -> None:
+        # On the device, so that no step waits for them. Steps that are not finite are skipped: see Trainer.train_step
+        self.since_log = torch.zeros(3, device=self.device)  # sum of losses, steps taken, steps skipped
+        self.skipped_in_a_row = torch.zeros((), device=self.device)
+
+    def count(self, loss: Tensor, finite: Tensor) -> None:
+        """Add a step to what is counted on the device: its loss where it is finite, else that it was skipped."""
+        self.since_log += torch.stack([torch.where(finite, loss, 0.0), finite, ~finite])
+        self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row + 1)
+
+    def is_finite(self) -> bool:
+        return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the weights and the numbers: optimiser, recurrent state, random numbers."""
@@ -55,22 +76,35 @@ class TrainingState:
             **optimizer_tensors(self.model, self.optimizer),
             **{f"state.{index}": part for index, part in enumerate(self.recurrent)},
             **generators,
-            "loss_since_log": self.loss_since_log,
+            "since_log": self.since_log,
+            "skipped_in_a_row": self.skipped_in_a_row,
         }
 
-    def numbers(self) -> dict[str, Any]:
-        return asdict(self.done)
+    def checkpoint(
+        self, settings: TrainSettings, corpus: Corpus, metrics: dict[str, float], made_by: dict[str, Any]
+    ) -> Checkpoint:
+        return Checkpoint(
+            step=self.done.steps,
+            settings=settings,
+            vocabulary=corpus.vocabulary,
+            weights=dict(self.model.state_dict()),
+            metrics=metrics,
+            progress={**asdict(self.done), "corpus": corpus.record()},
+            training_state=self.tensors(),
+            made_by=made_by,
+        )
 
     def restore(self, saved: Checkpoint) -> None:
         """Put back a checkpoint of a model of this very shape. Raises ``CheckpointError`` if it lacks something."""
-        tensors, numbers = saved.training_state, dict(saved.progress)
-        numbers.pop("corpus", None)
+        tensors = saved.training_state
         try:
             self.model.load_state_dict(saved.weights)
             restore_optimizer(self.model, self.optimizer, tensors)
             self.recurrent = tuple(tensors[f"state.{index}"].to(self.device) for index in range(len(self.recurrent)))
-            self.loss_since_log = tensors["loss_since_log"].to(self.device)
-            self.done = Done(**numbers)
+            self.since_log = tensors["since_log"].to(self.device)
+            self.skipped_in_a_row = tensors["skipped_in_a_row"].to(self.device)
+            known = {field.name for field in fields(Done)}  # a later charlm may have added some
+            self.done = Done(**{name: value for name, value in saved.progress.items() if name in known})
             torch.set_rng_state(tensors["generator.cpu"])
             if self.device.type == "cuda" and "generator.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)

@@ -1,10 +1,9 @@
 """The loop: one step, and the things that happen once in a while around it."""
 
 import math
-import signal
 import time
+import warnings
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
@@ -15,19 +14,23 @@ from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.encoded import Corpus
-from charlm.errors import DivergedError, TrainingInterruptedError
+from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision
 from charlm.model.language_model import CharacterModel
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
-from charlm.training.optimizer import make_optimizer
-from charlm.training.state import Done, TrainingState
+from charlm.training.optimizer import step_if
+from charlm.training.signals import StopSignals
+from charlm.training.state import Done, NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
 
 EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
 STEPS_TO_TIME = 20  # after which the length of a step is known well enough
+SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
+TIMES_TO_GO_BACK = 2
+LOWER_BY = 0.5  # of the learning rate, each time
 
 
 class Trainer:
@@ -40,25 +43,15 @@ class Trainer:
         self.quiet = quiet
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
-        vocabulary = corpus.vocabulary
-        self.lanes = Lanes(
-            corpus.part(corpus.split.train), vocabulary.start_id, settings.batch_size, settings.sequence_length
-        )
-        torch.manual_seed(settings.seed)
-        model = CharacterModel(len(vocabulary), settings).to(self.device)
-        self.state = TrainingState(
-            model=model,
-            optimizer=make_optimizer(model, settings),
-            recurrent=model.zero_state(self.lanes.batch_size),
-            loss_since_log=torch.zeros((), device=self.device),
-            done=Done(evaluate_every=0 if settings.evaluate_every == "auto" else settings.evaluate_every),
-        )
+        text, start_id = corpus.part(corpus.split.train), corpus.vocabulary.start_id
+        self.lanes = Lanes(text, start_id, settings.batch_size, settings.sequence_length)
+        self.state = TrainingState.first(settings, len(corpus.vocabulary), self.lanes.batch_size, self.device)
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of this very step
         self.saved_steps = 0
         self.saved_seconds = 0.0
         self.gradient_norm = torch.zeros(())
-        self.stop_signal = 0
+        self.stop_signals = StopSignals(lambda text: self.monitor.say(text))
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
@@ -76,39 +69,45 @@ class Trainer:
 
         Raises ``TrainingInterruptedError`` after a signal, with everything saved, and ``DivergedError``.
         """
-        self.monitor = Monitor(self.run, self.settings, self.parameters, self.quiet, self.done.steps)
-        self.monitor.start(self.done.steps, self.total_steps)
-        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.monitor = Monitor(self.run, self.settings, parameters, self.quiet, self.done.steps)
+        self.monitor.start(self.done.steps, schedule.total_steps(self.settings, self.lanes.windows_per_epoch))
+        self.stop_signals.listen()
         try:
             if self.done.steps == 0:
                 self.evaluate()
             elif self.finished():
                 self.monitor.say("This training was at its end already; --max-steps with a larger number goes on.")
             self.stopwatch.start()
-            while not self.finished():
-                self.train_step()
-                if self.done.steps % self.settings.log_every == 0:
-                    self.log()
-                if self.evaluation_is_due():
-                    with self.stopwatch.paused():
-                        self.evaluate()
-                if self.saving_is_due():
-                    with self.stopwatch.paused():
-                        self.save()
-                if self.stop_signal:
-                    self.stop()
-            with self.stopwatch.paused():
-                if "loss_validation" not in self.metrics:
-                    self.evaluate()
-                if self.saved_steps < self.done.steps:
-                    self.save()
-            for number, handler in handlers.items():  # all is saved: from here on a signal may end it at once
-                signal.signal(number, handler)
+            ended = self.finished()
+            while not ended:
+                try:
+                    ended = self.step()
+                except NotFiniteError:
+                    self.go_back()
+            self.save_at_the_end()
+            self.stop_signals.release()  # all is saved: from here on a signal may end it at once
             return self.conclude()
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            self.stop_signals.release()
             self.monitor.close()
+
+    def step(self) -> bool:
+        """One step and what happens around it. Returns whether it was the last. Raises ``NotFiniteError``."""
+        self.train_step()
+        last = self.finished()
+        if self.done.steps % self.settings.log_every == 0:
+            self.log()
+        if last or self.evaluation_is_due():
+            with self.stopwatch.paused():
+                self.evaluate()
+        last = last or self.finished()  # an evaluation may have been one too many without a better one
+        if last or self.saving_is_due():
+            with self.stopwatch.paused():
+                self.save()
+        if self.stop_signals.number:
+            self.stop()
+        return last
 
     def finished(self) -> bool:
         patience = self.settings.patience
@@ -119,17 +118,23 @@ class Trainer:
 
         The state is carried from window to window; the gradient stops at the window's start.
         """
+        state, before = self.state, self.state.recurrent
         learning_rate = schedule.learning_rate(self.settings, self.done.steps, self.progress)
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = learning_rate
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate * self.done.learning_rate_factor
+        total = torch.zeros((), device=self.device)
         for _ in range(self.settings.accumulation_steps):
             loss = self.window_loss() / self.settings.accumulation_steps
             loss.backward()  # type: ignore[no-untyped-call]
-            self.state.loss_since_log += loss.detach()
+            total += loss.detach()
         clip = self.settings.gradient_clip or math.inf
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-        self.state.optimizer.step()
-        self.state.optimizer.zero_grad()
+        # A loss or gradient that is no number must not reach the weights, nor a state that led to it the next step.
+        finite = torch.isfinite(self.gradient_norm) & torch.isfinite(total)
+        step_if(state.optimizer, finite)
+        state.optimizer.zero_grad()
+        state.recurrent = tuple(torch.where(finite, new, old) for new, old in zip(state.recurrent, before, strict=True))
+        state.count(total, finite)
         self.done.steps += 1
         self.metrics = {}
 
@@ -148,49 +153,66 @@ class Trainer:
 
     # Once in a while
 
-    def check(self) -> None:
-        """Raises ``DivergedError`` if the loss or a gradient since the last log point was no finite number."""
-        figures = {"loss": self.state.loss_since_log.item(), "gradient norm": float(self.gradient_norm)}
-        for name, value in figures.items():
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"Training diverged: the {name} is {value} at step {self.done.steps}. What was saved is intact.",
-                    f"Lower the learning rate (now {self.settings.learning_rate:g}), or set --gradient-clip.",
-                )
-
     def log(self) -> None:
-        self.check()
+        loss, taken, skipped = self.state.since_log.tolist()
+        if self.state.skipped_in_a_row.item() >= SKIPS_TO_GO_BACK:
+            raise NotFiniteError
+        if skipped:
+            self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: no finite gradient.")
         seconds = self.stopwatch.read()
-        steps = self.done.steps - self.done.logged_steps
-        loss = self.state.loss_since_log.item() / steps
+        self.done.logged_seconds, before = seconds, self.done.logged_seconds
+        self.done.characters_since_log, characters = 0, self.done.characters_since_log
+        self.state.since_log.zero_()
+        if not taken:
+            return
+        loss /= taken
         figures = {
             "loss/train": loss,
             "bits_per_character/train": loss / math.log(2),
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(self.gradient_norm),
-            "throughput/characters_per_second": self.done.characters_since_log / (seconds - self.done.logged_seconds),
+            "throughput/characters_per_second": characters / (seconds - before),
             "progress/training_seconds": seconds,
             "progress/epoch": self.epochs,
         }
-        self.monitor.training(self.done.steps, self.progress, figures)
-        self.done.logged_steps, self.done.logged_seconds, self.done.characters_since_log = self.done.steps, seconds, 0
-        self.state.loss_since_log.zero_()
+        self.monitor.training(self.done.steps, self.progress, {n: v for n, v in figures.items() if math.isfinite(v)})
+
+    def go_back(self) -> None:
+        """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
+        failed_at, done = self.done.steps, self.done
+        if done.times_gone_back == TIMES_TO_GO_BACK:
+            raise DivergedError(
+                f"Training diverged at step {failed_at}, with a lower learning rate too. What was saved is intact.",
+                f"Lower the learning rate (now {self.settings.learning_rate * done.learning_rate_factor:g}).",
+            )
+        if runs.checkpoints(self.run):
+            self.restore(runs.read(self.run, "last"))
+        else:
+            self.state = TrainingState.first(
+                self.settings, self.model.vocabulary_size, self.lanes.batch_size, self.device
+            )
+        runs.forget_after(self.run, self.done.steps)
+        self.done.times_gone_back = done.times_gone_back + 1
+        self.done.learning_rate_factor = done.learning_rate_factor * LOWER_BY
+        self.stopwatch.start()
+        self.monitor.restart(self.done.steps)
+        back = f"back to step {self.done.steps}, at {LOWER_BY:g} of the learning rate"
+        self.monitor.say(f"Training diverged at step {failed_at}: {back}.")
 
     def evaluation_is_due(self) -> bool:
         if not self.done.evaluate_every and self.done.steps >= STEPS_TO_TIME and self.done.evaluation_seconds:
             # Measured once, then fixed: a resume must evaluate at the same steps.
-            seconds_per_step = self.stopwatch.read() / self.done.steps
-            self.done.evaluate_every = max(
-                1, math.ceil(self.done.evaluation_seconds / EVALUATION_SHARE / seconds_per_step)
-            )
+            steps = self.done.evaluation_seconds / EVALUATION_SHARE / (self.stopwatch.read() / self.done.steps)
+            self.done.evaluate_every = max(1, math.ceil(steps))
         return bool(self.done.evaluate_every) and self.done.steps % self.done.evaluate_every == 0
 
     def evaluate(self) -> None:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
-        self.check()
         began = time.perf_counter()
         ids = self.corpus.part(self.corpus.split.validation)
         loss = evaluate(self.model, ids, lanes_for(len(ids)), self.precision).nats_per_character
+        if not math.isfinite(loss):
+            raise NotFiniteError
         self.done.evaluation_seconds = time.perf_counter() - began
         if self.done.steps == 0:
             self.monitor.before_learning(loss, self.model.vocabulary_size)
@@ -210,28 +232,37 @@ class Trainer:
         return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every * 60
 
     def save(self) -> None:
-        self.check()
-        self.done.seconds = self.stopwatch.read()
-        self.saved_steps, self.saved_seconds = self.done.steps, self.done.seconds
-        saved = Checkpoint(
-            step=self.done.steps,
-            settings=self.settings,
-            vocabulary=self.corpus.vocabulary,
-            weights=self.state.weights(),
-            metrics=self.metrics,
-            progress={**self.state.numbers(), "corpus": self.corpus.record()},
-            training_state=self.state.tensors(),
-            made_by=describe_process(self.device, self.precision),
-        )
-        runs.save(self.run, saved, self.settings.keep)
+        """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
+        if not self.state.is_finite():
+            raise NotFiniteError
+        self.done.seconds = self.saved_seconds = self.stopwatch.read()
+        made_by = describe_process(self.device, self.precision)
+        saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, made_by)
+        try:
+            runs.save(self.run, saved, self.settings.keep)
+            self.saved_steps = self.done.steps
+        except OSError as error:
+            reason = error.strerror or error
+            message = f"{self.run}: the checkpoint of step {saved.step} could not be written: {reason}."
+            warnings.warn(f"{message} Training goes on.", CharlmWarning, stacklevel=2)
 
-    def stop(self) -> None:
+    def save_at_the_end(self) -> None:
+        """Raises ``CharlmError`` that says what is kept if this save fails."""
         if self.saved_steps < self.done.steps:
             self.save()
+        if self.saved_steps < self.done.steps:
+            kept = ", ".join(folder.name for folder in reversed(runs.checkpoints(self.run))) or "nothing"
+            raise CharlmError(
+                f"{self.run}: step {self.done.steps} could not be saved. Kept: {kept}.",
+                f"Make room, then: charlm train --resume {self.run}",
+            )
+
+    def stop(self) -> None:
+        self.save_at_the_end()
         raise TrainingInterruptedError(
             f"Stopped after step {self.done.steps}, and saved.",
             f"Go on with: charlm train --resume {self.run}",
-            self.stop_signal,
+            self.stop_signals.number,
         )
 
     def conclude(self) -> Evaluation:
@@ -263,24 +294,7 @@ class Trainer:
     def epochs(self) -> float:
         return self.done.windows / self.lanes.windows_per_epoch
 
-    @property
-    def total_steps(self) -> int:
-        """How many steps the whole training takes, 0 where only the clock ends it."""
-        by_epochs = self.settings.max_epochs * self.lanes.windows_per_epoch / self.settings.accumulation_steps
-        lengths = [length for length in (self.settings.max_steps, math.ceil(by_epochs)) if length]
-        return 0 if self.settings.max_minutes else min(lengths)
-
-    @property
-    def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
     def to_device(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stop_signal:  # the second time: at once
-            raise SystemExit(128 + number)
-        self.stop_signal = number
-        self.monitor.say("Stopping after this step; once more to stop at once, without saving.")

@@ -97,7 +97,7 @@ def interrupt() -> Interrupt:
         def step_with_signal() -> None:
             whole_step()
             if trainer.done.steps == step:
-                trainer.stop_signal = number
+                trainer.stop_signals.number = number
 
         trainer.train_step = step_with_signal  # type: ignore[method-assign]
 

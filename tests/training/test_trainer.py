@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from charlm import runs
-from charlm.errors import DivergedError, TrainingInterruptedError
+from charlm.errors import TrainingInterruptedError
 from charlm.evaluation.passes import evaluate
+from charlm.training import schedule
 from charlm.training.trainer import Trainer
 from tests.training.conftest import Interrupt, Make, assert_same_training, entries, evaluations, steps_of
 
@@ -100,6 +101,10 @@ def test_evaluating_saving_and_sampling_leave_the_training_as_it_is(make_trainer
 # How it ends
 
 
+def steps_planned(trainer: Trainer) -> int:
+    return schedule.total_steps(trainer.settings, trainer.lanes.windows_per_epoch)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_takes_as_many_steps_as_asked_for(make_trainer: Make, precision: str) -> None:
     trainer = make_trainer(max_steps=5, precision=precision)
@@ -110,21 +115,21 @@ def test_it_takes_as_many_steps_as_asked_for(make_trainer: Make, precision: str)
 
 def test_an_epoch_reads_every_window_once(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=0, max_epochs=1.0)
-    assert trainer.total_steps == trainer.lanes.windows_per_epoch
+    assert steps_planned(trainer) == trainer.lanes.windows_per_epoch
     trainer.train()
     assert trainer.done.steps == trainer.done.windows == trainer.lanes.windows_per_epoch
 
 
 def test_the_first_length_reached_ends_it(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=3, max_epochs=1.0)
-    assert trainer.total_steps == 3
+    assert steps_planned(trainer) == 3
     trainer.train()
     assert trainer.done.steps == 3
 
 
 def test_minutes_end_it_and_then_its_steps_are_not_known_beforehand(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=100_000, max_minutes=0.002)
-    assert trainer.total_steps == 0
+    assert steps_planned(trainer) == 0
     trainer.train()
     assert 1 <= trainer.done.steps < 100_000
     assert trainer.stopwatch.read() >= 0.002 * 60
@@ -158,64 +163,6 @@ def test_without_patience_it_goes_on(make_trainer: Make, monkeypatch: pytest.Mon
     trainer = make_trainer(evaluate_every=1)
     trainer.train()
     assert trainer.done.steps == 12
-
-
-# Divergence
-
-
-def diverge(trainer: Trainer, step: int) -> None:
-    """Has the weights stop being numbers from ``step`` on."""
-    whole_step = trainer.train_step
-
-    def step_that_spoils() -> None:
-        if trainer.done.steps + 1 == step:
-            trainer.model.output_bias.data.fill_(math.nan)
-        whole_step()
-
-    trainer.train_step = step_that_spoils
-
-
-def assert_no_checkpoint_is_spoilt(run: Path) -> None:
-    for folder in runs.checkpoints(run):
-        assert all(weight.isfinite().all() for weight in runs.read(folder).weights.values()), folder.name
-
-
-def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Make) -> None:
-    trainer = make_trainer()
-    diverge(trainer, 5)
-    with pytest.raises(DivergedError, match="step 6") as caught:
-        trainer.train()
-    assert caught.value.exit_code == 4
-    assert "0.01" in caught.value.hint
-    assert steps_of(trainer.run) == [4]
-    assert_no_checkpoint_is_spoilt(trainer.run)
-    assert "NaN" not in (trainer.run / runs.METRICS).read_text()
-    assert make_trainer(resume=trainer.run).done.steps == 4
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"evaluate_every": 7}, {"evaluate_every": 7, "sample_length": 0}, {"save_every": 1e-9}, {"max_steps": 7}],
-    ids=["evaluating with a sample", "evaluating without", "saving", "the end"],
-)
-def test_divergence_is_noticed_whatever_comes_before_the_next_log_point(
-    make_trainer: Make, settings: dict[str, Any]
-) -> None:
-    trainer = make_trainer(**{"log_every": 100, "evaluate_every": 100, **settings})
-    diverge(trainer, 6)
-    with pytest.raises(DivergedError):
-        trainer.train()
-    assert_no_checkpoint_is_spoilt(trainer.run)
-    assert "NaN" not in (trainer.run / runs.METRICS).read_text()
-
-
-def test_a_signal_after_divergence_saves_nothing_spoilt(make_trainer: Make, interrupt: Interrupt) -> None:
-    trainer = make_trainer(log_every=100, evaluate_every=100)
-    diverge(trainer, 3)
-    interrupt(trainer, 4)
-    with pytest.raises((DivergedError, TrainingInterruptedError)):
-        trainer.train()
-    assert_no_checkpoint_is_spoilt(trainer.run)
 
 
 # What is kept

@@ -1,0 +1,93 @@
+"""TensorBoard's side of a training. Its files may fail to be written; the training goes on, and it is said once."""
+
+import html
+import threading
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from charlm.config import SECTIONS, TrainSettings
+from charlm.errors import CharlmWarning
+
+TOGETHER = {  # the page of TensorBoard that shows training and validation in one picture
+    "Training and validation": {
+        "bits per character": ["Multiline", ["bits_per_character/train$", "bits_per_character/validation$"]],
+        "loss (nats per character)": ["Multiline", ["loss/train$", "loss/validation$"]],
+    }
+}
+
+
+class Board:
+    """Writes events from ``first_step`` on; what an earlier process wrote of later steps, TensorBoard then drops."""
+
+    def __init__(self, run: Path, first_step: int = 0) -> None:
+        self.run = run
+        self.writer: SummaryWriter | None = None
+        self.failed = False
+        self.hook = threading.excepthook
+        threading.excepthook = self._in_thread
+        self._try(lambda: self._open(first_step))
+
+    def _open(self, first_step: int) -> None:
+        # TensorBoard drops figures of later steps at a restart, which is any start but the first: so the first says so
+        self.writer = SummaryWriter(str(self.run), purge_step=first_step + 1 if first_step else 0, flush_secs=10)
+
+    def scalars(self, step: int, figures: dict[str, float]) -> None:
+        for tag, value in figures.items():
+            self._try(partial(self._scalar, tag, value, step))
+
+    def text(self, step: int, tag: str, markdown: str) -> None:
+        self._try(lambda: self.writer and self.writer.add_text(tag, markdown, step))
+
+    def verbatim(self, step: int, tag: str, text: str) -> None:
+        self.text(step, tag, f"<pre>{html.escape(text)}</pre>")
+
+    def describe(self, settings: TrainSettings, parameters: int) -> None:
+        """Settings as a table, as hyperparameters, and the page of pictures: once, at the start of a run."""
+        values = settings.model_dump()
+        names = [(section, name) for section, kind in SECTIONS.items() for name in kind.model_fields]
+        rows = [f"| {section} | `{name}` | `{values[name]}` |" for section, name in names]
+        table = "\n".join(["| | setting | value |", "| --- | --- | --- |", *rows, f"| | parameters | {parameters:,} |"])
+        self.text(0, "settings", table)
+        self._try(lambda: self.writer and self.writer.add_custom_scalars(TOGETHER))
+        # SummaryWriter.add_hparams would open a sub-run for this; these are the same records, in the run itself.
+        metrics = dict.fromkeys(("loss/validation", "bits_per_character/validation"), None)
+        for record in hparams({**values, "parameters": parameters}, metrics):
+            self._try(partial(self._record, record))
+
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        if self.writer is not None:
+            self.writer.add_scalar(tag, value, step)
+
+    def _record(self, record: Any) -> None:
+        if self.writer is not None:
+            self.writer._get_file_writer().add_summary(record)
+
+    def close(self) -> None:
+        self._try(lambda: self.writer and self.writer.close())
+        threading.excepthook = self.hook
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except OSError as error:
+            self._give_up(error)
+
+    def _in_thread(self, details: threading.ExceptHookArgs) -> None:
+        """The writer works in a thread of its own; what fails there must not end as a traceback on the terminal."""
+        if isinstance(details.exc_value, OSError):
+            self._give_up(details.exc_value)
+        else:
+            self.hook(details)
+
+    def _give_up(self, error: OSError) -> None:
+        self.writer = None
+        if not self.failed:
+            self.failed = True
+            reason = error.strerror or error
+            warnings.warn(f"{self.run}: TensorBoard's file: {reason}. Training goes on.", CharlmWarning, stacklevel=2)

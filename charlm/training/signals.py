@@ -1,0 +1,30 @@
+"""Ctrl-C and SIGTERM while training: the first asks for an orderly end, the second ends at once."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+class StopSignals:
+    """``number`` is that of the signal that asked to stop, 0 while none did."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self.number = 0
+        self.say = say
+        self.former: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.former[number] = signal.signal(number, self._heard)
+
+    def release(self) -> None:
+        """Give the signals back to whoever had them."""
+        while self.former:
+            signal.signal(*self.former.popitem())
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise SystemExit(128 + number)
+        self.number = number
+        self.say("Stopping after this step; once more to stop at once, without saving.")

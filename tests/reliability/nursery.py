@@ -1,0 +1,55 @@
+"""Trains in child processes that can be killed, each forked from this one, which has imported torch and not used it.
+
+Standard input: one JSON object a line: ``{"settings": …, "text": …, "run": …, "kill_after_seconds": …}``.
+Standard output, for each: ``{"killed": …, "code": …}``.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from charlm.training import session
+
+
+def train(order: dict[str, Any]) -> None:
+    layers = [("test", order["settings"])]
+    session.plan([order["text"]], layers, out=Path(order["run"]), resume="auto").train(quiet=True)
+
+
+def child(order: dict[str, Any]) -> int:
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            train(order)
+            code = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return process
+
+
+def ended(process: int) -> int | None:
+    pid, status = os.waitpid(process, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        process = child(order)
+        deadline = time.monotonic() + order["kill_after_seconds"]
+        while (code := ended(process)) is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if code is None:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        print(json.dumps({"killed": code is None, "code": code}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""A full or failing disk: what was saved stays, training goes on where it can, and it is said."""
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charlm import checkpoint, files, runs
+from charlm.errors import CharlmError, CharlmWarning
+from charlm.training.trainer import Trainer
+from tests.conftest import ROOT, SMALL
+from tests.training.conftest import Make, entries, make_trainer, steps_of
+
+__all__ = ["make_trainer"]  # a fixture
+
+Faults = Callable[..., Any]
+
+
+class FailingDisk:
+    """Has the Nth operation of ``files.py`` on the disk fail, once or from then on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.fail_from = self.fail_until = 10**9
+        self.error = errno.ENOSPC
+        for owner, name in (
+            *((Path, operation) for operation in ("open", "mkdir", "rename", "replace", "unlink")),
+            *((os, operation) for operation in ("fsync", "open")),
+            (shutil, "rmtree"),
+        ):
+            monkeypatch.setattr(owner, name, self._failing(getattr(owner, name)))
+
+    def fail(self, first: int, times: int, error: int) -> None:
+        self.count, self.fail_from, self.fail_until, self.error = 0, first, first + times, error
+
+    def _failing(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            caller = sys._getframe(1).f_globals["__name__"]
+            if caller == "charlm.files":
+                self.count += 1
+                if self.fail_from <= self.count < self.fail_until:
+                    raise OSError(self.error, os.strerror(self.error))
+            return operation(*arguments, **options)
+
+        return wrapper
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingDisk]:
+    yield FailingDisk(monkeypatch)
+    monkeypatch.undo()
+
+
+def assert_all_that_is_there_is_whole(run: Path) -> None:
+    for folder in runs.checkpoints(run):
+        checkpoint.verified(folder)
+
+
+@pytest.mark.parametrize("times", [1, 10**6], ids=["once", "for good"])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+def test_whatever_fails_while_saving_the_former_checkpoints_stay(
+    disk: FailingDisk, make_trainer: Make, error: int, times: int
+) -> None:
+    trainer = make_trainer(max_steps=4, save_every=1e-9, keep=9)
+    trainer.train()
+    before = {folder.name: checkpoint.verified(folder).weights for folder in runs.checkpoints(trainer.run)}
+    faults = 0
+    for nth in range(1, 200):
+        trainer.done.steps += 1
+        disk.fail(nth, times, error)
+        try:
+            runs.save(trainer.run, saved_now(trainer), keep=9)
+            failed = False
+        except OSError:
+            failed = True
+        reached = disk.count >= nth
+        disk.fail(10**9, 0, error)
+        faults += reached
+        assert_all_that_is_there_is_whole(trainer.run)
+        for name, weights in before.items():
+            kept = checkpoint.verified(trainer.run / name).weights
+            assert all(torch.equal(kept[key], weight) for key, weight in weights.items())
+        if not reached:
+            assert not failed
+            break
+    assert faults >= 10
+    files.remove_leftovers(trainer.run)
+    assert not [path for path in trainer.run.iterdir() if files.TEMPORARY_MARK in path.name]
+
+
+def saved_now(trainer: Trainer) -> checkpoint.Checkpoint:
+    return checkpoint.Checkpoint(
+        step=trainer.done.steps,
+        settings=trainer.settings,
+        vocabulary=trainer.corpus.vocabulary,
+        weights=dict(trainer.model.state_dict()),
+        training_state=trainer.state.tensors(),
+    )
+
+
+@pytest.mark.parametrize("name", ["config.toml", "corpus.json"])
+def test_whatever_fails_while_a_run_starts_no_file_is_half_there(
+    disk: FailingDisk, make_trainer: Make, name: str
+) -> None:
+    trainer = make_trainer()
+    before = (trainer.run / name).read_bytes()
+    for nth in range(1, 100):
+        disk.fail(nth, 1, errno.ENOSPC)
+        try:
+            runs.start(trainer.run, trainer.settings, trainer.corpus.record())
+        except OSError:
+            pass
+        else:
+            if disk.count < nth:
+                break
+        assert (trainer.run / name).read_bytes() == before
+    assert nth > 5
+
+
+def test_a_save_that_fails_is_said_and_training_goes_on_and_saves_later(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(max_steps=8, save_every=1e-9, evaluate_every=100, keep=9)
+    commit, failing = checkpoint.commit, {3, 4}
+
+    def full(folder: Path, saved: checkpoint.Checkpoint) -> None:
+        if saved.step in failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        commit(folder, saved)
+
+    monkeypatch.setattr(checkpoint, "commit", full)
+    with pytest.warns(CharlmWarning, match=r"step [34] could not be written: No space left.*Training goes on"):
+        trainer.train()
+    assert steps_of(trainer.run) == [1, 2, 5, 6, 7, 8]
+
+
+def test_a_last_save_that_fails_ends_with_1_and_says_what_is_kept(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(max_steps=4, save_every=1e-9, evaluate_every=2)
+    commit = checkpoint.commit
+
+    def full(folder: Path, saved: checkpoint.Checkpoint) -> None:
+        if saved.step == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        commit(folder, saved)
+
+    monkeypatch.setattr(checkpoint, "commit", full)
+    with pytest.warns(CharlmWarning), pytest.raises(CharlmError, match="step-00000003") as caught:
+        trainer.train()
+    assert caught.value.exit_code == 1
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stuck(folder: Path) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    trainer = make_trainer(max_steps=4, save_every=1e-9, keep=0)
+    monkeypatch.setattr(files, "remove_folder", stuck)
+    with pytest.warns(CharlmWarning, match="an old checkpoint stays"):
+        trainer.train()
+    assert steps_of(trainer.run) == [1, 2, 3, 4]
+
+
+def test_metrics_that_cannot_be_written_are_said_once(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, line: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trainer = make_trainer()
+    monkeypatch.setattr(files, "append_line", full)
+    with pytest.warns(CharlmWarning, match="metrics") as said:
+        trainer.train()
+    assert len(said) == 1
+    assert entries(trainer.run) == [] if (trainer.run / runs.METRICS).exists() else True
+    assert runs.read(trainer.run, "last").step == 12
+
+
+def test_a_tensorboard_file_that_cannot_be_written_is_said_once(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.summary.writer import record_writer
+
+    def full(self: object, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trainer = make_trainer()
+    monkeypatch.setattr(record_writer.RecordWriter, "write", full)
+    with pytest.warns(CharlmWarning, match="TensorBoard") as said:
+        trainer.train()
+    assert len(said) == 1
+    assert runs.read(trainer.run, "last").step == 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits on the size of files")
+def test_a_real_limit_on_files_ends_with_1_and_what_was_saved_before(tmp_path: Path, poem_file: Path) -> None:
+    """The checkpoints of the first run fit; then the system lets no file grow beyond a few kilobytes."""
+
+    def charlm(*arguments: object, limit_bytes: int = resource.RLIM_INFINITY) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "charlm", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY)),
+            timeout=120,
+        )
+
+    first = charlm("train", poem_file, *SMALL)
+    assert first.returncode == 0, first.stderr
+    second = charlm("train", "--resume", "checkpoints/poem", "--max-steps", "16", limit_bytes=12_000)
+    assert second.returncode == 1, second.stderr
+    assert "File too large" in second.stderr
+    assert "step-00000008" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert runs.read(tmp_path / "checkpoints" / "poem", "last").step == 8
+    assert charlm("sample", "checkpoints/poem", "--length", "5").returncode == 0

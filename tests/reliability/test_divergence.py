@@ -1,0 +1,146 @@
+"""A loss or gradient that is no finite number never reaches the weights, nor a checkpoint."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charlm import runs
+from charlm.errors import DivergedError, TrainingInterruptedError
+from charlm.training.trainer import Trainer
+from tests.training.conftest import Interrupt, Make, entries, interrupt, make_trainer, steps_of
+
+__all__ = ["interrupt", "make_trainer"]  # fixtures
+
+
+def infinite_loss(trainer: Trainer, steps: set[int], times: int = 10**9) -> None:
+    """Makes the loss of these steps infinite, so many times in all."""
+    window_loss, left = trainer.window_loss, [times]
+
+    def loss() -> torch.Tensor:
+        ordinary = window_loss()
+        if trainer.done.steps + 1 in steps and left[0]:
+            left[0] -= 1
+            return ordinary * math.inf
+        return ordinary
+
+    trainer.window_loss = loss
+
+
+def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=5)
+    infinite_loss(trainer, {5})
+    step, before = trainer.step, {}
+
+    def remembering() -> bool:
+        if trainer.done.steps == 4:
+            before.update({name: weight.clone() for name, weight in trainer.model.state_dict().items()})
+            before.update({name: t.clone() for name, t in trainer.state.tensors().items() if "optimizer" in name})
+        return step()
+
+    trainer.step = remembering
+    trainer.train()
+    after = {**trainer.model.state_dict(), **trainer.state.tensors()}
+    assert before
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor), name
+    assert trainer.state.skipped_in_a_row.item() == 1
+    assert all(part.isfinite().all() for part in trainer.state.recurrent)
+
+
+def test_a_loss_that_is_infinite_once_is_skipped_and_training_goes_on(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    infinite_loss(trainer, {5}, times=1)
+    exact = trainer.train()
+    assert math.isfinite(exact.nats_per_character)
+    assert trainer.done.steps == 12
+    assert trainer.done.times_gone_back == 0
+    assert [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_loss_that_stays_infinite_for_a_while_takes_training_back(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=20)
+    infinite_loss(trainer, set(range(5, 21)), times=6)
+    trainer.train()
+    assert trainer.done.steps == 20
+    assert trainer.done.times_gone_back == 1
+    assert runs.read(trainer.run, "last").progress["learning_rate_factor"] == 0.5
+    logged = [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry]
+    assert logged == sorted(set(logged))
+    assert_no_checkpoint_is_spoilt(trainer.run)
+
+
+def test_a_loss_that_stays_infinite_for_good_ends_it_with_the_best_intact(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=30)
+    infinite_loss(trainer, set(range(6, 31)))
+    with pytest.raises(DivergedError) as caught:
+        trainer.train()
+    assert caught.value.exit_code == 4
+    assert trainer.done.times_gone_back == 2
+    assert runs.checkpoints(trainer.run)
+    assert_no_checkpoint_is_spoilt(trainer.run)
+
+
+def test_a_training_that_diverges_before_it_saved_anything_begins_anew(make_trainer: Make) -> None:
+    trainer = make_trainer(evaluate_every=100, max_steps=10)
+    infinite_loss(trainer, set(range(1, 11)), times=6)
+    trainer.train()
+    assert trainer.done.steps == 10
+    assert trainer.done.times_gone_back == 1
+
+
+def diverge(trainer: Trainer, step: int) -> None:
+    """Has the weights stop being numbers from ``step`` on."""
+    whole_step = trainer.train_step
+
+    def step_that_spoils() -> None:
+        if trainer.done.steps + 1 == step:
+            trainer.model.output_bias.data.fill_(math.nan)
+        whole_step()
+
+    trainer.train_step = step_that_spoils
+
+
+def assert_no_checkpoint_is_spoilt(run: Path) -> None:
+    for folder in runs.checkpoints(run):
+        assert all(weight.isfinite().all() for weight in runs.read(folder).weights.values()), folder.name
+
+
+def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    diverge(trainer, 5)
+    with pytest.raises(DivergedError, match="step 8") as caught:
+        trainer.train()
+    assert caught.value.exit_code == 4
+    assert "0.0025" in caught.value.hint
+    assert steps_of(trainer.run) == [4]
+    assert_no_checkpoint_is_spoilt(trainer.run)
+    assert "NaN" not in (trainer.run / runs.METRICS).read_text()
+    assert make_trainer(resume=trainer.run).done.steps == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"evaluate_every": 7}, {"evaluate_every": 7, "sample_length": 0}, {"save_every": 1e-9}, {"max_steps": 7}],
+    ids=["evaluating with a sample", "evaluating without", "saving", "the end"],
+)
+def test_divergence_is_noticed_whatever_comes_before_the_next_log_point(
+    make_trainer: Make, settings: dict[str, Any]
+) -> None:
+    trainer = make_trainer(**{"log_every": 100, "evaluate_every": 100, **settings})
+    diverge(trainer, 6)
+    with pytest.raises(DivergedError):
+        trainer.train()
+    assert_no_checkpoint_is_spoilt(trainer.run)
+    assert "NaN" not in (trainer.run / runs.METRICS).read_text()
+
+
+def test_a_signal_after_divergence_saves_nothing_spoilt(make_trainer: Make, interrupt: Interrupt) -> None:
+    trainer = make_trainer(log_every=100, evaluate_every=100)
+    diverge(trainer, 3)
+    interrupt(trainer, 4)
+    with pytest.raises((DivergedError, TrainingInterruptedError)):
+        trainer.train()
+    assert_no_checkpoint_is_spoilt(trainer.run)

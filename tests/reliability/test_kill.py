@@ -1,0 +1,99 @@
+"""Killed at any moment, a training loses nothing that was saved, and ends as if it had not been killed."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charlm import checkpoint, runs
+from charlm.training import session
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+KILLS = int(os.environ.get("CHARLM_TEST_KILLS", "50"))
+SEED = int(os.environ.get("CHARLM_TEST_SEED", "1"))
+SETTINGS: dict[str, Any] = {
+    "hidden_size": 16,
+    "embedding_size": 8,
+    "num_layers": 2,
+    "batch_size": 4,
+    "sequence_length": 16,
+    "max_steps": 60,
+    "dropout": 0.2,
+    "log_every": 3,
+    "evaluate_every": 20,
+    "sample_length": 5,
+    "save_every": 1e-9,
+    "keep": 1,
+    "threads": 1,  # a checkpoint after every step
+}
+
+Order = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def order(tmp_path: Path, poem_file: Path) -> Iterator[Order]:
+    """Has a child train in a run folder until it is done or killed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.reliability.nursery"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as nursery:
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+
+        def send(run: Path, kill_after_seconds: float) -> dict[str, Any]:
+            asked = {
+                "settings": SETTINGS,
+                "text": str(poem_file),
+                "run": str(run),
+                "kill_after_seconds": kill_after_seconds,
+            }
+            print(json.dumps(asked), file=nursery.stdin, flush=True)
+            answer: dict[str, Any] = json.loads(nursery.stdout.readline())
+            return answer
+
+        yield send
+        nursery.stdin.close()
+
+
+def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, poem_file: Path) -> None:
+    alone = tmp_path / "alone"
+    session.plan([str(poem_file)], [("test", SETTINGS)], out=alone).train(quiet=True)
+    expected = runs.read(alone, "last")
+    chance = random.Random(SEED)
+    kills = number = 0
+    while kills < KILLS:
+        number += 1
+        run = tmp_path / f"run-{number}"
+        while (answer := order(run, chance.uniform(0.05, 2.0)))["killed"]:
+            kills += 1
+            for folder in runs.checkpoints(run):
+                checkpoint.verified(folder)
+        assert answer["code"] == 0, f"seed {SEED}, run {number}, after {kills} kills"
+        ended = runs.read(run, "last")
+        assert ended.step == expected.step
+        for kind in ("weights", "training_state"):
+            for name, tensor in getattr(expected, kind).items():
+                assert torch.equal(getattr(ended, kind)[name], tensor), f"seed {SEED}, run {number}: {name}"
+        assert logged(run) == logged(alone)
+        assert not list(run.glob(".*writing*"))
+    print(f"{kills} kills in {number} runs, seed {SEED}")
+
+
+def logged(run: Path) -> list[tuple[int, float]]:
+    return [
+        (entry["step"], entry["loss_train"]) for entry in runs.json_lines(run / runs.METRICS) if "loss_train" in entry
+    ]

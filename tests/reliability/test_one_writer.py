@@ -1,0 +1,56 @@
+"""One training a run folder; and whoever reads while it trains always finds something whole."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from charlm import runs
+from tests.conftest import ROOT, SMALL, Run
+
+LONG = (*SMALL, "--max-steps", "100000", "--save-every", "0.0001", "--keep", "0", "--evaluate-every", "50")
+
+
+@pytest.fixture
+def training(tmp_path: Path, poem_file: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A training that goes on and on, saving all the while."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "charlm", "train", str(poem_file), *LONG],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not runs.checkpoints(tmp_path / "checkpoints" / "poem"):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield process
+        process.kill()
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    training: "subprocess.Popen[str]", charlm: Run, poem_file: Path, tmp_path: Path
+) -> None:
+    for arguments in (("train", "--resume", "checkpoints/poem"), ("train", poem_file, *SMALL, "--overwrite")):
+        second = charlm(*arguments)
+        assert second.returncode == 2
+        assert "another training" in second.stderr
+    training.send_signal(signal.SIGKILL)
+    training.wait()
+    after = charlm("train", "--resume", "checkpoints/poem", "--max-steps", "1")
+    assert after.returncode == 0, after.stderr  # the lock died with its process
+
+
+def test_reading_from_a_run_that_trains_always_works(training: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    run = tmp_path / "checkpoints" / "poem"
+    steps = {runs.read(run, which).step for _ in range(150) for which in ("best", "last")}
+    assert training.poll() is None
+    assert len(steps) > 3

@@ -1,0 +1,140 @@
+"""A checkpoint from a stranger, or one that was tampered with, is refused; it can run nothing and fill no memory."""
+
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charlm import checkpoint, files, runs
+from charlm.errors import CheckpointError
+from tests.training.conftest import Make, make_trainer
+
+__all__ = ["make_trainer"]  # a fixture
+
+
+@pytest.fixture
+def saved(make_trainer: Make) -> Path:
+    """A sound checkpoint."""
+    trainer = make_trainer(max_steps=2, save_every=1e-9, keep=9)
+    trainer.train()
+    return runs.checkpoints(trainer.run)[0]
+
+
+def replace(folder: Path, name: str, data: bytes) -> None:
+    """Put other bytes in place of a file, and have the manifest agree, as a stranger would."""
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    manifest[name] = {"size": len(data), "sha256": files.sha256(data)}
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+
+
+def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads((folder / name).read_text())
+    change(content)
+    replace(folder, name, json.dumps(content).encode())
+
+
+def refused(folder: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.verified(folder).model(torch.device("cpu"))
+    assert caught.value.exit_code == 3
+
+
+def test_the_checkpoint_itself_is_sound(saved: Path) -> None:
+    checkpoint.verified(saved).model(torch.device("cpu"))
+
+
+class Harm:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("harmed"),)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
+def test_a_pickle_is_not_run(saved: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    replace(saved, name, pickle.dumps(Harm()))
+    refused(saved)
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
+@pytest.mark.parametrize("claimed", [10**12, 2**63, 0])
+def test_a_header_that_claims_more_than_there_is(saved: Path, name: str, claimed: int) -> None:
+    data = (saved / name).read_bytes()
+    replace(saved, name, struct.pack("<Q", claimed) + data[8:])
+    refused(saved)
+
+
+def test_a_tensor_that_claims_a_terabyte(saved: Path) -> None:
+    header = json.dumps(
+        {"embedding.weight": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}
+    )
+    replace(saved, "model.safetensors", struct.pack("<Q", len(header)) + header.encode())
+    refused(saved)
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "manifest.json"])
+@pytest.mark.parametrize("text", ["[" * 10_000, '{"a":' * 10_000, "", "null", "[]", "{}", "\xff", "NaN"])
+def test_json_that_is_deep_or_none(saved: Path, name: str, text: str) -> None:
+    data = text.encode("latin-1")
+    if name == checkpoint.MANIFEST:
+        (saved / name).write_bytes(data)
+    else:
+        replace(saved, name, data)
+    refused(saved)
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_layers", "embedding_size"])
+def test_settings_that_claim_a_giant_are_refused_before_it_is_made(saved: Path, name: str) -> None:
+    edit(saved, "config.json", lambda config: config["settings"].update({name: 10**9}))
+    refused(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.update(format_version=2),
+        lambda config: config.update(format_version="1"),
+        lambda config: config.pop("step"),
+        lambda config: config.update(step="../../x"),
+        lambda config: config.update(step=-1),
+        lambda config: config.update(metrics=[]),
+        lambda config: config.update(progress=None),
+        lambda config: config.update(settings=None),
+        lambda config: config["settings"].update(hidden_size="64"),
+    ],
+)
+def test_a_config_that_makes_no_sense(saved: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    edit(saved, "config.json", change)
+    refused(saved)
+
+
+def test_a_manifest_that_names_other_files(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    manifest = json.loads((saved / checkpoint.MANIFEST).read_text())
+    manifest["../secret"] = manifest.pop("model.safetensors")
+    (saved / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    refused(saved)
+
+
+@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
+def test_a_link_out_of_the_folder(saved: Path, name: str, tmp_path: Path) -> None:
+    (saved / name).rename(tmp_path / "elsewhere")
+    (saved / name).symlink_to(tmp_path / "elsewhere")
+    refused(saved)
+
+
+@pytest.mark.parametrize("name", checkpoint.FILES)
+def test_files_of_two_checkpoints_swapped(saved: Path, name: str) -> None:
+    (other,) = [folder for folder in runs.checkpoints(saved.parent) if folder != saved]
+    data = (other / name).read_bytes()
+    if data == (saved / name).read_bytes():  # the vocabulary is the same: nothing to notice
+        assert name == "vocabulary.json"
+        return
+    (saved / name).write_bytes(data)
+    refused(saved)
