@@ -100,6 +100,11 @@ def is_run(path: Path) -> bool:
     return has_settings(path) or any((folder / checkpoint.MANIFEST).is_file() for folder in checkpoints(path))
 
 
+def corpus_record(run: Path) -> dict[str, Any]:
+    """What ``corpus.json`` holds. Raises ``CheckpointError`` if it cannot be read."""
+    return checkpoint.read_json(run / "corpus.json")
+
+
 def has_settings(path: Path) -> bool:
     try:
         settings = read_toml(path / "config.toml")

@@ -6,10 +6,11 @@ Nothing is written or removed before all of it is known to be right.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint, describe_process
-from charlm.config import CorpusSettings, Layer, ModelSettings, TrainSettings, resolve
+from charlm.config import CorpusSettings, Layer, ModelSettings, TrainSettings, read_toml, resolve
 from charlm.corpus import encoded, sources
 from charlm.corpus.encoded import Corpus
 from charlm.errors import UsageError
@@ -96,7 +97,11 @@ def plan(
         overwrite = overwrite or (resume is None and runs.is_run(run))  # killed before its first save: again from 0
     if resume is None:
         return _fresh(corpus_names, layers, out, overwrite)
-    return _resumed(corpus_names, layers, Path(resume), out)
+    path = Path(resume)
+    if runs.has_settings(path) and not runs.checkpoints(path):  # likewise: its settings and its text, from step 0
+        names = _names(corpus_names, runs.corpus_record(path), path)
+        return _fresh(names, [(str(path), read_toml(path / "config.toml")), *layers], path, True)
+    return _resumed(corpus_names, layers, path, out)
 
 
 def default_run(corpus_names: Sequence[str]) -> Path:
@@ -138,13 +143,7 @@ def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, o
             "Leave these options away, or start a new run: --out checkpoints/NAME.",
         )
     record = saved.progress.get("corpus", {})
-    files = [source["path"] for source in record.get("files", [])]
-    names = corpus_names or ([] if record.get("name") == sources.BUILT_IN else files)
-    if not corpus_names and (missing := [name for name in names if not Path(name).exists()]):
-        raise UsageError(
-            f"{path}: its text is not where it was: {', '.join(missing)}.",
-            f"Say where it is now: charlm train TEXT --resume {path}",
-        )
+    names = _names(corpus_names, record, path)
     corpus = encoded.load(names, settings, settings.sequence_length)
     if _identity(corpus.record()) != _identity(record):
         raise UsageError(
@@ -152,6 +151,18 @@ def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, o
             "Give the same files as then (corpus.json lists them), or start a new run: --out checkpoints/NAME.",
         )
     return Plan(settings, corpus, run, saved, False)
+
+
+def _names(corpus_names: Sequence[str], record: dict[str, Any], path: Path) -> Sequence[str]:
+    """The texts that were named, else those that are recorded. Raises ``UsageError`` if they are gone."""
+    files = [source["path"] for source in record.get("files", [])]
+    names = corpus_names or ([] if record.get("name") == sources.BUILT_IN else files)
+    if not corpus_names and (missing := [name for name in names if not Path(name).exists()]):
+        raise UsageError(
+            f"{path}: its text is not where it was: {', '.join(missing)}.",
+            f"Say where it is now: charlm train TEXT --resume {path}",
+        )
+    return names
 
 
 def _identity(record: dict[str, object]) -> object:

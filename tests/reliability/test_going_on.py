@@ -1,0 +1,147 @@
+"""What a resume keeps beside the weights, and what it says."""
+
+import contextlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm import runs
+from charlm.config import TrainSettings
+from charlm.errors import CharlmError, TrainingInterruptedError
+from charlm.model.device import explained_memory
+from charlm.training import session
+from tests.training.conftest import (
+    SETTINGS,
+    Interrupt,
+    Make,
+    assert_same_training,
+    entries,
+    evaluations,
+    interrupt,
+    make_trainer,
+)
+
+__all__ = ["interrupt", "make_trainer"]  # fixtures
+
+
+def test_early_stopping_goes_on_counting(
+    make_trainer: Make, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [9.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    settings = {"max_steps": 20, "evaluate_every": 2, "patience": 3}
+    evaluations(monkeypatch, losses)
+    alone = make_trainer("alone", **settings)
+    alone.train()
+    evaluations(monkeypatch, losses[:4])  # before learning, then at the steps 2, 4 and 6
+    stopped = make_trainer("stopped", **settings)
+    interrupt(stopped, 7)
+    with pytest.raises(TrainingInterruptedError):
+        stopped.train()
+    evaluations(monkeypatch, losses[4:])
+    resumed = make_trainer(resume=stopped.run)
+    resumed.train()
+    assert alone.done.steps == resumed.done.steps == 8
+    assert_same_training(runs.read(alone.run, "last"), runs.read(resumed.run, "last"))
+
+
+def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) -> None:
+    trainer = make_trainer(max_steps=0, max_minutes=10.0)
+    interrupt(trainer, 5)
+    with pytest.raises(TrainingInterruptedError):
+        trainer.train()
+    spent = runs.read(trainer.run, "last").progress["seconds"]
+    resumed = make_trainer(resume=trainer.run)
+    assert resumed.stopwatch.read() == spent > 0
+    assert resumed.progress == pytest.approx(spent / 600)
+
+
+def test_with_a_constant_rate_a_run_made_longer_is_exactly_the_long_run(make_trainer: Make) -> None:
+    settings = {"schedule": "constant", "dropout": 0.3, "warmup_steps": 3}
+    make_trainer("long", max_steps=12, **settings).train()
+    short = make_trainer("short", max_steps=7, **settings)
+    short.train()
+    longer = make_trainer(resume=short.run, max_steps=12)
+    longer.train()
+    ours, theirs = runs.read(longer.run, "last"), runs.read(longer.run.parent / "long", "last")
+    ours.metrics = theirs.metrics  # the short one's end was evaluated too
+    assert_same_training(ours, theirs)
+
+
+def test_a_resume_elsewhere_says_that_the_bits_may_differ(make_trainer: Make, poem_file: Path) -> None:
+    trainer = make_trainer()
+    trainer.train()
+    same = session.plan([str(poem_file)], [("test", {})], resume=str(trainer.run))
+    assert "bit for bit" not in " ".join(same.announcement())
+    other = session.plan([str(poem_file)], [("test", {"threads": 7})], resume=str(trainer.run))
+    assert "No longer bit for bit" in " ".join(other.announcement())
+    assert "threads 1 → 7" in " ".join(other.announcement())
+
+
+def test_a_run_killed_before_its_first_save_starts_again_with_its_settings(make_trainer: Make) -> None:
+    trainer = make_trainer(hidden_size=24)
+    assert not runs.checkpoints(trainer.run)
+    again = session.plan([], [("test", {"max_steps": 2})], resume=str(trainer.run)).trainer(quiet=True)
+    again.train()
+    assert again.run == trainer.run
+    assert again.settings.hidden_size == 24
+    assert again.settings.max_steps == 2
+    assert [entry["step"] for entry in entries(again.run) if "loss_train" in entry] == [2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …"),
+    ],
+)
+def test_running_out_of_memory_names_what_to_lower(error: Exception) -> None:
+    with pytest.raises(CharlmError, match="--batch-size") as caught, explained_memory(TrainSettings()):
+        raise error
+    assert caught.value.exit_code == 1
+
+
+def test_other_faults_are_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shape"), explained_memory(TrainSettings()):
+        raise RuntimeError("shape")
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as ballast:
+        while ballast.write(b"x" * 4096):
+            pass
+
+
+def test_a_real_disk_that_is_full(make_trainer: Make, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")  # the limit on files in test_disk.py stands in
+    try:
+        plan = session.plan(
+            [str(tmp_path / "poem.txt")],
+            [("test", {**SETTINGS, "max_steps": 30, "save_every": 1e-9, "keep": 0})],
+            out=disk / "run",
+        )
+        trainer = plan.trainer(quiet=True)
+        step = trainer.train_step
+
+        def filling() -> None:
+            step()
+            if trainer.done.steps == 10:
+                fill(disk / "ballast")
+            if trainer.done.steps == 20:
+                (disk / "ballast").unlink()
+
+        trainer.train_step = filling  # type: ignore[method-assign]
+        with pytest.warns(match="No space left"):
+            trainer.train()
+        assert trainer.done.steps == 30
+        assert runs.read(disk / "run", "last").step == 30
+    finally:
+        subprocess.run(["umount", disk], check=True)
