@@ -24,13 +24,11 @@ LOOKS = 3  # at a run that is being trained, before it is believed that no check
 
 
 def start(run: Path, settings: TrainSettings, corpus_record: dict[str, Any]) -> None:
-    """Make the run folder with ``config.toml``, ``corpus.json`` and, if there is none yet, ``metrics.jsonl``."""
+    """Make the run folder with ``config.toml`` and ``corpus.json``."""
     files.make_folder(run)
     files.remove_leftovers(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
     files.write_file(run / "corpus.json", checkpoint.to_json(corpus_record))
-    if not (run / METRICS).exists():
-        files.write_file(run / METRICS, b"")
 
 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from charlm.commands import main
 from charlm.training import session
@@ -45,7 +44,6 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     terminated = signal.getsignal(signal.SIGTERM)
     yield call
     signal.signal(signal.SIGTERM, terminated)
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ Interrupt = Callable[..., None]
 
 
 def entries(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / runs.METRICS).read_text().splitlines()]
+    path = run / runs.METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def steps_of(run: Path) -> list[int]:
@@ -65,13 +66,6 @@ def evaluations(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
         return Evaluation(left.pop(0) if len(left) > 1 else left[0], 1)
 
     monkeypatch.setattr(trainer_module, "evaluate", fake)
-
-
-@pytest.fixture(autouse=True)
-def _denormals() -> Iterator[None]:
-    """A training flushes denormals in its whole process; other tests want them."""
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
