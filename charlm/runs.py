@@ -34,9 +34,13 @@ def start(run: Path, settings: TrainSettings, corpus_record: dict[str, Any]) -> 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:
     """Commit a checkpoint to its run, then prune. Returns the checkpoint's folder."""
     folder = run / f"step-{saved.step:08d}"
-    if folder.exists():  # a damaged one, or the same step of a training that went back
-        files.remove_folder(folder)
-    checkpoint.commit(folder, saved)
+    if folder.exists():
+        try:
+            checkpoint.verified(folder)  # written, though the system would not confirm it
+        except CheckpointError:
+            files.remove_folder(folder)
+    if not folder.exists():
+        checkpoint.commit(folder, saved)
     try:
         prune(run, keep)
     except OSError as error:  # room is lost, nothing else; the next one tries again
@@ -46,7 +50,7 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
 
 def is_occupied(run: Path) -> bool:
     """Whether something stands in the folder, be it a run or not."""
-    return run.is_dir() and any(path.name != LOCK for path in run.iterdir())
+    return run.is_dir() and any(path.name != LOCK and files.TEMPORARY_MARK not in path.name for path in run.iterdir())
 
 
 @contextmanager
@@ -170,10 +174,10 @@ def remove(run: Path) -> None:
     files.remove_leftovers(run)
     for folder in [*checkpoints(run), *run.glob("step-*.damaged")]:
         files.remove_folder(folder)
-    for name in ("config.toml", "corpus.json", METRICS):
-        files.remove_file(run / name)
     for path in run.glob("events.out.tfevents.*"):
         files.remove_file(path)
+    for name in (METRICS, "corpus.json", "config.toml"):  # the last says that this is a run, should we be killed here
+        files.remove_file(run / name)
 
 
 def forget_after(run: Path, step: int) -> None:

@@ -4,7 +4,6 @@ A command's module is imported when the command is used, so ``charlm --help`` an
 """
 
 import importlib
-import os
 import signal
 import sys
 import traceback
@@ -27,13 +26,6 @@ COMMANDS = {
 
 class Commands(click.Group):
     """Commands that are listed without being imported."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # the reader of our output has enough: charlm sample … | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -6,8 +6,24 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from charlm.commands.options import SectionedCommand, common_options, given, json_option, settings_options
-from charlm.config import BenchSettings, DeviceSettings, ModelSettings, WindowSettings, preset_path, read_toml, resolve
+from charlm.commands.options import (
+    SectionedCommand,
+    common_options,
+    given,
+    json_option,
+    settings_options,
+    standard_output,
+)
+from charlm.config import (
+    BenchSettings,
+    DeviceSettings,
+    ModelSettings,
+    TrainSettings,
+    WindowSettings,
+    preset_path,
+    read_toml,
+    resolve,
+)
 
 
 @click.command("bench", cls=SectionedCommand)
@@ -30,7 +46,8 @@ def command(context: click.Context, /, config: str, rounds: int, as_json: bool, 
     charlm bench --config tiny --json
     """
     preset = preset_path(config)
-    known = {name: value for name, value in read_toml(preset).items() if name in BenchSettings.model_fields}
+    whole = resolve(TrainSettings, [(str(preset), read_toml(preset))])
+    known = whole.model_dump(include=set(BenchSettings.model_fields))
     settings = resolve(BenchSettings, [(str(preset), known), *given(context, BenchSettings)])
     from charlm import benchmark
     from charlm.model.device import prepare_process
@@ -38,7 +55,8 @@ def command(context: click.Context, /, config: str, rounds: int, as_json: bool, 
     prepare_process(settings.threads)
     with tqdm(total=benchmark.turns(rounds), desc="measuring", disable=quiet or None, leave=False) as bar:
         result = benchmark.run(settings, rounds, bar.update)
-    click.echo(json.dumps(result, indent=1) if as_json else _page(result))
+    with standard_output():
+        click.echo(json.dumps(result, indent=1) if as_json else _page(result))
 
 
 def _page(result: dict[str, Any]) -> str:

@@ -1,13 +1,15 @@
 """``charlm info``."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
-from charlm.commands.options import common_options, json_option, run_path
+from charlm.commands.options import common_options, json_option, run_path, standard_output
 from charlm.config import SECTIONS
+from charlm.errors import CharlmError, CharlmWarning
 
 
 @click.command("info")
@@ -22,18 +24,26 @@ def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool)
 
     \b
     charlm info checkpoints/play
-    charlm info checkpoints/*
+    charlm info checkpoints/*/
     charlm info checkpoints/play --json
     """
     from charlm.runs import summary
 
-    found = [summary(run, checkpoint) for run in runs]
-    if as_json:
-        click.echo(json.dumps(found if len(found) > 1 else found[0], indent=1, ensure_ascii=False))
-    elif len(found) > 1:
-        click.echo(_table(found))
-    else:
-        click.echo(_page(found[0]))
+    found = []
+    for run in runs:
+        try:
+            found.append(summary(run, checkpoint))
+        except CharlmError as error:
+            if len(runs) == 1:
+                raise
+            warnings.warn(f"left out: {error.message}", CharlmWarning, stacklevel=1)
+    with standard_output():
+        if as_json:
+            click.echo(json.dumps(found if len(runs) > 1 else found[0], indent=1, ensure_ascii=False))
+        elif len(runs) > 1:
+            click.echo(_table(found))
+        else:
+            click.echo(_page(found[0]))
 
 
 def _page(run: dict[str, Any]) -> str:

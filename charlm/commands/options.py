@@ -1,7 +1,9 @@
 """From settings to click options, and from presets, environment and flags back to settings."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -63,6 +65,16 @@ def given(context: click.Context, kind: type[Settings]) -> list[Layer]:
         }
         layers.append((origin, values))
     return layers
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Where text is written that a reader may have enough of: ``charlm sample … | head`` ends quietly."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def common_options(function: Function) -> Function:

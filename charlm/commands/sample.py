@@ -1,5 +1,6 @@
 """``charlm sample``."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from charlm.commands.options import (
     given,
     run_path,
     settings_options,
+    standard_output,
     threads_option,
 )
 from charlm.config import SampleSettings, resolve
@@ -49,12 +51,15 @@ def command(
     prepare_process(threads)
     chosen = runs.read(run, checkpoint)
     sampler = Sampler(chosen.model(place), chosen.vocabulary, settings)
-    for index in range(settings.num_samples):
-        if settings.num_samples > 1 and not quiet:
-            click.echo(f"--- {index + 1} of {settings.num_samples}, seed {sampler.seed}", err=True)
-        sys.stdout.write(settings.prompt)
-        for character in sampler.stream(index):
-            sys.stdout.write(character)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an output that lacks a character gets a question mark for it
+        sys.stdout.reconfigure(errors="replace")
+    with standard_output():
+        for index in range(settings.num_samples):
+            if settings.num_samples > 1 and not quiet:
+                click.echo(f"--- {index + 1} of {settings.num_samples}, seed {sampler.seed}", err=True)
+            sys.stdout.write(settings.prompt)
+            for character in sampler.stream(index):
+                sys.stdout.write(character)
+                sys.stdout.flush()
+            sys.stdout.write("\n")
             sys.stdout.flush()
-        sys.stdout.write("\n")
-        sys.stdout.flush()

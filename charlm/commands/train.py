@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from charlm.commands.options import SectionedCommand, common_options, given, run_path, settings_options
+from charlm.commands.options import SectionedCommand, common_options, given, run_path, settings_options, standard_output
 from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
 
 
@@ -60,4 +60,5 @@ def command(
             f'Sample from it: charlm sample {plan.run} --prompt "…"',
             err=True,
         )
-    click.echo(plan.run)
+    with standard_output():
+        click.echo(plan.run)

@@ -6,6 +6,7 @@ Every character is predicted exactly once, from all the text before it, the firs
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from charlm.corpus.encoded import Ids
-from charlm.model.device import autocast
+from charlm.model.device import autocast, full_fp32
 from charlm.model.language_model import CharacterModel, evaluating
 
 WARM_UP = 1000  # characters that a lane reads before those that count; what lies further back hardly matters
@@ -54,7 +55,7 @@ def evaluate(
     faster and an approximation: each reads ``WARM_UP`` characters before its own, from a state of zero.
     ``on_progress`` is told the characters read since it was told last.
     """
-    with evaluating(model):
+    with evaluating(model), full_fp32() if precision == "fp32" else nullcontext():
         return _evaluate(model, ids, lanes, precision, chunk, on_progress)
 
 
@@ -67,7 +68,7 @@ def _evaluate(
     warm_up = WARM_UP if lanes > 1 else 0
     lane_starts = np.arange(lanes) * lane_length
     state = model.zero_state(lanes)
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = 0.0
     for first, last in _chunks(-warm_up, lane_length, chunk):
         positions = np.arange(first - 1, last)[:, None] + lane_starts  # of what is read and, one later, predicted
         here = ids[np.clip(positions, 0, len(ids) - 1)].astype(np.int64)
@@ -80,9 +81,9 @@ def _evaluate(
         if first >= 0:
             targets = torch.from_numpy(np.where(positions[1:] < len(ids), here[1:], -100)).to(device)
             losses = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-            total += losses.sum(dtype=torch.float64)
+            total += losses.cpu().sum(dtype=torch.float64).item()  # not every device has float64
         on_progress((last - first) * lanes)
-    return Evaluation(total.item() / len(ids), len(ids))
+    return Evaluation(total / len(ids), len(ids))
 
 
 def _chunks(first: int, last: int, chunk: int) -> list[tuple[int, int]]:

@@ -33,6 +33,8 @@ def choose_device(name: str) -> torch.device:
 
 def choose_precision(name: str, device: torch.device) -> str:
     """``fp32`` or ``bf16``; auto is bf16 where that was measured to be faster: on a CPU with bf16 instructions."""
+    if name == "bf16" and device.type == "cuda":  # torch's autocast hands cuDNN's kernels fp16 there, whatever is asked
+        raise UsageError("--precision bf16: not on CUDA, where torch would run the LSTM in fp16.", "Use fp32, or auto.")
     if name != "auto":
         return name
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
@@ -49,6 +51,19 @@ def _cpu_multiplies_bf16() -> bool:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Matrix products in ``precision``; the weights themselves stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """No TF32 inside: products of a GPU with all bits of fp32."""
+    products, kernels = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = kernels
 
 
 @contextmanager
@@ -86,5 +101,5 @@ def _keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 1 << 30)
-        libc.mallopt(-1, (1 << 31) - 1)
+        if libc.mallopt(-3, 1 << 30) or libc.mallopt(-3, 1 << 25):  # glibc before 2.35 takes no more than 32 MiB
+            libc.mallopt(-1, (1 << 31) - 1)

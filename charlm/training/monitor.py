@@ -38,8 +38,13 @@ class Monitor:
         if not self.quiet and sys.stderr.isatty():
             total = total_steps or 100
             layout = "{percentage:3.0f}%|{bar}| {desc} {remaining} left"
-            self.bar = tqdm(total=total, initial=0, bar_format=layout, dynamic_ncols=True, ascii=_plain() or None)
-            self.bar.n = first_step if total_steps else 0
+            self.bar = tqdm(
+                total=total,
+                initial=first_step if total_steps else 0,
+                bar_format=layout,
+                dynamic_ncols=True,
+                ascii=_plain() or None,
+            )
 
     def training(self, step: int, progress: float, figures: dict[str, float]) -> None:
         """A log point: the mean loss since the last one, learning rate, gradient norm, speed, time spent training."""
@@ -81,7 +86,10 @@ class Monitor:
     def say(self, text: str) -> None:
         """A line for people, above the bar."""
         if not self.quiet:
-            tqdm.write(text, file=sys.stderr)
+            try:
+                tqdm.write(text, file=sys.stderr)
+            except OSError:  # nobody listens any more: no reason to stop
+                self.quiet = True
 
     def _show(self) -> None:
         assert self.bar is not None

@@ -10,16 +10,24 @@ from typing import Any
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint, describe_process
-from charlm.config import CorpusSettings, Layer, ModelSettings, TrainSettings, read_toml, resolve
+from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
 from charlm.corpus import encoded, sources
 from charlm.corpus.encoded import Corpus
-from charlm.errors import UsageError
+from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
 from charlm.training.trainer import Trainer
 
 # What a resume may not change: the state that was saved would not fit, or would not mean the same
-FIXED = (*ModelSettings.model_fields, *CorpusSettings.model_fields, "batch_size", "beta1", "beta2", "weight_decay")
+FIXED = (
+    *ModelSettings.model_fields,
+    *CorpusSettings.model_fields,
+    "batch_size",
+    "sequence_length",
+    "beta1",
+    "beta2",
+    "weight_decay",
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +39,20 @@ class Plan:
     run: Path
     saved: Checkpoint | None
     overwrite: bool
+    seen: list[str]  # the checkpoints that were there
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
-        with runs.locked(self.run), explained_memory(self.settings):
-            return self.trainer(quiet).train()
+        with explained_memory(self.settings):
+            try:
+                with runs.locked(self.run):
+                    if [folder.name for folder in runs.checkpoints(self.run)] != self.seen:
+                        raise UsageError(f"{self.run}: another training wrote there just now.", "Try again.")
+                    trainer = self.trainer(quiet)
+                    return trainer.train()
+            except OSError as error:
+                reason = error.strerror or error
+                raise CharlmError(f"{self.run}: cannot be written: {reason}.", "Choose another --out.") from None
 
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
@@ -75,8 +92,11 @@ class Plan:
             then = self.saved.made_by
             if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
                 yield f"No longer bit for bit what it would have been: {', '.join(changed)}."
-            if self.saved.settings.max_steps != settings.max_steps:
-                yield f"The learning rate now follows the schedule of {settings.max_steps} steps."
+            before = self.saved.settings
+            learning = [*OptimizationSettings.model_fields, "precision"]
+            if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
+                changes = ", ".join(f"{name} {getattr(before, name)} → {getattr(settings, name)}" for name in new)
+                yield f"From here on: {changes}; the learning rate follows the schedule of the new settings."
 
 
 def plan(
@@ -91,6 +111,8 @@ def plan(
     ``resume`` is the path of a run or checkpoint, ``auto`` (the run that ``out`` or the corpus's name gives, if it
     is there), or ``None`` for a fresh run. Raises a ``CharlmError`` for whatever cannot be.
     """
+    if resume not in (None, "auto") and overwrite:
+        raise UsageError("--resume and --overwrite: one goes on with a run, the other replaces it.", "Choose one.")
     if resume == "auto":
         run = out or default_run(corpus_names)
         resume = str(run) if runs.checkpoints(run) else None
@@ -124,13 +146,14 @@ def _fresh(corpus_names: Sequence[str], layers: Sequence[Layer], out: Path | Non
     if occupied and not runs.is_run(run):
         raise UsageError(f"{run}: not a run of charlm; --overwrite leaves it alone.", "Choose another --out.")
     corpus = encoded.load(corpus_names, settings, settings.sequence_length)
-    return Plan(settings, corpus, run, None, overwrite)
+    return Plan(settings, corpus, run, None, overwrite, [folder.name for folder in runs.checkpoints(run)])
 
 
 def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, out: Path | None) -> Plan:
     run = path.absolute().parent if runs.is_checkpoint(path) else path
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run stays in its folder, {run}.", "Leave --out away.")
+    seen = [folder.name for folder in runs.checkpoints(run)]
     saved = runs.read(path, "last")
     if not runs.has_settings(run):
         raise UsageError(f"{path}: its folder is not a run.", "Put the checkpoint back into a run's folder.")
@@ -150,7 +173,7 @@ def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, o
             f"{path}: the text is not the one it was trained on: {', '.join(map(str, names)) or sources.BUILT_IN}.",
             "Give the same files as then (corpus.json lists them), or start a new run: --out checkpoints/NAME.",
         )
-    return Plan(settings, corpus, run, saved, False)
+    return Plan(settings, corpus, run, saved, False, seen)
 
 
 def _names(corpus_names: Sequence[str], record: dict[str, Any], path: Path) -> Sequence[str]:

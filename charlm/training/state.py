@@ -14,6 +14,8 @@ from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
 from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 
+SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
+
 
 class NotFiniteError(Exception):
     """The loss, or what was learned, is no finite number any more: training has to go back."""
@@ -27,7 +29,7 @@ class Done:
     windows: int = 0  # read, through all epochs: the cursor
     seconds: float = 0.0  # of training time
     evaluate_every: int = 0  # steps; 0: not measured yet
-    evaluation_seconds: float = 0.0  # of the first evaluation
+    evaluation_seconds: float = 0.0  # of the last evaluation
     best_loss: float = 1e30  # JSON has no infinity
     evaluations_without_better: int = 0
     learning_rate_factor: float = 1.0  # lowered each time that training went back
@@ -64,8 +66,11 @@ class TrainingState:
         self.since_log += torch.stack([torch.where(finite, loss, 0.0), finite, ~finite])
         self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row + 1)
 
-    def is_finite(self) -> bool:
-        return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
+    def check(self) -> None:
+        """Raises ``NotFiniteError`` after too many skipped steps, or if a weight is no finite number."""
+        weights_are_finite = all(bool(weight.isfinite().all()) for weight in self.model.parameters())
+        if not weights_are_finite or self.skipped_in_a_row.item() >= SKIPS_TO_GO_BACK:
+            raise NotFiniteError
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the weights and the numbers: optimiser, recurrent state, random numbers."""

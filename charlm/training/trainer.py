@@ -28,7 +28,6 @@ from charlm.training.stopwatch import Stopwatch
 
 EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
 STEPS_TO_TIME = 20  # after which the length of a step is known well enough
-SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
 TIMES_TO_GO_BACK = 2
 LOWER_BY = 0.5  # of the learning rate, each time
 
@@ -77,7 +76,9 @@ class Trainer:
             if self.done.steps == 0:
                 self.evaluate()
             elif self.finished():
-                self.monitor.say("This training was at its end already; --max-steps with a larger number goes on.")
+                self.monitor.say(
+                    "This training was at its end already; a larger --max-steps, or --patience 0, goes on."
+                )
             self.stopwatch.start()
             ended = self.finished()
             while not ended:
@@ -155,8 +156,7 @@ class Trainer:
 
     def log(self) -> None:
         loss, taken, skipped = self.state.since_log.tolist()
-        if self.state.skipped_in_a_row.item() >= SKIPS_TO_GO_BACK:
-            raise NotFiniteError
+        self.state.check()
         if skipped:
             self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: no finite gradient.")
         seconds = self.stopwatch.read()
@@ -188,9 +188,10 @@ class Trainer:
         if runs.checkpoints(self.run):
             self.restore(runs.read(self.run, "last"))
         else:
-            self.state = TrainingState.first(
-                self.settings, self.model.vocabulary_size, self.lanes.batch_size, self.device
-            )
+            lanes, vocabulary_size = self.lanes.batch_size, self.model.vocabulary_size
+            self.state = TrainingState.first(self.settings, vocabulary_size, lanes, self.device)
+            self.stopwatch, self.saved_seconds = Stopwatch(self.device), 0.0
+            self.done.evaluate_every, self.done.evaluation_seconds = done.evaluate_every, done.evaluation_seconds
         runs.forget_after(self.run, self.done.steps)
         self.done.times_gone_back = done.times_gone_back + 1
         self.done.learning_rate_factor = done.learning_rate_factor * LOWER_BY
@@ -208,11 +209,10 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
+        self.state.check()
         began = time.perf_counter()
         ids = self.corpus.part(self.corpus.split.validation)
         loss = evaluate(self.model, ids, lanes_for(len(ids)), self.precision).nats_per_character
-        if not math.isfinite(loss):
-            raise NotFiniteError
         self.done.evaluation_seconds = time.perf_counter() - began
         if self.done.steps == 0:
             self.monitor.before_learning(loss, self.model.vocabulary_size)
@@ -233,8 +233,7 @@ class Trainer:
 
     def save(self) -> None:
         """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
-        if not self.state.is_finite():
-            raise NotFiniteError
+        self.state.check()
         self.done.seconds = self.saved_seconds = self.stopwatch.read()
         made_by = describe_process(self.device, self.precision)
         saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, made_by)

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from charlm import runs
+from charlm.errors import UsageError
+from charlm.training import session
 from tests.conftest import ROOT, SMALL, Run
+from tests.training.conftest import Make, make_trainer
+
+__all__ = ["make_trainer"]  # a fixture
 
 LONG = (*SMALL, "--max-steps", "100000", "--save-every", "0.0001", "--keep", "0", "--evaluate-every", "50")
 
@@ -54,3 +59,13 @@ def test_reading_from_a_run_that_trains_always_works(training: "subprocess.Popen
     steps = {runs.read(run, which).step for _ in range(150) for which in ("best", "last")}
     assert training.poll() is None
     assert len(steps) > 3
+
+
+def test_what_changed_between_looking_and_locking_is_noticed(make_trainer: Make, poem_file: Path) -> None:
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    plan = session.plan([str(poem_file)], [("test", {"max_steps": 6})], resume=str(trainer.run))
+    make_trainer(resume=trainer.run, max_steps=4).train()
+    with pytest.raises(UsageError, match="just now"):
+        plan.train(quiet=True)
+    assert runs.read(trainer.run, "last").step == 4
