@@ -61,7 +61,7 @@ class Plan:
         if self.saved is not None:
             trainer.restore(self.saved)
             runs.forget_after(self.run, self.saved.step)
-        elif self.overwrite and self.run.exists():
+        elif self.overwrite and runs.is_occupied(self.run):
             runs.remove(self.run)
         runs.start(self.run, self.settings, self.corpus.record())
         return trainer

@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM while training: the first asks for an orderly end, the second ends at once."""
 
+import os
 import signal
-from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -9,9 +10,9 @@ from typing import Any
 class StopSignals:
     """``number`` is that of the signal that asked to stop, 0 while none did."""
 
-    def __init__(self, say: Callable[[str], object]) -> None:
+    def __init__(self, quiet: bool) -> None:
         self.number = 0
-        self.say = say
+        self.quiet = quiet
         self.former: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -27,4 +28,6 @@ class StopSignals:
         if self.number:
             raise SystemExit(128 + number)
         self.number = number
-        self.say("Stopping after this step; once more to stop at once, without saving.")
+        if not self.quiet:
+            with suppress(OSError):  # straight to standard error: a buffer may be in the middle of a write just now
+                os.write(2, b"\nStopping after this step; once more to stop at once, without saving.\n")

@@ -50,7 +50,7 @@ class Trainer:
         self.saved_steps = 0
         self.saved_seconds = 0.0
         self.gradient_norm = torch.zeros(())
-        self.stop_signals = StopSignals(lambda text: self.monitor.say(text))
+        self.stop_signals = StopSignals(quiet)
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""

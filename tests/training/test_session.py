@@ -8,7 +8,7 @@ import pytest
 from charlm import runs
 from charlm.errors import CheckpointError, TextError, TrainingInterruptedError, UsageError
 from charlm.training import session
-from tests.training.conftest import Interrupt, Make, entries
+from tests.training.conftest import SETTINGS, Interrupt, Make, entries
 
 FIXED = {
     "cell": "gru",
@@ -120,3 +120,12 @@ def test_a_text_too_short_for_a_window_is_refused_before_anything_is_written(
     with pytest.raises(TextError, match="at least 72"):
         make_trainer(text=short)
     assert not (tmp_path / "run").exists()
+
+
+def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        plan = session.plan(
+            [str(poem_file)], [("test", {**SETTINGS, "max_steps": 1})], out=tmp_path / "x", overwrite=True
+        )
+        plan.train(quiet=True)
+    assert runs.read(tmp_path / "x", "last").step == 1
