@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -110,6 +110,12 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def say_at_once(text: str) -> None:
+    """To standard error past all buffers, which may be in the middle of a write when a signal is handled."""
+    with suppress(OSError):
+        os.write(2, text.encode())
 
 
 def write_log(text: str) -> Path:

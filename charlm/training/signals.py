@@ -1,10 +1,10 @@
 """Ctrl-C and SIGTERM while training: the first asks for an orderly end, the second ends at once."""
 
-import os
 import signal
-from contextlib import suppress
 from types import FrameType
 from typing import Any
+
+from charlm.files import say_at_once
 
 
 class StopSignals:
@@ -29,5 +29,4 @@ class StopSignals:
             raise SystemExit(128 + number)
         self.number = number
         if not self.quiet:
-            with suppress(OSError):  # straight to standard error: a buffer may be in the middle of a write just now
-                os.write(2, b"\nStopping after this step; once more to stop at once, without saving.\n")
+            say_at_once("\nStopping after this step; once more to stop at once, without saving.\n")
