@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from charlm.errors import UsageError, did_you_mean
 
@@ -40,17 +40,41 @@ class Settings(BaseModel):
 class CorpusSettings(Settings):
     """How the text is read and divided."""
 
+    unit: Literal["character", "byte"] = Field(
+        "character", description="What is predicted; byte: the raw bytes of any file at all."
+    )
     encoding: str = Field("utf-8", description="Encoding of the text files.")
+    decode_errors: Literal["error", "replace"] = Field(
+        "error", description="What becomes of bytes that do not decode; replace: U+FFFD."
+    )
+    newline: Literal["keep", "lf"] = Field("keep", description="Line ends; lf: all become \\n.")
+    normalize: Literal["none", "nfc"] = Field("none", description="Unicode normal form; nfc: e + ´ becomes é.")
+    min_count: Count = Field(1, description="Characters that occur less often become one unknown symbol.")
+    document_separator: str = Field(
+        "", description="Text that ends a document: the next one starts with a fresh state. \\n: documents of one line."
+    )
+    document_per_file: bool = Field(False, description="Each file is a document of its own.")
     validation_fraction: Fraction | Literal["auto"] = Field(
         "auto", description="Part of the text to validate on; auto: a tenth, but at most 1,000,000 characters."
     )
     test_fraction: Fraction = Field(0.0, description="Part of the text to keep aside, at its end, for a last test.")
+
+    @field_validator("document_separator")
+    @classmethod
+    def _escapes(cls, separator: str) -> str:
+        """A shell passes ``\\n`` on as two characters."""
+        return separator.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t").replace("\\0", "\0")
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         validation = 0.1 if self.validation_fraction == "auto" else self.validation_fraction
         if validation + self.test_fraction >= 1:
             yield "validation_fraction and test_fraction together must be below 1."
+        if self.unit == "byte":
+            of_characters = ("encoding", "decode_errors", "newline", "normalize", "min_count")
+            for name in of_characters:
+                if getattr(self, name) != CorpusSettings.model_fields[name].default:
+                    yield f"{name} is of characters, not of bytes: leave it away with unit byte."
 
 
 class ModelSettings(Settings):
@@ -92,6 +116,7 @@ class OptimizationSettings(Settings):
     max_minutes: float = Field(0.0, ge=0, description="Length in minutes of training time; 0: not limited.")
     patience: int = Field(0, ge=0, description="Stop after so many evaluations without a better one; 0: never.")
     seed: int = Field(1, ge=0, lt=2**63, description="Seed of the initial weights and of dropout.")
+    init_from: str = Field("", description="Run or checkpoint to start from: its model, its weights, on this text.")
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

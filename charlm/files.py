@@ -11,12 +11,15 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
 TEMPORARY_MARK = ".writing-"
+BUILDING = ".building"  # the lock in a folder that is being built: whose lock is free, whose builder is dead
 
 
 def sha256(data: bytes) -> str:
@@ -29,14 +32,66 @@ def make_folder(path: Path) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path``, whole or not at all, replacing what stood there."""
+    with written(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is at ``path`` when the block has ended well, and nowhere if it has not."""
     temporary = _temporary_sibling(path)
     try:
-        _write_synced(temporary, data)
+        with temporary.open("xb") as file:
+            yield file
+            _sync(file)
         temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def built(parent: Path) -> Iterator["Building"]:
+    """A folder to fill, which gets its name, set in the block, when that has ended well, and is gone if it has not.
+
+    What the block writes it must sync itself: see :func:`scratch`. If a folder of that name stands there by then,
+    because another process was faster, that one stays.
+    """
+    building = Building(_temporary_sibling(parent / "folder"))
+    try:
+        building.folder.mkdir()
+        with locked(building.folder / BUILDING):
+            yield building
+        (building.folder / BUILDING).unlink()
+        assert building.path is not None
+        _sync_folder(building.folder)
+        try:
+            building.folder.rename(building.path)
+        except OSError:
+            if not building.path.is_dir():
+                raise
+            shutil.rmtree(building.folder)
+        _sync_folder(parent)
+    except BaseException:
+        shutil.rmtree(building.folder, ignore_errors=True)
+        raise
+
+
+@dataclass
+class Building:
+    """A folder that is being filled, and the path that it is to have: known, perhaps, only when it is full."""
+
+    folder: Path
+    path: Path | None = None
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[BinaryIO]:
+    """A new file inside a folder that is being :func:`built`, to write and read; synced at the end."""
+    with path.open("x+b") as file:
+        yield file
+        _sync(file)
 
 
 def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
@@ -104,10 +159,15 @@ def rename(old: Path, new: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Clear away what a killed process left half written in ``folder``."""
+    """Clear away what a killed process left half written in ``folder``; what one is building still stays."""
     for path in folder.glob(f".*{TEMPORARY_MARK}*"):
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            if not any(path.iterdir()):  # somebody may be about to lock it
+                continue
+            with suppress(BlockingIOError), ExitStack() as held:
+                if (path / BUILDING).exists():
+                    held.enter_context(locked(path / BUILDING))
+                shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
@@ -133,8 +193,12 @@ def _temporary_sibling(path: Path) -> Path:
 def _write_synced(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:

@@ -3,14 +3,20 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one thread a worker
+os.environ["CHARLM_CACHE_DIR"] = tempfile.mkdtemp(prefix="charlm-test-cache-")  # never the user's own
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from charlm.corpus.text import Ids, Text
+from charlm.corpus.vocabulary import Vocabulary
 
 settings.register_profile("charlm", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.load_profile("charlm")
@@ -22,6 +28,14 @@ SMALL = (
     *("--hidden-size", "16", "--embedding-size", "8", "--batch-size", "4"),
     *("--sequence-length", "16", "--max-steps", "8", "--sample-length", "20", "--log-every", "2", "--threads", "1"),
 )
+
+
+def text_of(ids: Sequence[int] | Ids, vocabulary_size: int, starts: Sequence[int] = ()) -> Text:
+    """A text of these ids, in which documents begin at ``starts``."""
+    vocabulary = Vocabulary([chr(0x100 + id_) for id_ in range(vocabulary_size)])
+    smallest = np.min_scalar_type(vocabulary_size - 1)
+    return Text(vocabulary, np.asarray(ids, dtype=smallest), document_starts=np.array(starts, dtype=np.int64))
+
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -91,6 +91,13 @@ threads_option = click.option(
     "--threads", type=click.IntRange(min=0), default=0, help="Threads of the processor; 0: one a core."
 )
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
+cache_option = click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="CHARLM_CACHE_DIR",
+    default=None,
+    help="Where encoded texts are kept.  [default: the user's cache folder; env: CHARLM_CACHE_DIR]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 run_path = click.Path(path_type=Path)
 

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from charlm.commands.options import SectionedCommand, common_options, given, run_path, settings_options, standard_output
+from charlm.commands.options import (
+    SectionedCommand,
+    cache_option,
+    common_options,
+    given,
+    run_path,
+    settings_options,
+    standard_output,
+)
 from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
 
 
@@ -16,6 +24,7 @@ from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
     "--resume", default=None, metavar="PATH|auto", help="Go on with a run; auto: if there is one, else start."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run that stands in the run folder.")
+@cache_option
 @common_options
 @settings_options(SECTIONS)
 @click.pass_context
@@ -27,6 +36,7 @@ def command(
     out: Path | None,
     resume: str | None,
     overwrite: bool,
+    cache_dir: Path | None,
     quiet: bool,
     **options: object,
 ) -> None:
@@ -48,7 +58,9 @@ def command(
         layers = [(str(preset), read_toml(preset)), *layers]
     from charlm.training import session  # torch comes with it, so only once the command line is known to be right
 
-    plan = session.plan(corpus, layers, out=out, resume=resume, overwrite=overwrite)
+    plan = session.plan(
+        corpus, layers, out=out, resume=resume, overwrite=overwrite, cache_folder=cache_dir, quiet=quiet
+    )
     if not quiet:
         for line in plan.announcement():
             click.echo(line, err=True)

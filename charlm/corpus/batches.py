@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.encoded import Ids
+from charlm.corpus.text import Text
 
 IGNORED = -100  # a target that does not count: torch's ignore_index
 
@@ -21,6 +21,7 @@ class Window:
     inputs: NDArray[np.int64]
     targets: NDArray[np.int64]
     starts_over: bool  # the lanes begin again: the state must be zero
+    resets: NDArray[np.bool_] | None  # (time, lane): the state must be zero before this step; None: at no step
     characters: int  # targets that count
 
 
@@ -30,13 +31,12 @@ class Lanes:
     Where the text is too short for a whole window a lane, there are fewer lanes.
     """
 
-    def __init__(self, ids: Ids, start_id: int, batch_size: int, sequence_length: int) -> None:
-        assert len(ids) >= sequence_length, "corpus.load sees to it"
-        self.ids = ids
-        self.start_id = start_id
+    def __init__(self, text: Text, batch_size: int, sequence_length: int) -> None:
+        assert len(text) >= sequence_length, "corpus.load sees to it"
+        self.text = text
         self.sequence_length = sequence_length
-        self.batch_size = min(batch_size, len(ids) // sequence_length)
-        self.lane_length = -(-len(ids) // self.batch_size)
+        self.batch_size = min(batch_size, len(text) // sequence_length)
+        self.lane_length = -(-len(text) // self.batch_size)
         self.windows_per_epoch = -(-self.lane_length // sequence_length)
 
     def window(self, number: int) -> Window:
@@ -46,8 +46,12 @@ class Lanes:
         # positions in the text of what is read and, one later, of what is to be predicted: (time, lane)
         lane_starts = np.arange(self.batch_size) * self.lane_length
         positions = np.arange(first - 1, last)[:, None] + lane_starts
-        here = self.ids[np.clip(positions, 0, len(self.ids) - 1)].astype(np.int64)
-        targets = np.where(positions[1:] < len(self.ids), here[1:], IGNORED)
+        here = self.text[np.clip(positions, 0, len(self.text) - 1)]
+        inputs = here[:-1]
+        targets = np.where(positions[1:] < len(self.text), here[1:], IGNORED)
+        resets = self.text.begins(positions[1:])
+        if resets is not None:
+            inputs = np.where(resets, self.text.vocabulary.start_id, inputs)
         if first == 0:
-            here[0] = self.start_id
-        return Window(here[:-1], targets, first == 0, int(np.count_nonzero(targets != IGNORED)))
+            inputs[0] = self.text.vocabulary.start_id
+        return Window(inputs, targets, first == 0, resets, int(np.count_nonzero(targets != IGNORED)))

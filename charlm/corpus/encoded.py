@@ -1,116 +1,156 @@
-"""The corpus as an array of ids, with its vocabulary, its ranges and the record that a resume is checked against."""
+"""A text as an array of ids on disk, made in one reading, in memory that does not grow with the text.
 
-from collections.abc import Sequence
+The ids are those of the text alone: every character that occurs has one, in the order of the code points. What a model
+knows is another matter (rare characters, a model that was trained on another text): see :mod:`charlm.corpus.text`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm import files
 from charlm.config import CorpusSettings
 from charlm.corpus import sources
-from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import TextError, UsageError
+from charlm.corpus.decoding import characters
+from charlm.corpus.sources import Source
+from charlm.corpus.vocabulary import CODE_POINTS, code_points
 
 Ids = NDArray[np.integer[Any]]
 
-VALIDATION_AT_MOST = 1_000_000  # characters, where the fraction is left to us
-MOST_CHARACTERS = 10**12  # more than any text has
+IDS = "ids.bin"
+MANIFEST = "encoded.json"
+BLOCK = 1 << 20  # ids that are in memory at a time
+TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
 
 
 @dataclass(frozen=True)
-class Split:
-    """Contiguous ranges of the text, in this order; half-open, in characters."""
+class Encoded:
+    """``ids``: a memory map, ``(characters,)``; ``alphabet``: the character of each id; ``counts``: how often."""
 
-    train: range
-    validation: range
-    test: range
-
-    def record(self) -> dict[str, list[int]]:
-        return {name: [part.start, part.stop] for name, part in vars(self).items()}
-
-
-@dataclass(frozen=True)
-class Corpus:
-    name: str
-    files: list[sources.Source]
-    vocabulary: Vocabulary
+    folder: Path
     ids: Ids
-    split: Split
+    alphabet: list[str]
+    counts: NDArray[np.int64]
+    files: list[Source]
 
-    def part(self, part: range) -> Ids:
-        return self.ids[part.start : part.stop]
-
-    def only_outside_training(self) -> int:
-        """How many characters of the vocabulary the training text lacks."""
-        return len(self.vocabulary) - len(np.unique(self.part(self.split.train)))
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "characters": len(self.ids),
-            "distinct_characters": len(self.vocabulary),
-            "files": [source.record() for source in self.files],
-            "ranges": self.split.record(),
-        }
+    @property
+    def file_starts(self) -> NDArray[np.int64]:
+        """Where the files with something in them begin, in characters."""
+        lengths = np.array([source.characters for source in self.files], dtype=np.int64)
+        return (np.cumsum(lengths) - lengths)[lengths > 0]
 
 
-def load(names: Sequence[str], settings: CorpusSettings, sequence_length: int) -> Corpus:
-    """Read, encode and divide a corpus that has at least one window of ``sequence_length`` to train on.
+def build(
+    folder: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: Callable[[int], object]
+) -> list[Source]:
+    """Read files once and write their ids to ``folder``; ``on_bytes`` is told the bytes read since it was told last.
 
-    Raises ``UsageError`` or ``TextError`` where a file cannot be read or the text is too little to learn from.
+    Raises what :func:`charlm.corpus.sources.opened` and :func:`charlm.corpus.decoding.characters` raise.
     """
-    name, paths = sources.find(names)
-    text, files = sources.read(paths, settings.encoding)
-    where = str(paths[0]) if len(paths) == 1 else f"these {len(paths)} files"
-    if not text:
-        raise TextError(f"{where}: empty.", "Give a text with something in it.")
-    split = divide(len(text), settings)
-    if not is_enough(split, sequence_length):
-        needed = smallest_length(settings, sequence_length)
-        raise TextError(
-            f"{where}: {len(text):,} characters; a window of {sequence_length:,} to train on and something to validate "
-            f"on take at least {needed:,}.",
-            "Give more text, or a smaller --sequence-length.",
-        )
-    vocabulary = Vocabulary.of(text)
-    if len(vocabulary) == 1:
-        raise TextError(f"{where}: only the one character {text[0]!r} over and over.", "There is nothing to learn.")
-    return Corpus(name, files, vocabulary, vocabulary.encode(text), split)
+    read = []
+    with files.scratch(folder / IDS) as file:
+        spool = Spool(file)
+        for path in paths:
+            before, told = spool.length, 0
+            with sources.opened(path) as (stream, hashed):
+                for piece in characters(stream, path, settings):
+                    spool.add(piece)
+                    on_bytes(hashed.size_bytes - told)
+                    told = hashed.size_bytes
+            read.append(hashed.source(path, spool.length - before))
+        alphabet, counts = spool.finish()
+    manifest = {
+        "characters": spool.length,
+        "type": spool.type.name,
+        "alphabet": "".join(alphabet),
+        "counts": counts.tolist(),
+        "files": [source.record() for source in read],
+    }
+    with files.scratch(folder / MANIFEST) as file:
+        file.write(json.dumps(manifest).encode("ascii"))
+    return read
 
 
-def divide(characters: int, settings: CorpusSettings) -> Split:
-    """The first ``int(n × (1 − v − t))`` characters are for training, then come validation and test."""
-    validation, test = _fractions(settings)
-    train_end = int(characters * (1 - validation - test))
-    validation_end = int(characters * (1 - test))
-    if settings.validation_fraction == "auto":
-        train_end = max(train_end, validation_end - VALIDATION_AT_MOST)
-    return Split(range(train_end), range(train_end, validation_end), range(validation_end, characters))
+def opened(folder: Path) -> Encoded:
+    """What :func:`build` wrote. Raises ``OSError`` or ``ValueError`` if it is not there, or not whole."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    ids = np.memmap(folder / IDS, dtype=manifest["type"], mode="r") if manifest["characters"] else np.empty(0, "u1")
+    if len(ids) != manifest["characters"]:
+        raise ValueError(f"{folder}: {len(ids)} ids of {manifest['characters']}")
+    read = [Source(**record) for record in manifest["files"]]
+    return Encoded(folder, ids, list(manifest["alphabet"]), np.array(manifest["counts"], dtype=np.int64), read)
 
 
-def is_enough(split: Split, sequence_length: int) -> bool:
-    """Whether there is one window to train on, and one character to validate on."""
-    return len(split.train) >= sequence_length and len(split.validation) > 0
+class Spool:
+    """Ids by order of appearance, in the smallest type so far; put into their final order at the end, in place."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.type = TYPES[0]
+        self.length = 0
+        self.seen: list[int] = []  # code points by order of appearance
+        self.counts = np.zeros(CODE_POINTS, dtype=np.int64)
+        self.table = np.zeros(CODE_POINTS, dtype=self.type)  # id of each code point that was seen
+
+    def add(self, text: str) -> None:
+        points = code_points(text)
+        counts = _counts(points)
+        present = np.flatnonzero(counts)
+        new = present[self.counts[present] == 0]
+        self.counts[present] += counts[present]
+        ids = np.arange(len(self.seen), len(self.seen) + len(new))
+        self.seen += new.tolist()
+        smallest = _smallest_type(len(self.seen))
+        if smallest != self.type:
+            self._rewrite(np.arange(len(self.table)), smallest)
+            self.table = self.table.astype(smallest)
+        self.table[new] = ids
+        self.file.write(np.take(self.table, points, mode="clip").data)
+        self.length += len(points)
+
+    def finish(self) -> tuple[list[str], NDArray[np.int64]]:
+        """Ids in the order of the code points. Returns the character of each id, and how often it occurs."""
+        order = np.argsort(np.array(self.seen, dtype=np.int64))
+        if not np.array_equal(order, np.arange(len(order))):
+            final = np.empty(len(order), dtype=np.int64)
+            final[order] = np.arange(len(order))
+            self._rewrite(final, self.type)
+        alphabet = sorted(self.seen)
+        return [chr(point) for point in alphabet], self.counts[alphabet]
+
+    def _rewrite(self, new_ids: NDArray[np.int64], new_type: np.dtype[Any]) -> None:
+        """Every id through a table, and into a type of the same size or a larger one; the last block first."""
+        table = new_ids.astype(new_type)
+        for start in reversed(range(0, self.length, BLOCK)):
+            self.file.seek(start * self.type.itemsize)
+            data = self.file.read(min(BLOCK, self.length - start) * self.type.itemsize)
+            self.file.seek(start * new_type.itemsize)
+            self.file.write(np.take(table, np.frombuffer(data, self.type), mode="clip").data)
+        self.file.seek(self.length * new_type.itemsize)
+        self.type = new_type
 
 
-def smallest_length(settings: CorpusSettings, sequence_length: int) -> int:
-    """The fewest characters that are enough.
-
-    Raises ``UsageError`` if none are: without validation no checkpoint would be the best.
-    """
-    validation, test = _fractions(settings)
-    if validation > 1 / MOST_CHARACTERS and 1 - validation - test > 1 / MOST_CHARACTERS:
-        about = int(sequence_length / (1 - validation - test))
-        for characters in range(max(1, about - 2), about + 1000):  # rounding may shift it
-            if is_enough(divide(characters, settings), sequence_length):
-                return characters
-    raise UsageError(
-        f"validation_fraction {validation:g} and test_fraction {test:g} leave no text to train or to validate on.",
-        "Give validation a little: 0.01, say.",
-    )
+def _counts(points: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.integer[Any]]:
+    """How often each code point occurs; two at a time where they are bytes, which is twice as fast."""
+    if points.dtype.itemsize > 1:
+        return np.bincount(points)
+    even = len(points) // 2 * 2
+    pairs = np.bincount(points[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
+    counts: NDArray[np.integer[Any]] = pairs.sum(0) + pairs.sum(1) + np.bincount(points[even:], minlength=256)
+    return counts
 
 
-def _fractions(settings: CorpusSettings) -> tuple[float, float]:
-    validation = settings.validation_fraction
-    return (0.1 if validation == "auto" else validation), settings.test_fraction
+def _smallest_type(distinct: int) -> np.dtype[Any]:
+    return next(kind for kind in TYPES if distinct <= 1 << (8 * kind.itemsize))
+
+
+def blocks(ids: Ids, overlap: int = 0) -> Iterable[tuple[int, Ids]]:
+    """An array in pieces, each with its first position; each begins ``overlap`` before the last one ended."""
+    for start in range(0, len(ids), BLOCK):
+        first = max(0, start - overlap)
+        yield first, ids[first : start + BLOCK]

@@ -1,21 +1,37 @@
-"""Where text comes from: files, and the built-in corpus."""
+"""Where text comes from: files, folders, patterns, standard input, compressed files, and the built-in corpus."""
 
-import codecs
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import re
+import stat
+import sys
 import sysconfig
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
+from charlm.config import CorpusSettings
 from charlm.errors import TextError, UsageError
-from charlm.files import sha256
 
 BUILT_IN = "python"
+STANDARD_INPUT = Path("-")
+CHUNK_BYTES = 1 << 20
+HEAD_BYTES = 1 << 12  # what is looked at to tell text from other files
+
+
+class Stream(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file as it was read."""
+    """One file as it was read: its own bytes, compressed ones as they are, and the characters they gave."""
 
     path: str
     size_bytes: int
@@ -26,55 +42,175 @@ class Source:
         return asdict(self)
 
 
-def find(names: Sequence[str]) -> tuple[str, list[Path]]:
-    """The corpus's name and its files, for names as given on the command line; none is the built-in corpus.
+class Hashed:
+    """A stream that is hashed and counted as it is read."""
 
-    Raises ``UsageError`` for a name that is no file.
-    """
-    if not names or (list(names) == [BUILT_IN] and not Path(BUILT_IN).exists()):
-        return BUILT_IN, _standard_library()
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            raise UsageError(f"{name}: is a folder.", f"Name the text files in it: charlm train {path / '*.txt'}")
-        if not path.exists():
-            raise UsageError(f"{name}: no such file.", "Without a name, the built-in corpus is used.")
-    return Path(names[0]).stem, [Path(name) for name in names]
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.digest = hashlib.sha256()
+        self.size_bytes = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self.stream.read(size)
+        self.digest.update(data)
+        self.size_bytes += len(data)
+        return data
+
+    def source(self, path: Path, characters: int) -> Source:
+        return Source(str(path), self.size_bytes, self.digest.hexdigest(), characters)
 
 
-def read(paths: Sequence[Path], encoding: str) -> tuple[str, list[Source]]:
-    """The text of all files, one after another, and what was read. Line ends stay; a byte order mark goes.
+class Explained:
+    """A stream whose faults are told in words, with the file they are of."""
 
-    Raises ``TextError`` for bytes that do not decode, ``UsageError`` for an unknown encoding or an unreadable file.
-    """
-    try:
-        codec = codecs.lookup(encoding).name
-    except LookupError:
-        raise UsageError(f"--encoding {encoding}: no such encoding.", "Common ones: utf-8, latin-1, cp1252.") from None
-    texts, sources = [], []
-    for path in paths:
+    def __init__(self, stream: Stream, path: Path) -> None:
+        self.stream = stream
+        self.path = path
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Raises ``TextError`` where a compressed file is damaged, ``UsageError`` where it cannot be read."""
         try:
-            data = path.read_bytes()
+            return self.stream.read(size)
         except OSError as error:
-            raise UsageError(f"{path}: cannot be read: {error.strerror}.") from None
-        text = _decode(path, data, codec)
-        texts.append(text)
-        sources.append(Source(str(path), len(data), sha256(data), len(text)))
-    return "".join(texts), sources
+            if error.errno is not None:  # else it is of a decompressor
+                raise UsageError(f"{self.path}: cannot be read: {error.strerror}.") from None
+            damage: Exception = error
+        except (EOFError, zlib.error, lzma.LZMAError) as error:
+            damage = error
+        raise TextError(f"{self.path}: a damaged {self.path.suffix} file: {damage}.", "Get it once more.")
 
 
-def _decode(path: Path, data: bytes, codec: str) -> str:
+def find(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
+    """The files of a corpus, for names as given on the command line; none is the built-in corpus.
+
+    A folder stands for the text files in it and below, in the order of their paths, without hidden ones; a pattern for
+    what fits it. Raises ``UsageError`` for a name that is nothing of that, or a folder without text.
+    """
+    if is_built_in(names):
+        return _standard_library()
+    paths = [path for name in names for path in _expanded(name, settings)]
+    if paths.count(STANDARD_INPUT) > 1:
+        raise UsageError("-: standard input can be read once only.", "Name it once.")
+    return paths
+
+
+def name_of(names: Sequence[str]) -> str:
+    """The corpus's name: the first file's, without its suffix, or the folder's, or ``stdin``."""
+    if is_built_in(names):
+        return BUILT_IN
+    first = Path(names[0])
+    if first == STANDARD_INPUT:
+        return "stdin"
+    if first.is_dir():
+        return first.resolve().name or "corpus"
+    if not first.exists() and (found := _matches(names[0])):
+        first = found[0]
+    return Path(first.stem if first.suffix in OPENERS else first.name).stem
+
+
+def is_built_in(names: Sequence[str]) -> bool:
+    return not names or (list(names) == [BUILT_IN] and not Path(BUILT_IN).exists())
+
+
+def is_file(path: Path) -> bool:
+    """Whether it can be read again, and a change be seen: no pipe, no standard input."""
+    return path != STANDARD_INPUT and path.is_file()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Stream, Hashed]]:
+    """The stream of a file's text, decompressed, and that of its own bytes.
+
+    Raises ``UsageError`` if it cannot be read, ``TextError`` if it is damaged or changes meanwhile.
+    """
+    if path == STANDARD_INPUT:
+        file: Any = sys.stdin.buffer
+        before = None
+    else:
+        file = _readable(path)
+        before = os.fstat(file.fileno())
+    hashed = Hashed(file)
     try:
-        text = data.decode(codec)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise TextError(
-            f"{path}: not {codec}: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}).",
-            "If it is in another encoding, name it: --encoding latin-1, say.",
-        ) from None
-    except (LookupError, UnicodeError):  # codecs of bytes to bytes, and "undefined"
-        raise UsageError(f"--encoding {codec}: not an encoding of text.", "Common ones: utf-8, latin-1.") from None
-    return text.removeprefix("\ufeff")
+        yield Explained(OPENERS.get(path.suffix, _plain)(hashed), path), hashed
+        while Explained(hashed, path).read(CHUNK_BYTES):  # what a decompressor leaves behind is part of the file too
+            pass
+    finally:
+        if path != STANDARD_INPUT:
+            file.close()
+    if before is not None and stat.S_ISREG(before.st_mode):
+        with suppress(FileNotFoundError):
+            after = path.stat()
+            same = all(getattr(before, name) == getattr(after, name) for name in ("st_size", "st_mtime_ns", "st_ino"))
+            if not same or hashed.size_bytes != before.st_size:
+                raise TextError(f"{path}: changed while it was read.", "Try again when nothing writes to it.")
+
+
+def looks_binary(data: bytes) -> bool:
+    """Whether bytes are hardly those of a text: a NUL is among them, and no byte order mark says why."""
+    return b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
+
+
+def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
+    path = Path(name)
+    if path == STANDARD_INPUT:
+        return [path]
+    if path.is_dir():
+        return _texts_below(path, settings)
+    if path.exists():
+        if path.suffix == ".zst" and ".zst" not in OPENERS:
+            raise UsageError(f"{name}: this Python cannot read .zst.", f"Python 3.14 can; or unpack it: zstd -d {name}")
+        return [path]
+    if found := [match for match in _matches(name) if match.is_file()]:
+        return found
+    raise UsageError(f"{name}: no such file.", "Without a name, the built-in corpus is used.")
+
+
+def _matches(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if re.search(r"[*?[]", pattern) else []
+
+
+def _texts_below(folder: Path, settings: CorpusSettings) -> list[Path]:
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    texts = [path for path in sorted(found) if path.is_file() and _is_text(path, settings)]
+    if not texts:
+        others = f"; {len(found):,} other files" if found else ""
+        raise UsageError(f"{folder}: no text file in this folder{others}.", "Name a folder that holds some.")
+    return texts
+
+
+def _is_text(path: Path, settings: CorpusSettings) -> bool:
+    """Whether a file in a folder is taken, told by its first bytes; who names a file means it."""
+    if settings.unit == "byte" or settings.encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
+        return True
+    with suppress(OSError, EOFError, zlib.error, lzma.LZMAError), _readable(path) as file:
+        return not looks_binary(OPENERS.get(path.suffix, _plain)(file).read(HEAD_BYTES))
+    return True  # reading it will say what is wrong with it
+
+
+def _readable(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from None
+
+
+def _plain(stream: Stream) -> Stream:
+    return stream
+
+
+def _gzip(stream: Any) -> Stream:
+    return gzip.GzipFile(fileobj=stream)
+
+
+OPENERS: dict[str, Callable[[Any], Stream]] = {".gz": _gzip, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
+with suppress(ImportError):  # from Python 3.14 on
+    from compression import zstd  # type: ignore[import-not-found, unused-ignore]
+
+    OPENERS[".zst"] = zstd.ZstdFile
 
 
 def _standard_library() -> list[Path]:

@@ -1,6 +1,8 @@
 """Characters ↔ ids: the characters of a text in the order of their code points, the first has id 0."""
 
+import math
 import unicodedata
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,23 +12,36 @@ from numpy.typing import NDArray
 from charlm.errors import CheckpointError, TextError
 
 CODE_POINTS = 0x110000
+ENCODABLE = CODE_POINTS - 0x800  # the characters there are: code points without surrogates
+UNKNOWN_SHOWN_AS = "\N{REPLACEMENT CHARACTER}"
 
 
 class Vocabulary:
-    """The characters that a model knows.
+    """What a model knows: characters, or with ``unit`` byte all 256 bytes, as the characters of their numbers.
 
-    ``start_id`` is one past the last character: the id of the start symbol, which stands before every text and is
-    never predicted.
+    With ``has_unknown``, one more id, ``unknown_id``, stands for every other character: it is read and predicted, and
+    never emitted. ``start_id`` is one past the last id that is predicted: the start symbol, which stands before every
+    text and is never predicted.
     """
 
-    def __init__(self, characters: list[str]) -> None:
+    def __init__(self, characters: list[str], unit: str = "character", has_unknown: bool = False) -> None:
         self.characters = characters
+        self.unit = unit
+        self.has_unknown = has_unknown
 
     @classmethod
     def of(cls, text: str) -> "Vocabulary":
-        seen = np.zeros(CODE_POINTS, dtype=bool)
-        seen[_code_points(text)] = True
-        return cls([chr(code_point) for code_point in np.flatnonzero(seen)])
+        return cls(sorted(set(text)))
+
+    @classmethod
+    def of_bytes(cls) -> "Vocabulary":
+        return cls([chr(byte) for byte in range(256)], "byte")
+
+    @classmethod
+    def of_counts(cls, characters: Sequence[str], counts: Iterable[int], min_count: int) -> "Vocabulary":
+        """The characters that occur at least ``min_count`` times, and an unknown symbol if that is not all."""
+        known = [character for character, count in zip(characters, counts, strict=True) if count >= min_count]
+        return cls(known, has_unknown=len(known) < len(characters))
 
     @classmethod
     def from_json(cls, content: Any) -> "Vocabulary":
@@ -36,45 +51,82 @@ class Vocabulary:
             raise CheckpointError("vocabulary.json: not a list of characters.")
         if not characters or sorted(set(characters)) != characters:
             raise CheckpointError("vocabulary.json: the characters are not distinct and in order.")
-        return cls(characters)
+        unit, unknown = content.get("unit", "character"), content.get("unknown")
+        if unit not in ("character", "byte") or unknown not in (None, len(characters)):
+            raise CheckpointError("vocabulary.json: unit or unknown is not what it can be.")
+        if unit == "byte" and (unknown is not None or characters != cls.of_bytes().characters):
+            raise CheckpointError("vocabulary.json: not the 256 bytes.")
+        return cls(characters, unit, unknown is not None)
 
     def to_json(self) -> dict[str, Any]:
-        return {"unit": "character", "characters": self.characters, "unknown": None}
+        return {"unit": self.unit, "characters": self.characters, "unknown": self.unknown_id}
 
     def __len__(self) -> int:
-        return len(self.characters)
+        """How many ids are predicted."""
+        return len(self.characters) + self.has_unknown
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.characters == other.characters
+        return isinstance(other, Vocabulary) and self.to_json() == other.to_json()
+
+    @property
+    def unknown_id(self) -> int | None:
+        return len(self.characters) if self.has_unknown else None
 
     @property
     def start_id(self) -> int:
-        return len(self.characters)
+        return len(self)
+
+    @property
+    def unknown_nats(self) -> float:
+        """What the unknown symbol leaves open: which of the other characters it is, all equally probable."""
+        return math.log(ENCODABLE - len(self.characters))
+
+    def __or__(self, other: "Vocabulary") -> "Vocabulary":
+        """The characters of both."""
+        assert self.unit == other.unit
+        both = sorted({*self.characters, *other.characters})
+        return Vocabulary(both, self.unit, self.has_unknown or other.has_unknown)
+
+    def ids_of(self, characters: Sequence[str]) -> NDArray[np.int64]:
+        """The id of each character: its own, the unknown one, or -1 where there is none."""
+        ids = self._id_of_code_point[code_points("".join(characters))].astype(np.int64)
+        return ids if self.unknown_id is None else np.where(ids < 0, self.unknown_id, ids)
 
     @cached_property
     def _id_of_code_point(self) -> NDArray[np.int32]:
         table = np.full(CODE_POINTS, -1, dtype=np.int32)
-        table[[ord(character) for character in self.characters]] = np.arange(len(self))
+        table[code_points("".join(self.characters))] = np.arange(len(self.characters))
         return table
 
     def encode(self, text: str) -> NDArray[np.integer[Any]]:
-        """Ids ``(len(text),)`` in the smallest unsigned type that holds them.
+        """Ids ``(len(text),)``, or one for each byte of its UTF-8, in the smallest unsigned type that holds them.
 
         Raises ``TextError`` that lists the characters that are not in the vocabulary.
         """
-        ids = self._id_of_code_point[_code_points(text)]
+        if self.unit == "byte":
+            return np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)
+        ids = self._id_of_code_point[code_points(text)]
         if ids.size and ids.min() < 0:
             unknown = sorted({text[int(position)] for position in np.flatnonzero(ids < 0)})
-            raise TextError(
-                f"{len(unknown)} character{'s' * (len(unknown) > 1)} that the model does not know: "
-                + ", ".join(describe(character) for character in unknown[:10])
-                + (", …" if len(unknown) > 10 else "."),
-                "It can only read and write characters of the text it was trained on; charlm info lists them.",
-            )
-        return ids.astype(np.min_scalar_type(len(self) - 1))
+            raise unknown_characters(unknown)
+        in_smallest: NDArray[np.integer[Any]] = ids.astype(np.min_scalar_type(max(0, len(self) - 1)))
+        return in_smallest
 
     def decode(self, ids: "NDArray[np.integer[Any]] | list[int]") -> str:
-        return "".join(self.characters[id_] for id_ in ids)
+        """The text of ids; what is no UTF-8 among bytes, and the unknown symbol, as U+FFFD."""
+        if self.unit == "byte":
+            return bytes(int(id_) for id_ in ids).decode("utf-8", "replace")
+        shown = [*self.characters, UNKNOWN_SHOWN_AS]
+        return "".join(shown[id_] for id_ in ids)
+
+
+def unknown_characters(unknown: list[str]) -> TextError:
+    return TextError(
+        f"{len(unknown)} character{'s' * (len(unknown) > 1)} that the model does not know: "
+        + ", ".join(describe(character) for character in unknown[:10])
+        + (", …" if len(unknown) > 10 else "."),
+        "It can only read and write characters of the text it was trained on; charlm info lists them.",
+    )
 
 
 def describe(character: str) -> str:
@@ -83,5 +135,11 @@ def describe(character: str) -> str:
     return f"{character!r} (U+{ord(character):04X}{' ' * bool(name)}{name})"
 
 
-def _code_points(text: str) -> NDArray[np.uint32]:
+def code_points(text: str) -> NDArray[np.unsignedinteger[Any]]:
+    """Of each character, in the smallest unsigned type that holds them all."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+    pairs = text.encode("utf-16-le", "surrogatepass")
+    if len(pairs) == 2 * len(text):
+        return np.frombuffer(pairs, dtype="<u2")
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

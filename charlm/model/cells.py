@@ -35,24 +35,26 @@ State = tuple[Tensor, ...]
 """What a network remembers: ``(h, c)`` of an LSTM, ``(h,)`` of the others."""
 
 
-def lstm_cell(x: Tensor, state: State, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> State:
-    """One step of the LSTM. ``x``: ``(lane, input)``; ``h``, ``c``: ``(lane, hidden)``. Returns ``(h, c)``."""
+def lstm_cell(from_input: Tensor, state: State, weight_hh: Tensor) -> State:
+    """One step of the LSTM. Returns ``(h, c)``.
+
+    ``from_input``: ``weight_ih x + bias``, ``(lane, gates × hidden)``; ``h``, ``c``: ``(lane, hidden)``.
+    """
     h, c = state
-    from_input = (x @ weight_ih.T + bias).chunk(4, dim=1)
-    from_hidden = (h @ weight_hh.T).chunk(4, dim=1)
-    input_gate = torch.sigmoid(from_input[0] + from_hidden[0])
-    forget_gate = torch.sigmoid(from_input[1] + from_hidden[1])
-    candidate = torch.tanh(from_input[2] + from_hidden[2])
-    output_gate = torch.sigmoid(from_input[3] + from_hidden[3])
+    input_sum, forget_sum, candidate_sum, output_sum = (from_input + h @ weight_hh.T).chunk(4, dim=1)
+    input_gate = torch.sigmoid(input_sum)
+    forget_gate = torch.sigmoid(forget_sum)
+    candidate = torch.tanh(candidate_sum)
+    output_gate = torch.sigmoid(output_sum)
     c = forget_gate * c + input_gate * candidate
     h = output_gate * torch.tanh(c)
     return h, c
 
 
-def gru_cell(x: Tensor, state: State, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> State:
+def gru_cell(from_inputs: Tensor, state: State, weight_hh: Tensor) -> State:
     """One step of the GRU. Shapes as in :func:`lstm_cell`. Returns ``(h,)``."""
     (h,) = state
-    from_input = (x @ weight_ih.T + bias).chunk(3, dim=1)
+    from_input = from_inputs.chunk(3, dim=1)
     from_hidden = (h @ weight_hh.T).chunk(3, dim=1)
     reset_gate = torch.sigmoid(from_input[0] + from_hidden[0])
     update_gate = torch.sigmoid(from_input[1] + from_hidden[1])
@@ -60,13 +62,13 @@ def gru_cell(x: Tensor, state: State, weight_ih: Tensor, weight_hh: Tensor, bias
     return ((1 - update_gate) * candidate + update_gate * h,)
 
 
-def rnn_cell(x: Tensor, state: State, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> State:
+def rnn_cell(from_input: Tensor, state: State, weight_hh: Tensor) -> State:
     """One step of the simple recurrent network. Shapes as in :func:`lstm_cell`. Returns ``(h,)``."""
     (h,) = state
-    return (torch.tanh(x @ weight_ih.T + bias + h @ weight_hh.T),)
+    return (torch.tanh(from_input + h @ weight_hh.T),)
 
 
-Cell = Callable[[Tensor, State, Tensor, Tensor, Tensor], State]
+Cell = Callable[[Tensor, State, Tensor], State]
 
 CELLS: dict[str, Cell] = {"lstm": lstm_cell, "gru": gru_cell, "rnn": rnn_cell}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -74,11 +76,22 @@ STATES = {"lstm": 2, "gru": 1, "rnn": 1}
 
 
 def unroll(
-    cell: Cell, inputs: Tensor, state: State, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
+    cell: Cell,
+    inputs: Tensor,
+    state: State,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    resets: Tensor | None = None,
 ) -> tuple[Tensor, State]:
-    """A cell over a sequence. ``inputs``: ``(time, lane, input)``. Returns ``h`` of each step and the last state."""
+    """A cell over a sequence. ``inputs``: ``(time, lane, input)``. Returns ``h`` of each step and the last state.
+
+    ``resets``: ``(time, lane)``, true where the state is zero before the step.
+    """
     outputs = []
-    for x in inputs:
-        state = cell(x, state, weight_ih, weight_hh, bias)
+    for step, from_input in enumerate(inputs @ weight_ih.T + bias):  # the products with the input, all in one
+        if resets is not None:
+            state = tuple(part.masked_fill(resets[step, :, None], 0) for part in state)
+        state = cell(from_input, state, weight_hh)
         outputs.append(state[0])
     return torch.stack(outputs), state

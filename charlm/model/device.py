@@ -4,8 +4,11 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any, overload
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from charlm.config import WindowSettings
 from charlm.errors import CharlmError, UsageError
@@ -51,6 +54,18 @@ def _cpu_multiplies_bf16() -> bool:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Matrix products in ``precision``; the weights themselves stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@overload
+def on_device(array: NDArray[Any], device: torch.device) -> Tensor: ...
+@overload
+def on_device(array: NDArray[Any] | None, device: torch.device) -> Tensor | None: ...
+def on_device(array: NDArray[Any] | None, device: torch.device) -> Tensor | None:
+    """A tensor of the array, or none of none, which a GPU fetches while the processor goes on."""
+    if array is None:
+        return None
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager

@@ -62,9 +62,12 @@ class CharacterModel(nn.Module):
         """The state before a text: each part ``(layer, lane, hidden)``."""
         return self.recurrent.zero_state(lanes, self.output_bias.device)
 
-    def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        """``ids``: ``(time, lane)``. Returns logits ``(time, lane, vocabulary)`` and the state after the last id."""
-        outputs, state = self.recurrent(self.embedding(ids), state)
+    def forward(self, ids: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
+        """``ids``: ``(time, lane)``; ``resets``, of the same shape: the state is zero before these steps.
+
+        Returns logits ``(time, lane, vocabulary)`` and the state after the last id.
+        """
+        outputs, state = self.recurrent(self.embedding(ids), state, resets)
         return functional.linear(outputs, self.output_matrix(), self.output_bias), state
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ happen between them; the kernels themselves go layer by layer too, so that costs
 import torch
 from torch import Tensor, nn
 
-from charlm.model.cells import GATES, STATES, State
+from charlm.model.cells import CELLS, GATES, STATES, State, unroll
 
 
 class RecurrentLayer(nn.Module):
@@ -42,8 +42,14 @@ class RecurrentLayer(nn.Module):
         if self.cell == "lstm":
             self.bias[self.hidden_size : 2 * self.hidden_size] = 1
 
-    def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """``inputs``: ``(time, lane, input)``; each state ``(lane, hidden)``. Returns the outputs and the new state."""
+    def forward(self, inputs: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
+        """``inputs``: ``(time, lane, input)``; each state ``(lane, hidden)``; ``resets``: ``(time, lane)``.
+
+        Returns the outputs and the new state. The kernels know no reset inside a sequence: with ``resets``, the
+        reference itself goes step by step.
+        """
+        if resets is not None:
+            return unroll(CELLS[self.cell], inputs, state, self.weight_ih, self.weight_hh, self.bias, resets)
         weights = [self.weight_ih, self.weight_hh, self.bias, self.second_bias]
         initial = [part.unsqueeze(0) for part in state]
         if self.cell == "lstm":
@@ -70,11 +76,11 @@ class RecurrentStack(nn.Module):
         shape = (len(self.layers), lanes, self.hidden_size)
         return tuple(torch.zeros(shape, device=device) for _ in range(self.states))
 
-    def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, inputs: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
         """``inputs``: ``(time, lane, input)``. Returns the last layer's outputs and the state after them, in fp32."""
         after = []
         for index, layer in enumerate(self.layers):
-            outputs, layer_state = layer(inputs, tuple(part[index] for part in state))
+            outputs, layer_state = layer(inputs, tuple(part[index] for part in state), resets)
             after.append(layer_state)
             inputs = self.dropout(outputs)
         return inputs, tuple(torch.stack(part).float() for part in zip(*after, strict=True))

@@ -11,11 +11,13 @@ from typing import Any
 from charlm import runs
 from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
-from charlm.corpus import encoded, sources
-from charlm.corpus.encoded import Corpus
+from charlm.corpus import cache, loading, sources
+from charlm.corpus.encoded import Encoded
+from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
+from charlm.training.finetuning import SHAPE, grown_vocabulary
 from charlm.training.trainer import Trainer
 
 # What a resume may not change: the state that was saved would not fit, or would not mean the same
@@ -40,6 +42,7 @@ class Plan:
     saved: Checkpoint | None
     overwrite: bool
     seen: list[str]  # the checkpoints that were there
+    origin: Checkpoint | None = None  # whose weights it starts from
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
@@ -57,7 +60,7 @@ class Plan:
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
         prepare_process(self.settings.threads)
-        trainer = Trainer(self.settings, self.corpus, self.run, quiet)
+        trainer = Trainer(self.settings, self.corpus, self.run, quiet, self.origin)
         if self.saved is not None:
             trainer.restore(self.saved)
             runs.forget_after(self.run, self.saved.step)
@@ -68,12 +71,17 @@ class Plan:
 
     def announcement(self) -> Iterable[str]:
         """What people should know before it starts, a line each."""
-        corpus, settings = self.corpus, self.settings
+        corpus, settings, text = self.corpus, self.settings, self.corpus.text
         what = ", the source of this Python's own standard library" if corpus.name == sources.BUILT_IN else ""
         yield (
-            f"Text: {corpus.name}{what}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct; "
+            f"Text: {corpus.name}{what}: {len(text):,} {settings.unit}s, {len(corpus.encoded.alphabet):,} distinct; "
             f"{len(corpus.split.train):,} to train on, {len(corpus.split.validation):,} to validate on."
         )
+        if documents := len(text.document_starts):
+            yield f"{documents:,} documents."
+        if text.vocabulary.has_unknown:
+            occurrences, distinct = corpus.unknown()
+            yield f"{distinct:,} distinct characters are the unknown symbol; they occur {occurrences:,} times."
         if lacking := corpus.only_outside_training():
             yield f"{lacking} of the distinct characters occur only outside the training part."
         lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
@@ -84,6 +92,9 @@ class Plan:
             f"Model: {settings.num_layers} × {settings.hidden_size} {settings.cell}, "
             f"on {device} in {choose_precision(settings.precision, device)}."
         )
+        if self.origin is not None:
+            more = len(text.vocabulary) - len(self.origin.vocabulary)
+            yield f"Starting from {self.origin.folder}; {more:,} of the characters are new to it."
         if self.saved is not None:
             yield f"Going on from step {self.saved.step} of {self.run}."
             if later := runs.later_checkpoints(self.run, self.saved.step):
@@ -105,11 +116,14 @@ def plan(
     out: Path | None = None,
     resume: str | None = None,
     overwrite: bool = False,
+    cache_folder: Path | None = None,
+    quiet: bool = True,
 ) -> Plan:
     """Check everything and plan the training.
 
     ``resume`` is the path of a run or checkpoint, ``auto`` (the run that ``out`` or the corpus's name gives, if it
-    is there), or ``None`` for a fresh run. Raises a ``CharlmError`` for whatever cannot be.
+    is there), or ``None`` for a fresh run. ``cache_folder`` keeps encoded texts; none: the user's own.
+    Raises a ``CharlmError`` for whatever cannot be.
     """
     if resume not in (None, "auto") and overwrite:
         raise UsageError("--resume and --overwrite: one goes on with a run, the other replaces it.", "Choose one.")
@@ -118,21 +132,29 @@ def plan(
         resume = str(run) if runs.checkpoints(run) else None
         overwrite = overwrite or (resume is None and runs.is_run(run))  # killed before its first save: again from 0
     if resume is None:
-        return _fresh(corpus_names, layers, out, overwrite)
+        return _fresh(corpus_names, layers, out, overwrite, cache_folder, quiet)
     path = Path(resume)
     if runs.has_settings(path) and not runs.checkpoints(path):  # likewise: its settings and its text, from step 0
         names = _names(corpus_names, runs.corpus_record(path), path)
-        return _fresh(names, [(str(path), read_toml(path / "config.toml")), *layers], path, True)
-    return _resumed(corpus_names, layers, path, out)
+        return _fresh(names, [(str(path), read_toml(path / "config.toml")), *layers], path, True, cache_folder, quiet)
+    return _resumed(corpus_names, layers, path, out, cache_folder, quiet)
 
 
 def default_run(corpus_names: Sequence[str]) -> Path:
-    name, _ = sources.find(corpus_names)
-    return Path("checkpoints") / name
+    return Path("checkpoints") / sources.name_of(corpus_names)
 
 
-def _fresh(corpus_names: Sequence[str], layers: Sequence[Layer], out: Path | None, overwrite: bool) -> Plan:
-    settings = resolve(TrainSettings, layers)
+def _fresh(
+    corpus_names: Sequence[str],
+    layers: Sequence[Layer],
+    out: Path | None,
+    overwrite: bool,
+    cache_folder: Path | None,
+    quiet: bool,
+) -> Plan:
+    settings, origin = resolve(TrainSettings, layers), None
+    if settings.init_from:
+        settings, origin = _shaped(layers, Path(settings.init_from))
     choose_device(settings.device)
     run = out or default_run(corpus_names)
     if run.exists() and not run.is_dir():
@@ -145,11 +167,33 @@ def _fresh(corpus_names: Sequence[str], layers: Sequence[Layer], out: Path | Non
         )
     if occupied and not runs.is_run(run):
         raise UsageError(f"{run}: not a run of charlm; --overwrite leaves it alone.", "Choose another --out.")
-    corpus = encoded.load(corpus_names, settings, settings.sequence_length)
-    return Plan(settings, corpus, run, None, overwrite, [folder.name for folder in runs.checkpoints(run)])
+    corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
+    if origin is not None:
+        corpus = corpus.known_by(grown_vocabulary(origin, corpus.vocabulary))
+    return Plan(settings, corpus, run, None, overwrite, [folder.name for folder in runs.checkpoints(run)], origin)
 
 
-def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, out: Path | None) -> Plan:
+def _shaped(layers: Sequence[Layer], path: Path) -> tuple[TrainSettings, Checkpoint]:
+    """The settings of a training that starts from another's model, whose shape comes before a preset's."""
+    origin = runs.read(path)
+    shape = {name: getattr(origin.settings, name) for name in SHAPE}
+    settings = resolve(TrainSettings, [*layers[:1], (str(path), shape), *layers[1:]])
+    if changed := [name for name in SHAPE if getattr(settings, name) != shape[name]]:
+        raise UsageError(
+            f"--init-from {path}: its model keeps its shape: {', '.join(f'{name} {shape[name]}' for name in changed)}.",
+            "Leave these options away, or start afresh.",
+        )
+    return settings, origin
+
+
+def _resumed(
+    corpus_names: Sequence[str],
+    layers: Sequence[Layer],
+    path: Path,
+    out: Path | None,
+    cache_folder: Path | None,
+    quiet: bool,
+) -> Plan:
     run = path.absolute().parent if runs.is_checkpoint(path) else path
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run stays in its folder, {run}.", "Leave --out away.")
@@ -166,21 +210,31 @@ def _resumed(corpus_names: Sequence[str], layers: Sequence[Layer], path: Path, o
             "Leave these options away, or start a new run: --out checkpoints/NAME.",
         )
     record = saved.progress.get("corpus", {})
-    names = _names(corpus_names, record, path)
-    corpus = encoded.load(names, settings, settings.sequence_length)
-    if _identity(corpus.record()) != _identity(record):
+    encoded = _kept(record, settings, cache_folder) if not corpus_names else None
+    names = _names(corpus_names, record, path) if encoded is None else record["names"]
+    encoded = encoded or loading.read(names, settings, cache_folder, quiet)
+    if [source.sha256 for source in encoded.files] != _sums(record):
         raise UsageError(
             f"{path}: the text is not the one it was trained on: {', '.join(map(str, names)) or sources.BUILT_IN}.",
             "Give the same files as then (corpus.json lists them), or start a new run: --out checkpoints/NAME.",
         )
+    corpus = loading.of(encoded, names, settings, settings.sequence_length, saved.vocabulary)
     return Plan(settings, corpus, run, saved, False, seen)
+
+
+def _kept(record: dict[str, Any], settings: TrainSettings, cache_folder: Path | None) -> Encoded | None:
+    """A text that is not where it was, or came through a pipe, from the cache."""
+    files = record.get("files", [])
+    if not files or record.get("name") == sources.BUILT_IN or all(sources.is_file(Path(f["path"])) for f in files):
+        return None
+    return cache.recall(cache_folder or cache.default_folder(), _sums(record), settings)
 
 
 def _names(corpus_names: Sequence[str], record: dict[str, Any], path: Path) -> Sequence[str]:
     """The texts that were named, else those that are recorded. Raises ``UsageError`` if they are gone."""
     files = [source["path"] for source in record.get("files", [])]
     names = corpus_names or ([] if record.get("name") == sources.BUILT_IN else files)
-    if not corpus_names and (missing := [name for name in names if not Path(name).exists()]):
+    if not corpus_names and (missing := [name for name in names if not sources.is_file(Path(name))]):
         raise UsageError(
             f"{path}: its text is not where it was: {', '.join(missing)}.",
             f"Say where it is now: charlm train TEXT --resume {path}",
@@ -188,8 +242,5 @@ def _names(corpus_names: Sequence[str], record: dict[str, Any], path: Path) -> S
     return names
 
 
-def _identity(record: dict[str, object]) -> object:
-    """What makes two texts the same text: the bytes of the files in order, and the ranges."""
-    listed = record.get("files", [])
-    assert isinstance(listed, list)
-    return [source["sha256"] for source in listed], record.get("ranges")
+def _sums(record: dict[str, Any]) -> list[str]:
+    return [source["sha256"] for source in record.get("files", [])]

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
-from charlm.corpus.encoded import Corpus
+from charlm.corpus.loading import Corpus
+from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
+from charlm.training.finetuning import start_from
 from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 
 SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
@@ -49,10 +51,20 @@ class TrainingState:
     device: torch.device
 
     @classmethod
-    def first(cls, settings: TrainSettings, vocabulary_size: int, lanes: int, device: torch.device) -> "TrainingState":
-        """The state before the first step: it depends on nothing but the settings and the text."""
+    def first(
+        cls,
+        settings: TrainSettings,
+        vocabulary: Vocabulary,
+        lanes: int,
+        device: torch.device,
+        origin: Checkpoint | None = None,
+    ) -> "TrainingState":
+        """The state before the first step: it depends on nothing but the settings, the text and ``origin``."""
         torch.manual_seed(settings.seed)
-        model = CharacterModel(vocabulary_size, settings).to(device)
+        model = CharacterModel(len(vocabulary), settings)
+        if origin is not None:
+            start_from(origin, model, vocabulary)
+        model.to(device)
         done = Done(evaluate_every=0 if settings.evaluate_every == "auto" else settings.evaluate_every)
         return cls(model, make_optimizer(model, settings), model.zero_state(lanes), done, device)
 

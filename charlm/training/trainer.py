@@ -13,11 +13,11 @@ from charlm import runs
 from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
-from charlm.corpus.encoded import Corpus
+from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
-from charlm.model.device import autocast, choose_device, choose_precision
+from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
@@ -35,16 +35,23 @@ LOWER_BY = 0.5  # of the learning rate, each time
 class Trainer:
     """Trains one model on one corpus in one run folder, from the start or from a checkpoint."""
 
-    def __init__(self, settings: TrainSettings, corpus: Corpus, run: Path, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        corpus: Corpus,
+        run: Path,
+        quiet: bool = False,
+        origin: Checkpoint | None = None,
+    ) -> None:
         self.settings = settings
         self.corpus = corpus
+        self.origin = origin  # whose weights it starts from
         self.run = run
         self.quiet = quiet
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
-        text, start_id = corpus.part(corpus.split.train), corpus.vocabulary.start_id
-        self.lanes = Lanes(text, start_id, settings.batch_size, settings.sequence_length)
-        self.state = TrainingState.first(settings, len(corpus.vocabulary), self.lanes.batch_size, self.device)
+        self.lanes = Lanes(corpus.part(corpus.split.train), settings.batch_size, settings.sequence_length)
+        self.state = self.first_state()
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of this very step
         self.saved_steps = 0
@@ -142,11 +149,10 @@ class Trainer:
     def window_loss(self) -> Tensor:
         """The loss of the next window, in nats per character; moves the cursor and the state."""
         window = self.lanes.window(self.done.windows)
-        inputs = self.to_device(torch.from_numpy(window.inputs))
-        targets = self.to_device(torch.from_numpy(window.targets))
+        inputs, targets = on_device(window.inputs, self.device), on_device(window.targets, self.device)
         state = self.model.zero_state(self.lanes.batch_size) if window.starts_over else self.state.recurrent
         with autocast(self.device, self.precision):
-            logits, state = self.model(inputs, state)
+            logits, state = self.model(inputs, state, on_device(window.resets, self.device))
         self.state.recurrent = tuple(part.detach() for part in state)
         self.done.windows += 1
         self.done.characters_since_log += window.characters
@@ -188,8 +194,7 @@ class Trainer:
         if runs.checkpoints(self.run):
             self.restore(runs.read(self.run, "last"))
         else:
-            lanes, vocabulary_size = self.lanes.batch_size, self.model.vocabulary_size
-            self.state = TrainingState.first(self.settings, vocabulary_size, lanes, self.device)
+            self.state = self.first_state()
             self.stopwatch, self.saved_seconds = Stopwatch(self.device), 0.0
             self.done.evaluate_every, self.done.evaluation_seconds = done.evaluate_every, done.evaluation_seconds
         runs.forget_after(self.run, self.done.steps)
@@ -211,8 +216,8 @@ class Trainer:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
         self.state.check()
         began = time.perf_counter()
-        ids = self.corpus.part(self.corpus.split.validation)
-        loss = evaluate(self.model, ids, lanes_for(len(ids)), self.precision).nats_per_character
+        text = self.corpus.part(self.corpus.split.validation)
+        loss = evaluate(self.model, text, lanes_for(len(text)), self.precision).nats_per_character
         self.done.evaluation_seconds = time.perf_counter() - began
         if self.done.steps == 0:
             self.monitor.before_learning(loss, self.model.vocabulary_size)
@@ -268,14 +273,18 @@ class Trainer:
         """The exact validation figure of the best checkpoint: one pass in fp32, one lane."""
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
-        ids = self.corpus.part(self.corpus.split.validation)
+        text = self.corpus.part(self.corpus.split.validation)
         hidden = self.quiet or None  # None: hidden where standard error is no terminal
-        with tqdm(total=len(ids), desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
-            exact = evaluate(best.model(self.device), ids, on_progress=bar.update)
+        with tqdm(total=len(text), desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
+            exact = evaluate(best.model(self.device), text, on_progress=bar.update)
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
 
     # Small things
+
+    def first_state(self) -> TrainingState:
+        lanes = self.lanes.batch_size
+        return TrainingState.first(self.settings, self.corpus.vocabulary, lanes, self.device, self.origin)
 
     @property
     def done(self) -> Done:
@@ -292,8 +301,3 @@ class Trainer:
     @property
     def epochs(self) -> float:
         return self.done.windows / self.lanes.windows_per_epoch
-
-    def to_device(self, tensor: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)

@@ -1,10 +1,11 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from charlm.corpus.batches import IGNORED, Lanes, Window
+from tests.conftest import text_of
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Text:
 
     @property
     def lanes(self) -> Lanes:
-        return Lanes(np.arange(self.length, dtype=np.uint16), self.start_id, self.batch_size, self.sequence_length)
+        return Lanes(text_of(range(self.length), self.length), self.batch_size, self.sequence_length)
 
 
 @st.composite
@@ -152,8 +153,8 @@ def test_a_short_text_has_fewer_lanes_of_a_whole_window_at_least(text: Text) -> 
 
 @given(st.sampled_from([np.uint8, np.uint16, np.uint32]))
 def test_windows_are_int64_and_hold_a_start_symbol_that_the_ids_do_not(dtype: type) -> None:
-    ids = np.array([255, 0, 255, 0], dtype=dtype)
-    window = Lanes(ids, 256, 1, 4).window(0)
+    text = replace(text_of([255, 0, 255, 0], 256), stored=np.array([255, 0, 255, 0], dtype=dtype))
+    window = Lanes(text, 1, 4).window(0)
     assert window.inputs.dtype == window.targets.dtype == np.int64
     assert window.inputs[:, 0].tolist() == [256, 255, 0, 255]
     assert window.targets[:, 0].tolist() == [255, 0, 255, 0]

@@ -1,158 +1,109 @@
-import hashlib
-import itertools
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from charlm import files
 from charlm.config import CorpusSettings
 from charlm.corpus import encoded
-from charlm.errors import TextError, UsageError
-
-FRACTIONS = st.floats(0, 0.49)
-SPLITS = [
-    CorpusSettings(),
-    CorpusSettings(test_fraction=0.1),
-    CorpusSettings(validation_fraction=0.5),
-    CorpusSettings(validation_fraction=0.9),
-    CorpusSettings(validation_fraction=0.01, test_fraction=0.5),
-    CorpusSettings(validation_fraction=0.001),
-]
+from charlm.errors import TextError
+from tests.corpus.test_decoding import SCRIPTS
 
 
-def load(path: Path, text: str, settings: CorpusSettings, sequence_length: int = 4) -> encoded.Corpus:
-    path.write_text(text, encoding="utf-8", newline="")
-    return encoded.load([str(path)], settings, sequence_length)
+def build(folder: Path, *texts: str | bytes, **settings: Any) -> encoded.Encoded:
+    """Files with these texts, encoded in ``folder / "built"``."""
+    paths = []
+    for index, text in enumerate(texts):
+        paths.append(folder / f"{index}.txt")
+        paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
+    with files.built(folder) as building:
+        encoded.build(building.folder, paths, CorpusSettings(**settings), lambda count: None)
+        building.path = folder / "built"
+    return encoded.opened(folder / "built")
 
 
-def letters(length: int) -> str:
-    return ("ab" * length)[:length]
+def text_of(built: encoded.Encoded) -> str:
+    return "".join(built.alphabet[id_] for id_ in built.ids)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "text.txt"
+@given(st.lists(st.text(), min_size=1, max_size=3))
+@example([""])
+@example(["", "b", "", "a"])
+@example(list(SCRIPTS.values()))
+def test_ids_are_the_text_in_the_order_of_the_code_points(texts: list[str]) -> None:
+    texts = [text.removeprefix("\ufeff") for text in texts]
+    texts = [text for text in texts if not text.startswith("\ufeff")]
+    with tempfile.TemporaryDirectory() as folder:
+        built = build(Path(folder), *texts)
+        whole = "".join(texts)
+        assert text_of(built) == whole
+        assert built.alphabet == sorted(set(whole))
+        assert built.counts.tolist() == [whole.count(character) for character in built.alphabet]
+        assert [source.characters for source in built.files] == [len(text) for text in texts]
+        starts = np.cumsum([0, *(len(text) for text in texts)])[:-1]
+        assert built.file_starts.tolist() == [start for start, text in zip(starts.tolist(), texts, strict=True) if text]
 
 
-@pytest.mark.parametrize("fraction", [0.1, "auto"])
-def test_tiny_shakespeare_is_split_as_everywhere(fraction: object) -> None:
-    split = encoded.divide(1_115_394, CorpusSettings(validation_fraction=fraction))
-    assert (len(split.train), len(split.validation), len(split.test)) == (1_003_854, 111_540, 0)
-
-
-@given(st.integers(0, 10**12), FRACTIONS | st.just("auto"), FRACTIONS)
-def test_the_parts_are_the_text_each_character_in_one(characters: int, validation: object, test: float) -> None:
-    split = encoded.divide(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
-    assert split.train.start == 0
-    assert split.train.stop == split.validation.start
-    assert split.validation.stop == split.test.start
-    assert split.test.stop == characters
-    assert all(part.start <= part.stop for part in (split.train, split.validation, split.test))
-
-
-@given(st.integers(0, 10**12), FRACTIONS, FRACTIONS)
-def test_a_fraction_that_is_given_is_taken(characters: int, validation: float, test: float) -> None:
-    split = encoded.divide(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
-    assert len(split.train) == int(characters * (1 - validation - test))
-    assert len(split.validation) == pytest.approx(characters * validation, abs=1)
-    assert len(split.test) == pytest.approx(characters * test, abs=1)
-
-
-@pytest.mark.parametrize("characters", [10_000_001, 15_552_671, 17_678_319, 10**9, 10**11])
-def test_left_to_itself_validation_takes_a_million_characters_at_most(characters: int) -> None:
-    assert len(encoded.divide(characters, CorpusSettings()).validation) == 1_000_000
-
-
-def test_no_test_part_unless_asked_for() -> None:
-    assert len(encoded.divide(1000, CorpusSettings()).test) == 0
-
-
-@pytest.mark.parametrize("sequence_length", [1, 2, 7, 64])
-@pytest.mark.parametrize("settings", SPLITS, ids=str)
-def test_the_smallest_length_works_and_one_less_does_not(
-    path: Path, settings: CorpusSettings, sequence_length: int
+@pytest.mark.parametrize(
+    ("distinct", "block"),
+    [
+        *((distinct, block) for distinct in (1, 2, 256, 257, 300) for block in (1, 7, 100, 1 << 20)),
+        *((distinct, block) for distinct in (1 << 16, (1 << 16) + 1) for block in (1000, 1 << 20)),
+    ],
+)
+def test_ids_grow_into_a_larger_type_when_a_character_more_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distinct: int, block: int
 ) -> None:
-    needed = encoded.smallest_length(settings, sequence_length)
-    corpus = load(path, letters(needed), settings, sequence_length)
-    assert len(corpus.split.train) >= sequence_length
-    assert len(corpus.split.validation) >= 1
-    with pytest.raises(TextError, match=f"at least {needed:,}"):
-        load(path, letters(needed - 1), settings, sequence_length)
+    monkeypatch.setattr(encoded, "BLOCK", block)
+    monkeypatch.setattr("charlm.corpus.decoding.CHUNK_BYTES", 200)
+    text = "".join(chr(0x10000 + code) for code in reversed(range(distinct))) * 2  # the last one seen gets id 0
+    built = build(tmp_path, text)
+    assert built.ids.dtype == np.min_scalar_type(max(distinct - 1, 1))
+    assert text_of(built) == text
 
 
-@pytest.mark.parametrize("settings", SPLITS, ids=str)
-def test_a_text_is_too_short_or_can_be_trained_and_validated_on(path: Path, settings: CorpusSettings) -> None:
-    for length in itertools.chain(range(2, 60), range(1000, 1010)):
-        try:
-            corpus = load(path, letters(length), settings)
-        except TextError:
-            continue
-        assert len(corpus.split.train) >= 4
-        assert len(corpus.split.validation) >= 1
+def test_all_characters_at_once(tmp_path: Path) -> None:
+    everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    assert len(everything) == 1_112_064
+    built = build(tmp_path, "\n" + everything)
+    assert len(built.alphabet) == 1_112_064
+    assert "".join(built.alphabet) == everything
+    assert (built.ids[1:] == np.arange(1_112_064)).all()
 
 
-@pytest.mark.timeout(5)
-@pytest.mark.parametrize("fraction", [1e-300, 1 - 1e-9])
-def test_a_fraction_that_leaves_nothing_of_a_part_is_an_error_at_once(path: Path, fraction: float) -> None:
-    with pytest.raises((TextError, UsageError)):
-        load(path, letters(10_000), CorpusSettings(validation_fraction=fraction))
+def test_bytes_are_their_own_characters(tmp_path: Path) -> None:
+    data = bytes(range(255, 127, -1)) + b"\0\xff\r\n"
+    built = build(tmp_path, data, unit="byte")
+    assert text_of(built).encode("latin-1") == data
 
 
-def test_no_validation_part_is_refused(path: Path) -> None:
-    with pytest.raises(UsageError, match="validation_fraction"):
-        load(path, letters(1000), CorpusSettings(validation_fraction=0.0))
+def test_each_file_has_its_own_byte_order_mark_and_end(tmp_path: Path) -> None:
+    assert text_of(build(tmp_path, "\ufeffone\r", "\ufeff\ntwo", newline="lf")) == "one\n\ntwo"
 
 
-@pytest.mark.parametrize("text", ["", "\ufeff"])
-def test_an_empty_text_is_refused(path: Path, text: str) -> None:
-    with pytest.raises(TextError, match=r"text\.txt: empty"):
-        load(path, text, CorpusSettings())
+def test_the_second_of_several_files_is_the_one_that_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match=r"1\.txt: not utf-8: byte 0xff at offset 4"):
+        build(tmp_path, "good " * 1000, b"bad \xff")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.txt", "1.txt"]
 
 
-def test_a_text_of_one_character_over_and_over_is_refused(path: Path) -> None:
-    with pytest.raises(TextError, match=r"text\.txt: only the one character '\\n'"):
-        load(path, "\n" * 1000, CorpusSettings())
+def test_what_is_not_whole_is_not_opened(tmp_path: Path) -> None:
+    build(tmp_path, "some text")
+    path = tmp_path / "built" / encoded.IDS
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="8 ids of 9"):
+        encoded.opened(tmp_path / "built")
 
 
-def test_several_files_that_are_too_short_are_counted(tmp_path: Path) -> None:
-    names = [str(tmp_path / name) for name in "ab"]
-    for name in names:
-        Path(name).write_text("ab")
-    with pytest.raises(TextError, match=r"^these 2 files: 4 characters"):
-        encoded.load(names, CorpusSettings(), 64)
-
-
-def test_the_vocabulary_is_that_of_all_the_text(path: Path) -> None:
-    corpus = load(path, "ab" * 50 + "é", CorpusSettings())
-    assert corpus.vocabulary.characters == ["a", "b", "é"]
-    assert corpus.only_outside_training() == 1
-    assert load(path, "é" + "ab" * 50, CorpusSettings()).only_outside_training() == 0
-
-
-@given(st.text(alphabet="aäb\0\r\n\U0001f600", min_size=100, max_size=200).filter(lambda text: len(set(text)) > 1))
-def test_the_ids_are_the_text_and_its_parts(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    corpus = load(tmp_path_factory.getbasetemp() / "any.txt", text, CorpusSettings(test_fraction=0.2))
-    parts = [corpus.part(part) for part in (corpus.split.train, corpus.split.validation, corpus.split.test)]
-    assert corpus.vocabulary.decode(np.concatenate(parts)) == text
-    assert corpus.vocabulary.decode(corpus.ids) == text
-
-
-def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
-    corpus = load(path, "äb" * 50, CorpusSettings(test_fraction=0.1))
-    data = path.read_bytes()
-    assert corpus.record() == {
-        "name": "text",
-        "characters": 100,
-        "distinct_characters": 2,
-        "files": [
-            {
-                "path": str(path),
-                "size_bytes": 150,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "characters": 100,
-            }
-        ],
-        "ranges": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
-    }
+@pytest.mark.parametrize("overlap", [0, 1, 5])
+def test_blocks_cover_an_array(monkeypatch: pytest.MonkeyPatch, overlap: int) -> None:
+    monkeypatch.setattr(encoded, "BLOCK", 10)
+    ids = np.arange(35, dtype=np.uint8)
+    found = [(first, block.tolist()) for first, block in encoded.blocks(ids, overlap)]
+    assert [first for first, _ in found] == [0, 10 - overlap, 20 - overlap, 30 - overlap]
+    assert all(block == list(range(first, first + len(block))) for first, block in found)
+    assert found[-1][1][-1] == 34

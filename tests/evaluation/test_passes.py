@@ -9,26 +9,27 @@ from torch import nn
 
 from charlm.config import ModelSettings
 from charlm.corpus.batches import Lanes
-from charlm.corpus.encoded import Ids
+from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.evaluation.passes import MOST_LANES, Evaluation, evaluate, lanes_for
 from charlm.model import cells
 from charlm.model.language_model import CharacterModel
+from tests.conftest import text_of
 
 
 @pytest.fixture(scope="module")
-def ids(poem: str) -> Ids:
+def text(poem: str) -> Text:
     """Some 25,000 characters."""
-    return Vocabulary.of(poem).encode(poem * 6)
+    return Text.of(poem * 6, Vocabulary.of(poem))
 
 
 @pytest.fixture(scope="module")
-def trained(poem: str, ids: Ids) -> CharacterModel:
+def trained(poem: str, text: Text) -> CharacterModel:
     """A model that has learnt some of the poem, so that what it remembers matters; in evaluation mode."""
     torch.manual_seed(0)
     vocabulary = Vocabulary.of(poem)
     model = CharacterModel(len(vocabulary), ModelSettings(hidden_size=32, embedding_size=16, dropout=0.3))
-    lanes = Lanes(ids, vocabulary.start_id, batch_size=8, sequence_length=32)
+    lanes = Lanes(text, batch_size=8, sequence_length=32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     after = model.zero_state(8)
     for number in range(150):
@@ -60,60 +61,61 @@ def blind_model(log_probabilities: torch.Tensor) -> CharacterModel:
     return model
 
 
-def random_ids(count: int, vocabulary_size: int = 7) -> Ids:
-    return np.random.default_rng(0).integers(vocabulary_size, size=count).astype(np.uint8)
+def random_text(count: int, vocabulary_size: int = 7) -> Text:
+    return text_of(np.random.default_rng(0).integers(vocabulary_size, size=count), vocabulary_size)
 
 
-def naively(model: CharacterModel, ids: Ids) -> float:
+def naively(model: CharacterModel, text: Text) -> float:
     """The mean loss, one character after another, with the reference cells in double precision."""
     cell = cells.CELLS[model.settings.cell]
     weights = {name: weight.detach().double() for name, weight in model.state_dict().items()}
     hidden = torch.zeros(1, model.settings.hidden_size, dtype=torch.float64)
     states = [(hidden,) * cells.STATES[model.settings.cell]] * model.settings.num_layers
     total, read = 0.0, model.vocabulary_size
-    for id_ in ids.tolist():
+    for id_ in text[:].tolist():
         x = weights["embedding.weight"][read][None]
         for index, state in enumerate(states):
             layer = f"recurrent.layers.{index}."
-            states[index] = cell(
-                x, state, weights[layer + "weight_ih"], weights[layer + "weight_hh"], weights[layer + "bias"]
-            )
+            from_input = x @ weights[layer + "weight_ih"].T + weights[layer + "bias"]
+            states[index] = cell(from_input, state, weights[layer + "weight_hh"])
             x = states[index][0]
         logits = x @ weights["output_weight"].T + weights["output_bias"]
         total -= torch.log_softmax(logits, -1)[0, id_].item()
         read = id_
-    return total / len(ids)
+    return total / len(text)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_the_exact_pass_is_what_a_naive_loop_gives(cell: str) -> None:
-    model, ids = small_model(cell=cell), random_ids(600)
-    result = evaluate(model, ids)
-    assert result.nats_per_character == pytest.approx(naively(model, ids), abs=1e-6)
+    model, text = small_model(cell=cell), random_text(600)
+    result = evaluate(model, text)
+    assert result.nats_per_character == pytest.approx(naively(model, text), abs=1e-6)
     assert result.characters == 600
 
 
 @pytest.mark.parametrize("chunk", [1, 64, 999, 100_000])
-def test_the_length_of_the_chunks_never_changes_the_figure(trained: CharacterModel, ids: Ids, chunk: int) -> None:
-    part = ids[:3000]
+def test_the_length_of_the_chunks_never_changes_the_figure(trained: CharacterModel, text: Text, chunk: int) -> None:
+    part = text.part(range(3000))
     expected = evaluate(trained, part, chunk=256).nats_per_character
     assert evaluate(trained, part, chunk=chunk).nats_per_character == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [64, 999])
-def test_nor_does_it_in_lanes(trained: CharacterModel, ids: Ids, chunk: int) -> None:
-    expected = evaluate(trained, ids, lanes=6, chunk=256).nats_per_character
-    assert evaluate(trained, ids, lanes=6, chunk=chunk).nats_per_character == pytest.approx(expected, abs=1e-5)
+def test_nor_does_it_in_lanes(trained: CharacterModel, text: Text, chunk: int) -> None:
+    expected = evaluate(trained, text, lanes=6, chunk=256).nats_per_character
+    assert evaluate(trained, text, lanes=6, chunk=chunk).nats_per_character == pytest.approx(expected, abs=1e-5)
 
 
-def test_lanes_are_within_a_thousandth_of_a_nat_of_the_exact_figure(trained: CharacterModel, ids: Ids) -> None:
-    exact = evaluate(trained, ids).nats_per_character
+def test_lanes_are_within_a_thousandth_of_a_nat_of_the_exact_figure(trained: CharacterModel, text: Text) -> None:
+    exact = evaluate(trained, text).nats_per_character
     assert exact < math.log(trained.vocabulary_size) - 1  # it has learnt something
-    forgetful = np.mean([evaluate(trained, ids[start : start + 8]).nats_per_character for start in range(0, 4000, 8)])
+    forgetful = np.mean(
+        [evaluate(trained, text.part(range(start, start + 8))).nats_per_character for start in range(0, 4000, 8)]
+    )
     assert forgetful > exact + 0.1  # and its memory matters
-    for lanes in (2, lanes_for(len(ids)), 25):
+    for lanes in (2, lanes_for(len(text)), 25):
         assert lanes > 1
-        assert abs(evaluate(trained, ids, lanes).nats_per_character - exact) < 0.001
+        assert abs(evaluate(trained, text, lanes).nats_per_character - exact) < 0.001
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 64])
@@ -121,15 +123,15 @@ def test_lanes_are_within_a_thousandth_of_a_nat_of_the_exact_figure(trained: Cha
 def test_each_character_counts_once(count: int, lanes: int) -> None:
     # Each id has a loss of its own, so one character left out or counted twice would show.
     log_probabilities = torch.log_softmax(torch.randn(7), 0)
-    ids = random_ids(count)
-    expected = -log_probabilities[torch.from_numpy(ids.astype(np.int64))].double().mean().item()
-    result = evaluate(blind_model(log_probabilities), ids, lanes)
+    text = random_text(count)
+    expected = -log_probabilities[torch.from_numpy(text[:])].double().mean().item()
+    result = evaluate(blind_model(log_probabilities), text, lanes)
     assert result.nats_per_character == pytest.approx(expected, abs=1e-6)
     assert result.characters == count
 
 
 def test_guessing_evenly_costs_the_logarithm_of_the_number_of_characters() -> None:
-    result = evaluate(blind_model(torch.zeros(7)), random_ids(500))
+    result = evaluate(blind_model(torch.zeros(7)), random_text(500))
     assert result.nats_per_character == pytest.approx(math.log(7), abs=1e-6)
     assert result.bits_per_character == pytest.approx(math.log2(7), abs=1e-6)
 
@@ -140,46 +142,48 @@ def test_bits_are_nats_divided_by_the_logarithm_of_two() -> None:
 
 
 def test_the_first_character_is_predicted_from_the_start_symbol_and_counts() -> None:
-    model, ids = small_model(), random_ids(1)
+    model, text = small_model(), random_text(1)
     logits, _ = model(torch.tensor([[model.vocabulary_size]]), model.zero_state(1))
-    expected = -torch.log_softmax(logits[0, 0], -1)[ids[0]].item()
-    assert evaluate(model, ids).nats_per_character == pytest.approx(expected, abs=1e-6)
+    expected = -torch.log_softmax(logits[0, 0], -1)[text[:][0]].item()
+    assert evaluate(model, text).nats_per_character == pytest.approx(expected, abs=1e-6)
     with torch.no_grad():
         model.embedding.weight[model.vocabulary_size] += 1
-    assert abs(evaluate(model, ids).nats_per_character - expected) > 0.01
+    assert abs(evaluate(model, text).nats_per_character - expected) > 0.01
 
 
 def test_in_lanes_too_the_text_starts_with_the_start_symbol_and_a_state_of_zero() -> None:
-    model, ids = small_model(), random_ids(2000)
+    model, text = small_model(), random_text(2000)
     with torch.no_grad():  # what the start symbol leaves in the state is all that the next steps see
         model.embedding.weight[model.vocabulary_size] = 5
-    exact = evaluate(model, ids[:1000]).nats_per_character
-    second = evaluate(model, ids).nats_per_character * 2 - exact  # of the second thousand
-    in_lanes = evaluate(model, ids, lanes=2).nats_per_character
+    exact = evaluate(model, text.part(range(1000))).nats_per_character
+    second = evaluate(model, text).nats_per_character * 2 - exact  # of the second thousand
+    in_lanes = evaluate(model, text, lanes=2).nats_per_character
     assert in_lanes == pytest.approx((exact + second) / 2, abs=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_of_the_training_is_touched(trained: CharacterModel, ids: Ids, training: bool) -> None:
+def test_nothing_of_the_training_is_touched(trained: CharacterModel, text: Text, training: bool) -> None:
     trained.train(training)
     weights = {name: weight.clone() for name, weight in trained.state_dict().items()}
     generator = torch.get_rng_state()
-    first = evaluate(trained, ids[:2500], lanes=2)
-    assert evaluate(trained, ids[:2500], lanes=2) == first  # without dropout, whatever the mode
+    first = evaluate(trained, text.part(range(2500)), lanes=2)
+    assert evaluate(trained, text.part(range(2500)), lanes=2) == first  # without dropout, whatever the mode
     assert all(module.training is training for module in trained.modules())
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(weights[name], weight) for name, weight in trained.state_dict().items())
     trained.eval()
 
 
-def test_bf16_is_near_fp32(trained: CharacterModel, ids: Ids) -> None:
-    exact = evaluate(trained, ids[:2500]).nats_per_character
-    assert evaluate(trained, ids[:2500], precision="bf16").nats_per_character == pytest.approx(exact, abs=0.02)
+def test_bf16_is_near_fp32(trained: CharacterModel, text: Text) -> None:
+    exact = evaluate(trained, text.part(range(2500))).nats_per_character
+    assert evaluate(trained, text.part(range(2500)), precision="bf16").nats_per_character == pytest.approx(
+        exact, abs=0.02
+    )
 
 
 def test_progress_tells_of_every_character_of_an_exact_pass() -> None:
     told: list[int] = []
-    evaluate(small_model(), random_ids(1000), chunk=300, on_progress=told.append)
+    evaluate(small_model(), random_text(1000), chunk=300, on_progress=told.append)
     assert sum(told) == 1000
     assert len(told) == 4
 

@@ -36,7 +36,7 @@ def test_lstm_follows_its_equations_with_the_gates_in_the_order_i_f_g_o() -> Non
     weight_ih, weight_hh, bias = layer("lstm", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
     h, c = state_of("lstm", lanes, hidden)
-    new_h, new_c = cells.lstm_cell(x, (h, c), weight_ih, weight_hh, bias)
+    new_h, new_c = cells.lstm_cell(x @ weight_ih.T + bias, (h, c), weight_hh)
     for lane in range(lanes):
         for unit in range(hidden):
             i, f, g, o = (
@@ -53,7 +53,7 @@ def test_gru_follows_its_equations_with_the_gates_in_the_order_r_z_n() -> None:
     weight_ih, weight_hh, bias = layer("gru", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
     (h,) = state_of("gru", lanes, hidden)
-    (new_h,) = cells.gru_cell(x, (h,), weight_ih, weight_hh, bias)
+    (new_h,) = cells.gru_cell(x @ weight_ih.T + bias, (h,), weight_hh)
     for lane in range(lanes):
         for unit in range(hidden):
             rows = (unit, hidden + unit, 2 * hidden + unit)
@@ -70,7 +70,7 @@ def test_rnn_follows_its_equation() -> None:
     weight_ih, weight_hh, bias = layer("rnn", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
     (h,) = state_of("rnn", lanes, hidden)
-    (new_h,) = cells.rnn_cell(x, (h,), weight_ih, weight_hh, bias)
+    (new_h,) = cells.rnn_cell(x @ weight_ih.T + bias, (h,), weight_hh)
     for lane in range(lanes):
         for unit in range(hidden):
             total = product(weight_ih[unit], x[lane]) + product(weight_hh[unit], h[lane]) + bias[unit].item()
@@ -90,22 +90,39 @@ def test_each_cell_is_the_one_of_torch_with_a_second_bias_of_zero(
     )
     x = torch.randn(lanes, inputs, dtype=torch.float64)
     state = state_of(cell, lanes, hidden)
-    ours = cells.CELLS[cell](x, state, weight_ih, weight_hh, bias)
+    ours = cells.CELLS[cell](x @ weight_ih.T + bias, state, weight_hh)
     theirs = peer(x, state) if cell == "lstm" else (peer(x, state[0]),)
     torch.testing.assert_close(ours, tuple(theirs), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)
 def test_unroll_feeds_each_step_the_state_that_the_step_before_left(cell: str) -> None:
-    weights = layer(cell, 3, 4)
+    weight_ih, weight_hh, bias = layer(cell, 3, 4)
     inputs = torch.randn(5, 2, 3, dtype=torch.float64)
     state = state_of(cell, 2, 4)
-    outputs, last = cells.unroll(cells.CELLS[cell], inputs, state, *weights)
+    outputs, last = cells.unroll(cells.CELLS[cell], inputs, state, weight_ih, weight_hh, bias)
     assert outputs.shape == (5, 2, 4)
     for x, output in zip(inputs, outputs, strict=True):
-        state = cells.CELLS[cell](x, state, *weights)
-        assert torch.equal(output, state[0])
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(last, state, strict=True))
+        state = cells.CELLS[cell](x @ weight_ih.T + bias, state, weight_hh)
+        torch.testing.assert_close(output, state[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(last, state, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_a_reset_makes_the_state_zero_before_its_step_in_its_lane_alone(cell: str) -> None:
+    weights = layer(cell, 3, 4)
+    inputs = torch.randn(6, 2, 3, dtype=torch.float64)
+    state = state_of(cell, 2, 4)
+    resets = torch.zeros(6, 2, dtype=torch.bool)
+    resets[0, 0] = resets[3, 0] = resets[4, 0] = True
+    outputs, last = cells.unroll(cells.CELLS[cell], inputs, state, *weights, resets)
+    plain, _ = cells.unroll(cells.CELLS[cell], inputs, state, *weights)
+    nothing = tuple(torch.zeros_like(part) for part in state)
+    for first, end in ((0, 3), (3, 4), (4, 6)):
+        alone, after = cells.unroll(cells.CELLS[cell], inputs[first:end], nothing, *weights)
+        torch.testing.assert_close(outputs[first:end, 0], alone[:, 0], rtol=0, atol=1e-12)
+    torch.testing.assert_close([part[0] for part in last], [part[0] for part in after], rtol=0, atol=1e-12)
+    torch.testing.assert_close(outputs[:, 1], plain[:, 1], rtol=0, atol=1e-12)
 
 
 def test_a_forget_gate_that_is_open_and_an_input_gate_that_is_shut_keep_the_long_term_state() -> None:
@@ -113,6 +130,6 @@ def test_a_forget_gate_that_is_open_and_an_input_gate_that_is_shut_keep_the_long
     weight = torch.zeros(4 * hidden, hidden)
     bias = torch.tensor([-100.0] * hidden + [100.0] * hidden + [1.0] * hidden + [100.0] * hidden)
     c = torch.randn(1, hidden)
-    h, after = cells.lstm_cell(torch.randn(1, hidden), (torch.randn(1, hidden), c), weight, weight, bias)
+    h, after = cells.lstm_cell(bias[None], (torch.randn(1, hidden), c), weight)
     torch.testing.assert_close(after, c)
     torch.testing.assert_close(h, torch.tanh(c))

@@ -49,7 +49,7 @@ def test_any_unicode_from_file_to_checkpoint_to_sample(text: str) -> None:
         except TextError:
             assert len(read) < 8 or len(set(read)) < 2
             return
-        assert plan.corpus.vocabulary.decode(plan.corpus.ids) == read
+        assert plan.corpus.vocabulary.decode(plan.corpus.text[:]) == read
         plan.train(quiet=True)
         saved = runs.read(Path(folder) / "run", "last")
         assert saved.vocabulary.characters == sorted(set(read))

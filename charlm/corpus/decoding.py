@@ -1,0 +1,119 @@
+"""From bytes to characters, chunk by chunk, in memory that does not grow with the text."""
+
+import codecs
+import io
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from charlm.config import CorpusSettings
+from charlm.corpus.sources import CHUNK_BYTES, Stream, looks_binary
+from charlm.errors import TextError, UsageError
+
+SAMPLE_BYTES = 1 << 16  # around a byte that does not decode, to try other encodings on
+MULTIBYTE = ("gb18030", "shift_jis", "euc-kr", "cp1251")
+SINGLE_BYTE = ("cp1252", "latin-1")
+
+# Characters before which a text can be cut without changing its normal form C: they combine with nothing before them.
+# Not all of them, but letters of all scripts that are written without spaces or in long lines; a test holds each.
+_CUT = re.compile(
+    r"[\x00-\u02ff\u0370-\u0482\u048a-\u0590\u05d0-\u05ea\u0620-\u064a\u0904-\u0939\u0e01-\u0e30\u3400-\u9fff\uac00-\ud7a3]"
+)
+
+
+def codec_name(encoding: str) -> str:
+    """The name that Python has for an encoding of text. Raises ``UsageError`` if there is none."""
+    try:
+        found = codecs.lookup(encoding)
+        if found._is_text_encoding and found.name != "undefined":
+            return found.name
+    except LookupError:
+        pass
+    raise UsageError(f"--encoding {encoding}: not an encoding of text.", "Common ones: utf-8, latin-1, cp1252.")
+
+
+def characters(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:
+    """The text of a stream of bytes in pieces of about a megabyte; bytes as the characters of their numbers.
+
+    Line ends stay unless ``settings.newline`` says otherwise; a byte order mark goes. Raises ``TextError`` that names
+    file, offset and line of a byte that does not decode, and the encodings in which it would.
+    """
+    if settings.unit == "byte":
+        while data := stream.read(CHUNK_BYTES):
+            yield data.decode("latin-1")
+        return
+    pieces = _decoded(stream, path, settings)
+    if settings.newline == "lf":
+        pieces = _with_one_newline(pieces)
+    if settings.normalize == "nfc":
+        pieces = _normalized(pieces)
+    yield from pieces
+
+
+def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:
+    codec = codec_name(settings.encoding)
+    errors = "strict" if settings.decode_errors == "error" else "replace"
+    decoder = codecs.getincrementaldecoder(codec)(errors)
+    begun, offset, lines = False, 0, 1
+    data = b"more"
+    while data:
+        data = stream.read(CHUNK_BYTES)
+        pending = decoder.getstate()[0]
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise _undecodable(path, codec, pending + data, error.start, offset - len(pending), lines) from None
+        except UnicodeError:  # utf-16 and utf-32 that want a byte order mark
+            raise _undecodable(path, codec, pending + data, 0, offset - len(pending), lines) from None
+        offset += len(data)
+        lines += text.count("\n")
+        if text and not begun:
+            begun, text = True, text.removeprefix("\ufeff")
+        if text:
+            yield text
+
+
+def _with_one_newline(pieces: Iterator[str]) -> Iterator[str]:
+    decoder = io.IncrementalNewlineDecoder(None, translate=True)
+    for piece in pieces:
+        yield decoder.decode(piece)
+    yield decoder.decode("", final=True)
+
+
+def _normalized(pieces: Iterator[str]) -> Iterator[str]:
+    held = ""  # from the last place where the text can be cut
+    for piece in pieces:
+        held += piece
+        cut = next((len(held) - i - 1 for i, character in enumerate(reversed(held)) if _CUT.match(character)), 0)
+        ready, held = held[:cut], held[cut:]
+        yield unicodedata.normalize("NFC", ready)
+    yield unicodedata.normalize("NFC", held)
+
+
+def _undecodable(path: Path, codec: str, data: bytes, position: int, before: int, lines: int) -> TextError:
+    """``position`` is in ``data``, which begins at byte ``before`` of the text, where ``lines`` lines have begun."""
+    byte = f"byte 0x{data[position]:02x}" if position < len(data) else "the end"
+    line = lines + data.count(b"\n", 0, position)
+    line_start = data.rfind(b"\n", 0, position) + 1  # a cut there falls between two characters
+    sample = data[max(line_start, position - SAMPLE_BYTES // 2) : position + SAMPLE_BYTES // 2]
+    if looks_binary(sample):
+        hint = "It looks like a binary file; --unit byte trains on the bytes of any file."
+    else:
+        hint = f"It could be {' or '.join(_fitting(sample))}: --encoding NAME. Or --decode-errors replace."
+    return TextError(f"{path}: not {codec}: {byte} at offset {before + position:,} (line {line:,}).", hint)
+
+
+def _fitting(sample: bytes) -> list[str]:
+    """Encodings in which a sample decodes, those first that its share of bytes beyond ASCII speaks for."""
+    if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return ["utf-16"]
+    dense = sum(byte >= 0x80 for byte in sample) > 0.3 * len(sample)
+    fitting = []
+    for codec in (*MULTIBYTE, *SINGLE_BYTE) if dense else (*SINGLE_BYTE, *MULTIBYTE):
+        try:
+            codecs.getincrementaldecoder(codec)().decode(sample)
+        except UnicodeDecodeError:
+            continue
+        fitting.append(codec)
+    return fitting[:3]

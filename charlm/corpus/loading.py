@@ -1,0 +1,141 @@
+"""A corpus: the text that was named, encoded and divided, with the record that a resume is checked against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from charlm.config import CorpusSettings
+from charlm.corpus import cache, documents, sources
+from charlm.corpus.encoded import Encoded, blocks
+from charlm.corpus.split import Split, divide, is_enough, smallest_length
+from charlm.corpus.text import Positions, Text
+from charlm.corpus.vocabulary import Vocabulary, unknown_characters
+from charlm.errors import TextError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """``names``: as they were given; ``text``: all of it; ``encoded``: how it lies on disk."""
+
+    name: str
+    names: list[str]
+    encoded: Encoded
+    text: Text
+    split: Split
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.text.vocabulary
+
+    def part(self, part: range) -> Text:
+        return self.text.part(part)
+
+    def known_by(self, vocabulary: Vocabulary) -> "Corpus":
+        """The same corpus as a model reads it that has another vocabulary."""
+        return replace(self, text=read_by(vocabulary, self.encoded, self.text.document_starts))
+
+    def unknown(self) -> tuple[int, int]:
+        """How many characters of the text are the unknown symbol's, and how many different ones they are."""
+        ids = self.vocabulary.ids_of(self.encoded.alphabet)
+        hidden = self.encoded.counts[ids == self.vocabulary.unknown_id]
+        return int(hidden.sum()), len(hidden)
+
+    def only_outside_training(self) -> int:
+        """How many of the distinct characters the training text lacks."""
+        outside = np.zeros(len(self.encoded.alphabet), dtype=np.int64)
+        for _, block in blocks(self.encoded.ids[self.split.train.stop :]):
+            outside += np.bincount(block, minlength=len(outside))
+        return int(np.count_nonzero(outside == self.encoded.counts))
+
+    def record(self) -> dict[str, Any]:
+        record = {
+            "name": self.name,
+            "names": self.names,
+            "characters": len(self.text),
+            "distinct_characters": len(self.encoded.alphabet),
+            "files": [source.record() for source in self.encoded.files],
+            "ranges": self.split.record(),
+        }
+        if len(self.text.document_starts):
+            record["documents"] = len(self.text.document_starts)
+        return record
+
+
+def load(
+    names: Sequence[str],
+    settings: CorpusSettings,
+    sequence_length: int,
+    cache_folder: Path | None = None,
+    quiet: bool = True,
+) -> Corpus:
+    """Find, encode and divide a corpus that has at least one window of ``sequence_length`` to train on.
+
+    Raises ``UsageError``, ``TextError`` or ``CharlmError`` where a file cannot be read, the cache cannot be written, or
+    the text is too little to learn from.
+    """
+    return of(read(names, settings, cache_folder, quiet), names, settings, sequence_length)
+
+
+def read(
+    names: Sequence[str], settings: CorpusSettings, cache_folder: Path | None = None, quiet: bool = True
+) -> Encoded:
+    """The files that are named, encoded: from the cache (none named: the user's own), or now, with a progress bar."""
+    paths = sources.find(names, settings)
+    size_bytes = sum(path.stat().st_size for path in paths) if all(map(sources.is_file, paths)) else None
+    bar = tqdm(total=size_bytes, desc="reading", unit="B", unit_scale=True, disable=quiet or None, leave=False, delay=1)
+    with bar:
+        return cache.get(cache_folder or cache.default_folder(), paths, settings, bar.update)
+
+
+def of(
+    encoded: Encoded,
+    names: Sequence[str],
+    settings: CorpusSettings,
+    sequence_length: int,
+    vocabulary: Vocabulary | None = None,
+) -> Corpus:
+    """The corpus of a text that is encoded already. Raises ``TextError`` if it is too little to learn from.
+
+    ``vocabulary`` is that of the model, if there is one already; else it is made of the text.
+    """
+    files, characters = encoded.files, len(encoded.ids)
+    where = files[0].path if len(files) == 1 else f"these {len(files)} files"
+    if not characters:
+        raise TextError(f"{where}: empty.", "Give a text with something in it.")
+    split = divide(characters, settings)
+    if not is_enough(split, sequence_length):
+        needed = smallest_length(settings, sequence_length)
+        raise TextError(
+            f"{where}: {characters:,} {settings.unit}s; a window of {sequence_length:,} to train on and something to "
+            f"validate on take at least {needed:,}.",
+            "Give more text, or a smaller --sequence-length.",
+        )
+    if len(encoded.alphabet) == 1:
+        raise TextError(
+            f"{where}: only the one {settings.unit} {encoded.alphabet[0]!r} over and over.",
+            "There is nothing to learn.",
+        )
+    vocabulary = vocabulary or vocabulary_of(encoded, settings)
+    if len(vocabulary) == 1:
+        raise TextError(f"--min-count {settings.min_count}: no character occurs so often.", "Give a smaller one.")
+    text = read_by(vocabulary, encoded, documents.starts(encoded, settings))
+    return Corpus(sources.name_of(names), list(names), encoded, text, split)
+
+
+def vocabulary_of(encoded: Encoded, settings: CorpusSettings) -> Vocabulary:
+    if settings.unit == "byte":
+        return Vocabulary.of_bytes()
+    return Vocabulary.of_counts(encoded.alphabet, encoded.counts.tolist(), settings.min_count)
+
+
+def read_by(vocabulary: Vocabulary, encoded: Encoded, document_starts: Positions) -> Text:
+    """A text as a model with this vocabulary reads it. Raises ``TextError`` that lists the characters it lacks."""
+    model_ids = vocabulary.ids_of(encoded.alphabet)
+    if lacking := [encoded.alphabet[i] for i in np.flatnonzero(model_ids < 0)]:
+        raise unknown_characters(lacking)
+    same = np.array_equal(model_ids, np.arange(len(model_ids)))
+    return Text(vocabulary, encoded.ids, None if same else model_ids, document_starts)

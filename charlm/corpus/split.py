@@ -1,0 +1,58 @@
+"""Which part of a text is for training, which for validation and which is kept aside."""
+
+from dataclasses import dataclass
+
+from charlm.config import CorpusSettings
+from charlm.errors import UsageError
+
+VALIDATION_AT_MOST = 1_000_000  # characters, where the fraction is left to us
+MOST_CHARACTERS = 10**12  # more than any text has
+
+
+@dataclass(frozen=True)
+class Split:
+    """Contiguous ranges of the text, in this order; half-open, in characters."""
+
+    train: range
+    validation: range
+    test: range
+
+    def record(self) -> dict[str, list[int]]:
+        return {name: [part.start, part.stop] for name, part in vars(self).items()}
+
+
+def divide(characters: int, settings: CorpusSettings) -> Split:
+    """The first ``int(n × (1 − v − t))`` characters are for training, then come validation and test."""
+    validation, test = _fractions(settings)
+    train_end = int(characters * (1 - validation - test))
+    validation_end = int(characters * (1 - test))
+    if settings.validation_fraction == "auto":
+        train_end = max(train_end, validation_end - VALIDATION_AT_MOST)
+    return Split(range(train_end), range(train_end, validation_end), range(validation_end, characters))
+
+
+def is_enough(split: Split, sequence_length: int) -> bool:
+    """Whether there is one window to train on, and one character to validate on."""
+    return len(split.train) >= sequence_length and len(split.validation) > 0
+
+
+def smallest_length(settings: CorpusSettings, sequence_length: int) -> int:
+    """The fewest characters that are enough.
+
+    Raises ``UsageError`` if none are: without validation no checkpoint would be the best.
+    """
+    validation, test = _fractions(settings)
+    if validation > 1 / MOST_CHARACTERS and 1 - validation - test > 1 / MOST_CHARACTERS:
+        about = int(sequence_length / (1 - validation - test))
+        for characters in range(max(1, about - 2), about + 1000):  # rounding may shift it
+            if is_enough(divide(characters, settings), sequence_length):
+                return characters
+    raise UsageError(
+        f"validation_fraction {validation:g} and test_fraction {test:g} leave no text to train or to validate on.",
+        "Give validation a little: 0.01, say.",
+    )
+
+
+def _fractions(settings: CorpusSettings) -> tuple[float, float]:
+    validation = settings.validation_fraction
+    return (0.1 if validation == "auto" else validation), settings.test_fraction

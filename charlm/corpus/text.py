@@ -1,0 +1,54 @@
+"""A stretch of text as a model reads it: the ids that it knows, and where documents begin."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.corpus.vocabulary import Vocabulary
+
+Ids = NDArray[np.integer[Any]]
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Text:
+    """``stored``: ids as they lie on disk, ``(characters,)``; ``model_ids``: the vocabulary's id for each, if another.
+
+    ``document_starts``: positions where a document begins, in order, counted from ``offset`` before the text's start.
+    A text itself always begins with a fresh state, be that the start of a document or not.
+    """
+
+    vocabulary: Vocabulary
+    stored: Ids
+    model_ids: NDArray[np.int64] | None = None
+    document_starts: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    offset: int = 0
+
+    @classmethod
+    def of(cls, text: str, vocabulary: Vocabulary) -> "Text":
+        return cls(vocabulary, vocabulary.encode(text))
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, where: "Positions | slice") -> NDArray[np.int64]:
+        """The ids at some positions, or of a stretch."""
+        stored = self.stored[where]
+        return stored.astype(np.int64) if self.model_ids is None else self.model_ids[stored]
+
+    def part(self, part: range) -> "Text":
+        stored = self.stored[part.start : part.stop]
+        return Text(self.vocabulary, stored, self.model_ids, self.document_starts, self.offset + part.start)
+
+    def begins(self, positions: Positions) -> NDArray[np.bool_] | None:
+        """Where a document begins, of the shape of ``positions``, which ascend along the first axis; or ``None``
+        where none does at any of them.
+        """
+        if not len(self.document_starts):
+            return None
+        absolute = positions + self.offset
+        nearest = np.searchsorted(self.document_starts, absolute)
+        begins = self.document_starts[np.minimum(nearest, len(self.document_starts) - 1)] == absolute
+        return begins if begins.any() else None

@@ -1,0 +1,50 @@
+"""Starting from a model that was trained on another text: characters are matched, not positions."""
+
+import torch
+from torch import Tensor
+
+from charlm.checkpoint import Checkpoint
+from charlm.config import ModelSettings
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.errors import UsageError
+from charlm.model.language_model import CharacterModel
+
+SHAPE = tuple(name for name in ModelSettings.model_fields if name != "dropout")
+NEW_ROWS_STD = 0.01  # of what is learned yet: nothing
+
+
+def grown_vocabulary(origin: Checkpoint, text: Vocabulary) -> Vocabulary:
+    """The characters of model and text. Raises ``UsageError`` where one is of bytes and the other is not."""
+    if origin.vocabulary.unit != text.unit:
+        raise UsageError(
+            f"{origin.folder}: a model of {origin.vocabulary.unit}s cannot go on with {text.unit}s.",
+            f"Choose --unit {origin.vocabulary.unit}.",
+        )
+    return origin.vocabulary | text
+
+
+@torch.no_grad()
+def start_from(origin: Checkpoint, model: CharacterModel, vocabulary: Vocabulary) -> None:
+    """Give ``model`` the weights of ``origin``: each character that both know keeps its rows, wherever they are now.
+
+    New rows start small, and new characters as improbable as the most improbable one so far: what the model predicts of
+    the characters it knew stays the same but for what it spends on the new ones.
+    """
+    known = origin.model(torch.device("cpu")).state_dict()
+    old = origin.vocabulary
+    rows = vocabulary.ids_of(old.characters).tolist() + [vocabulary.unknown_id] * old.has_unknown
+    for name, weight in model.state_dict().items():
+        if name == "embedding.weight":
+            _fill(weight, known[name], [*rows, vocabulary.start_id])
+        elif name == "output_weight":
+            _fill(weight, known[name], rows)
+        elif name == "output_bias":
+            weight.fill_(known[name].min())
+            weight[rows] = known[name]
+        else:
+            weight.copy_(known[name])
+
+
+def _fill(weight: Tensor, known: Tensor, rows: list[int]) -> None:
+    weight.normal_(std=NEW_ROWS_STD)
+    weight[rows] = known

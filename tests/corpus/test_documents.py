@@ -1,0 +1,158 @@
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.config import CorpusSettings, ModelSettings
+from charlm.corpus import encoded, loading
+from charlm.corpus.batches import Lanes
+from charlm.corpus.text import Text
+from charlm.errors import TextError
+from charlm.evaluation.passes import evaluate
+from charlm.model.language_model import CharacterModel
+
+
+def load(folder: Path, *texts: str | bytes, **settings: Any) -> loading.Corpus:
+    paths = []
+    for index, text in enumerate(texts):
+        paths.append(folder / f"{index}.txt")
+        paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
+    chosen = CorpusSettings(**{"validation_fraction": 0.1, **settings})
+    return loading.load([str(path) for path in paths], chosen, 2, folder / "cache")
+
+
+def starts(corpus: loading.Corpus) -> list[int]:
+    return corpus.text.document_starts.tolist()
+
+
+def documents(text: Text) -> list[np.ndarray]:
+    """The ids of each document of a text, the first one from the text's start."""
+    edges = [start - text.offset for start in text.document_starts if 0 < start - text.offset < len(text)]
+    return np.split(text[:], edges)
+
+
+@pytest.mark.parametrize("block", [3, 4, 1 << 20])
+@given(
+    st.lists(st.sampled_from("abx"), min_size=12, max_size=40).map("".join),
+    st.sampled_from(["a", "ab", "aa", "aba", "aaa"]),
+)
+def test_a_document_begins_after_each_separator_from_left_to_right(block: int, text: str, separator: str) -> None:
+    text += separator + "bx"
+    expected = [0, *(match.end() for match in re.finditer(separator, text) if match.end() < len(text))]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(encoded, "BLOCK", block)
+        assert starts(load(Path(folder), text, document_separator=separator)) == expected
+
+
+def test_escapes_of_a_separator_are_read(tmp_path: Path) -> None:
+    assert starts(load(tmp_path, "one\r\n\ttwo\r\n\tthree", document_separator=r"\r\n\t")) == [0, 6, 12]
+
+
+def test_separators_of_any_script_and_of_bytes(tmp_path: Path) -> None:
+    assert starts(load(tmp_path, "eins§zwei§§drei", document_separator="§")) == [0, 5, 10, 11]
+    assert starts(load(tmp_path, "eins§zwei§§drei", document_separator="§", unit="byte")) == [0, 6, 12, 14]
+
+
+def test_each_file_can_be_a_document(tmp_path: Path) -> None:
+    assert starts(load(tmp_path, "one", "", "two\nmore\n", "three", document_per_file=True)) == [0, 3, 12]
+    both = load(tmp_path, "one\nmore", "two\nmore\n", "three", document_per_file=True, document_separator="\n")
+    assert starts(both) == [0, 4, 8, 12, 17]
+
+
+def test_a_text_has_no_documents_unless_asked_for(tmp_path: Path) -> None:
+    assert starts(load(tmp_path, "one\n", "two\n")) == []
+
+
+@pytest.mark.parametrize("separator", ["§", "on"])
+def test_a_separator_that_is_not_there_is_refused(tmp_path: Path, separator: str) -> None:
+    with pytest.raises(TextError, match=rf"^--document-separator '{separator}': "):
+        load(tmp_path, "two three four", document_separator=separator)
+
+
+def test_the_starts_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "name\n" * 30
+    expected = starts(load(tmp_path, text, document_separator="\n"))
+    monkeypatch.setattr("charlm.corpus.documents._write_starts", None)
+    assert starts(load(tmp_path, text, document_separator="\n")) == expected
+
+
+NAMES = "".join(f"{'Anna Bartholomew Cy Dora-Maria E'.split()[n % 5]}{n % 7}\n" for n in range(120))
+
+
+@pytest.fixture(params=["lstm", "gru", "rnn"])
+def model(request: pytest.FixtureRequest) -> CharacterModel:
+    """Weights large enough that the past matters."""
+    settings = ModelSettings(cell=request.param, hidden_size=8, embedding_size=5, dropout=0.0)
+    model = CharacterModel(len(set(NAMES)), settings)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    return model
+
+
+def alone(model: CharacterModel, ids: np.ndarray) -> torch.Tensor:
+    """What each character of a document costs that is all there is."""
+    read = torch.from_numpy(np.concatenate([[model.vocabulary_size], ids[:-1]]))[:, None]
+    logits, _ = model(read, model.zero_state(1))
+    return torch.nn.functional.cross_entropy(logits[:, 0], torch.from_numpy(ids), reduction="none")
+
+
+@torch.no_grad()
+def test_training_windows_give_what_each_document_gives_alone(tmp_path: Path, model: CharacterModel) -> None:
+    corpus = load(tmp_path, NAMES, document_separator="\n")
+    text = corpus.part(corpus.split.train)
+    lanes = Lanes(text, batch_size=3, sequence_length=11)
+    losses = np.full((lanes.batch_size, lanes.windows_per_epoch * 11), np.nan)
+    state = model.zero_state(3)
+    for number in range(lanes.windows_per_epoch):
+        window = lanes.window(number)
+        resets = None if window.resets is None else torch.from_numpy(window.resets)
+        logits, state = model(torch.from_numpy(window.inputs), state, resets)
+        costs = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), torch.from_numpy(window.targets).flatten(), reduction="none"
+        )
+        losses[:, number * 11 : number * 11 + len(window.inputs)] = costs.view(-1, 3).T.numpy()
+    flat = losses[:, : lanes.lane_length].ravel()[: len(text)]  # lane after lane: the text
+    position, compared = 0, 0
+    for ids in documents(text):
+        end = position + len(ids)
+        if position // lanes.lane_length == (end - 1) // lanes.lane_length:  # no lane's start cuts it
+            np.testing.assert_allclose(flat[position:end], alone(model, ids).numpy(), atol=1e-5)
+            compared += 1
+        position = end
+    assert compared >= len(documents(text)) - 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_an_evaluation_is_that_of_each_document_alone(tmp_path: Path, model: CharacterModel, chunk: int) -> None:
+    corpus = load(tmp_path, NAMES, document_separator="\n")
+    text = corpus.part(corpus.split.train)
+    expected = torch.cat([alone(model, ids) for ids in documents(text)]).mean().item()
+    assert evaluate(model, text, chunk=chunk).nats_per_character == pytest.approx(expected, abs=1e-6)
+
+
+def test_gradients_do_not_cross_from_one_document_to_the_one_before(tmp_path: Path, model: CharacterModel) -> None:
+    corpus = load(tmp_path, NAMES, document_separator="\n")
+    window = Lanes(corpus.text, 1, 40).window(0)
+    assert window.resets is not None
+    state = tuple(part.requires_grad_() for part in model.zero_state(1))
+    logits, _ = model(torch.from_numpy(window.inputs), state, torch.from_numpy(window.resets))
+    first = int(np.flatnonzero(window.resets[:, 0])[1])
+    later = torch.autograd.grad(logits[first:].square().sum(), state, retain_graph=True)
+    assert all(not part.any() for part in later)
+
+
+def test_a_plain_text_has_windows_without_resets_and_short_documents_have_all(tmp_path: Path) -> None:
+    plain = load(tmp_path, NAMES)
+    assert Lanes(plain.text, 2, 16).window(1).resets is None
+    with_documents = load(tmp_path, NAMES, document_separator="\n")
+    window = Lanes(with_documents.text, 2, 16).window(1)
+    assert window.resets is not None
+    assert (window.inputs[window.resets] == with_documents.vocabulary.start_id).all()
+    assert (window.inputs[~window.resets] != with_documents.vocabulary.start_id).all()

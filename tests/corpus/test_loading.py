@@ -1,0 +1,160 @@
+import hashlib
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.config import CorpusSettings
+from charlm.corpus import loading
+from charlm.corpus.split import divide, smallest_length
+from charlm.errors import TextError, UsageError
+
+FRACTIONS = st.floats(0, 0.49)
+SPLITS = [
+    CorpusSettings(),
+    CorpusSettings(test_fraction=0.1),
+    CorpusSettings(validation_fraction=0.5),
+    CorpusSettings(validation_fraction=0.9),
+    CorpusSettings(validation_fraction=0.01, test_fraction=0.5),
+    CorpusSettings(validation_fraction=0.001),
+]
+
+
+def load(path: Path, text: str, settings: CorpusSettings, sequence_length: int = 4) -> loading.Corpus:
+    path.write_text(text, encoding="utf-8", newline="")
+    return loading.load([str(path)], settings, sequence_length)
+
+
+def letters(length: int) -> str:
+    return ("ab" * length)[:length]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "text.txt"
+
+
+@pytest.mark.parametrize("fraction", [0.1, "auto"])
+def test_tiny_shakespeare_is_split_as_everywhere(fraction: object) -> None:
+    split = divide(1_115_394, CorpusSettings(validation_fraction=fraction))
+    assert (len(split.train), len(split.validation), len(split.test)) == (1_003_854, 111_540, 0)
+
+
+@given(st.integers(0, 10**12), FRACTIONS | st.just("auto"), FRACTIONS)
+def test_the_parts_are_the_text_each_character_in_one(characters: int, validation: object, test: float) -> None:
+    split = divide(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
+    assert split.train.start == 0
+    assert split.train.stop == split.validation.start
+    assert split.validation.stop == split.test.start
+    assert split.test.stop == characters
+    assert all(part.start <= part.stop for part in (split.train, split.validation, split.test))
+
+
+@given(st.integers(0, 10**12), FRACTIONS, FRACTIONS)
+def test_a_fraction_that_is_given_is_taken(characters: int, validation: float, test: float) -> None:
+    split = divide(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
+    assert len(split.train) == int(characters * (1 - validation - test))
+    assert len(split.validation) == pytest.approx(characters * validation, abs=1)
+    assert len(split.test) == pytest.approx(characters * test, abs=1)
+
+
+@pytest.mark.parametrize("characters", [10_000_001, 15_552_671, 17_678_319, 10**9, 10**11])
+def test_left_to_itself_validation_takes_a_million_characters_at_most(characters: int) -> None:
+    assert len(divide(characters, CorpusSettings()).validation) == 1_000_000
+
+
+def test_no_test_part_unless_asked_for() -> None:
+    assert len(divide(1000, CorpusSettings()).test) == 0
+
+
+@pytest.mark.parametrize("sequence_length", [1, 2, 7, 64])
+@pytest.mark.parametrize("settings", SPLITS, ids=str)
+def test_the_smallest_length_works_and_one_less_does_not(
+    path: Path, settings: CorpusSettings, sequence_length: int
+) -> None:
+    needed = smallest_length(settings, sequence_length)
+    corpus = load(path, letters(needed), settings, sequence_length)
+    assert len(corpus.split.train) >= sequence_length
+    assert len(corpus.split.validation) >= 1
+    with pytest.raises(TextError, match=f"at least {needed:,}"):
+        load(path, letters(needed - 1), settings, sequence_length)
+
+
+@pytest.mark.parametrize("settings", SPLITS, ids=str)
+def test_a_text_is_too_short_or_can_be_trained_and_validated_on(path: Path, settings: CorpusSettings) -> None:
+    for length in itertools.chain(range(2, 60), range(1000, 1010)):
+        try:
+            corpus = load(path, letters(length), settings)
+        except TextError:
+            continue
+        assert len(corpus.split.train) >= 4
+        assert len(corpus.split.validation) >= 1
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("fraction", [1e-300, 1 - 1e-9])
+def test_a_fraction_that_leaves_nothing_of_a_part_is_an_error_at_once(path: Path, fraction: float) -> None:
+    with pytest.raises((TextError, UsageError)):
+        load(path, letters(10_000), CorpusSettings(validation_fraction=fraction))
+
+
+def test_no_validation_part_is_refused(path: Path) -> None:
+    with pytest.raises(UsageError, match="validation_fraction"):
+        load(path, letters(1000), CorpusSettings(validation_fraction=0.0))
+
+
+@pytest.mark.parametrize("text", ["", "\ufeff"])
+def test_an_empty_text_is_refused(path: Path, text: str) -> None:
+    with pytest.raises(TextError, match=r"text\.txt: empty"):
+        load(path, text, CorpusSettings())
+
+
+def test_a_text_of_one_character_over_and_over_is_refused(path: Path) -> None:
+    with pytest.raises(TextError, match=r"text\.txt: only the one character '\\n'"):
+        load(path, "\n" * 1000, CorpusSettings())
+
+
+def test_several_files_that_are_too_short_are_counted(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in "ab"]
+    for name in names:
+        Path(name).write_text("ab")
+    with pytest.raises(TextError, match=r"^these 2 files: 4 characters"):
+        loading.load(names, CorpusSettings(), 64)
+
+
+def test_the_vocabulary_is_that_of_all_the_text(path: Path) -> None:
+    corpus = load(path, "ab" * 50 + "é", CorpusSettings())
+    assert corpus.vocabulary.characters == ["a", "b", "é"]
+    assert corpus.only_outside_training() == 1
+    assert load(path, "é" + "ab" * 50, CorpusSettings()).only_outside_training() == 0
+
+
+@given(st.text(alphabet="aäb\0\r\n\U0001f600", min_size=100, max_size=200).filter(lambda text: len(set(text)) > 1))
+def test_the_ids_are_the_text_and_its_parts(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    corpus = load(tmp_path_factory.getbasetemp() / "any.txt", text, CorpusSettings(test_fraction=0.2))
+    parts = [corpus.part(part)[:] for part in (corpus.split.train, corpus.split.validation, corpus.split.test)]
+    assert corpus.vocabulary.decode(np.concatenate(parts)) == text
+    assert corpus.vocabulary.decode(corpus.text[:]) == text
+
+
+def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
+    corpus = load(path, "äb" * 50, CorpusSettings(test_fraction=0.1))
+    data = path.read_bytes()
+    assert corpus.record() == {
+        "name": "text",
+        "names": [str(path)],
+        "characters": 100,
+        "distinct_characters": 2,
+        "files": [
+            {
+                "path": str(path),
+                "size_bytes": 150,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "characters": 100,
+            }
+        ],
+        "ranges": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
+    }
