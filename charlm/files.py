@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -29,9 +30,17 @@ def make_folder(path: Path) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path``, whole or not at all, replacing what stood there."""
+    with written(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of ``path`` if the block ends well and is removed if it does not."""
     temporary = _temporary_sibling(path)
     try:
-        _write_synced(temporary, data)
+        with _synced(temporary) as file:
+            yield file
         temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:
@@ -50,7 +59,8 @@ def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
     try:
         temporary.mkdir()
         for name, data in contents.items():
-            _write_synced(temporary / name, data)
+            with _synced(temporary / name) as file:
+                file.write(data)
         _sync_folder(temporary)
         temporary.rename(path)
         _sync_folder(path.parent)
@@ -130,9 +140,11 @@ def _temporary_sibling(path: Path) -> Path:
     return path.parent / f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(4)}"
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+@contextmanager
+def _synced(path: Path) -> Iterator[BinaryIO]:
+    """A new file, which is on the disk when the block ends."""
     with path.open("xb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
 
