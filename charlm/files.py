@@ -38,12 +38,11 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def written(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which is at ``path`` when the block has ended well, and nowhere if it has not."""
+    """A file to write to, which takes the place of ``path`` if the block ends well and is removed if it does not."""
     temporary = _temporary_sibling(path)
     try:
-        with temporary.open("xb") as file:
+        with scratch(temporary) as file:
             yield file
-            _sync(file)
         temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:
@@ -88,10 +87,11 @@ class Building:
 
 @contextmanager
 def scratch(path: Path) -> Iterator[BinaryIO]:
-    """A new file inside a folder that is being :func:`built`, to write and read; synced at the end."""
+    """A new file to write and read, which is on the disk when the block ends."""
     with path.open("x+b") as file:
         yield file
-        _sync(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
@@ -105,7 +105,8 @@ def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
     try:
         temporary.mkdir()
         for name, data in contents.items():
-            _write_synced(temporary / name, data)
+            with scratch(temporary / name) as file:
+                file.write(data)
         _sync_folder(temporary)
         temporary.rename(path)
         _sync_folder(path.parent)
@@ -188,17 +189,6 @@ def write_log(text: str) -> Path:
 
 def _temporary_sibling(path: Path) -> Path:
     return path.parent / f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(4)}"
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        _sync(file)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:

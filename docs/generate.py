@@ -1,11 +1,12 @@
 """Writes what is derived from the code: ``configs/default.toml`` and ``docs/commands.md``. ``make docs`` runs it."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from click import Context
+from click import Command, Context, Group
 
-from charlm.commands import COMMANDS, group
+from charlm.commands import group
 from charlm.config import SECTIONS, TrainSettings
 
 ROOT = Path(__file__).parent.parent
@@ -27,13 +28,7 @@ def commands() -> str:
     """The help texts."""
     settings = {**group.context_settings, "terminal_width": 110, "max_content_width": 110}
     context = Context(group, info_name="charlm", **settings)
-    parts = ["# Commands\n\nGenerated from the program by `make docs`.\n", _help("charlm", group.get_help(context))]
-    for name in COMMANDS:
-        command = group.get_command(context, name)
-        assert command is not None
-        inner = Context(command, info_name=name, parent=context)
-        parts.append(_help(f"charlm {name}", command.get_help(inner)))
-    return "\n".join(parts)
+    return "\n".join(["# Commands\n\nGenerated from the program by `make docs`.\n", *_helps(group, context)])
 
 
 FILES = {ROOT / "configs" / "default.toml": default_preset, ROOT / "docs" / "commands.md": commands}
@@ -45,8 +40,13 @@ def _line(name: str, value: object, description: str | None) -> str:
     return f"{f'{name} = {spelled}':<32}# {description}"
 
 
-def _help(name: str, text: str) -> str:
-    return f"## `{name}`\n\n```text\n{text.rstrip()}\n```\n"
+def _helps(command: Command, context: Context) -> Iterator[str]:
+    """The help of a command, and of those under it."""
+    yield f"## `{context.command_path}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    for name in command.list_commands(context) if isinstance(command, Group) else []:
+        inner = command.get_command(context, name)
+        assert inner is not None
+        yield from _helps(inner, Context(inner, info_name=name, parent=context))
 
 
 if __name__ == "__main__":

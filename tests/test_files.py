@@ -78,6 +78,25 @@ def test_a_file_is_written_whole_or_not_at_all_whatever_fails(
 
 
 @each_fault
+def test_a_file_is_written_piece_by_piece_and_appears_at_the_end_or_not_at_all(
+    tmp_path: Path, error: BaseException
+) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"n"
+        raise error
+
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(type(error)), files.written(tmp_path / "file") as file:
+        file.writelines(pieces())
+    assert tree(tmp_path) == {"file": b"old"}
+    with files.written(tmp_path / "file") as file:
+        for piece in (b"n", b"e", b"w"):
+            file.write(piece)
+            assert (tmp_path / "file").read_bytes() == b"old"
+    assert tree(tmp_path) == {"file": b"new"}
+
+
+@each_fault
 def test_a_folder_is_committed_whole_or_not_at_all_whatever_fails(tmp_path: Path, error: BaseException) -> None:
     for number in range(1, 100):
         parent = tmp_path / str(number)

@@ -21,6 +21,7 @@ COMMANDS = {
     "sample": "Write new text with a trained model.",
     "info": "Show what a run is: settings, size, vocabulary, figures.",
     "bench": "Measure the speed of training and sampling on this machine.",
+    "corpus": "Get, inspect and clean up texts.",
 }
 
 

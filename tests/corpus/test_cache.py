@@ -228,7 +228,8 @@ def test_two_that_encode_the_same_text_at_once_both_get_it(path: Path, monkeypat
 def test_processes_that_encode_the_same_text_at_once_do_not_hurt_each_other(path: Path) -> None:
     write(path, "text of some length\n" * 200_000)
     code = (
-        "import sys; from pathlib import Path; from charlm.corpus import cache; from charlm.config import CorpusSettings\n"
+        "import sys; from pathlib import Path\n"
+        "from charlm.corpus import cache; from charlm.config import CorpusSettings\n"
         "found = cache.get(Path(sys.argv[1]), [Path(sys.argv[2])], CorpusSettings()); print(len(found.ids))"
     )
     command = [sys.executable, "-c", code, str(path.parent / "cache"), str(path)]

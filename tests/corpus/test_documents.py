@@ -82,7 +82,7 @@ def test_the_starts_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert starts(load(tmp_path, text, document_separator="\n")) == expected
 
 
-NAMES = "".join(f"{'Anna Bartholomew Cy Dora-Maria E'.split()[n % 5]}{n % 7}\n" for n in range(120))
+NAMES = "".join(f"{['Anna', 'Bartholomew', 'Cy', 'Dora-Maria', 'E'][n % 5]}{n % 7}\n" for n in range(120))
 
 
 @pytest.fixture(params=["lstm", "gru", "rnn"])

@@ -1,0 +1,224 @@
+"""Corpora that the literature quotes figures on, fetched from where they are published.
+
+A figure can be compared only if the text is the same to the last byte, so each is known by its checksum: what differs
+from it is not kept. What is there already is read and verified, never overwritten.
+"""
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib import request
+from urllib.error import HTTPError, URLError
+from urllib.request import OpenerDirector
+
+from charlm import files
+from charlm.errors import CharlmError, UsageError, did_you_mean
+
+BLOCK_BYTES = 1 << 18
+TIMEOUT_SECONDS = 30  # of silence; a download that goes on may take as long as it takes
+DEFLATE = 8  # the method's number in a zip
+
+
+@dataclass(frozen=True)
+class Published:
+    """A text that stands at an address, plain or as the one member of a zip; size and checksum are of the text."""
+
+    address: str
+    size_bytes: int
+    checksum_kind: str  # as hashlib names it
+    checksum: str
+    checksum_source: str
+    licence: str
+    description: str
+
+    @property
+    def zipped(self) -> bool:
+        return self.address.endswith(".zip")
+
+
+CORPORA = {
+    "tinyshakespeare": Published(
+        address="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        size_bytes=1_115_394,
+        checksum_kind="sha256",
+        checksum="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        checksum_source="SHA-256 as computed from the files of Karpathy, Johnson and Li 2015",
+        licence="public domain",
+        description="40,000 lines of Shakespeare's plays, from char-rnn",
+    ),
+    "warandpeace": Published(
+        address="https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
+        size_bytes=3_258_246,
+        checksum_kind="sha256",
+        checksum="fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
+        checksum_source="SHA-256 as computed from the files of Karpathy, Johnson and Li 2015",
+        licence="public domain",
+        description="Tolstoy's War and Peace in English",
+    ),
+    "enwik8": Published(
+        address="https://mattmahoney.net/dc/enwik8.zip",
+        size_bytes=100_000_000,
+        checksum_kind="sha1",
+        checksum="57b8363b814821dc9d47aa4d41f58733519076b2",
+        checksum_source="SHA-1 of the unpacked text: Mahoney, Large Text Compression Benchmark",
+        licence="CC BY-SA and GFDL",
+        description="the first 100 MB of Wikipedia's XML of 2006",
+    ),
+    "text8": Published(
+        address="https://mattmahoney.net/dc/text8.zip",
+        size_bytes=100_000_000,
+        checksum_kind="md5",
+        checksum="3bea1919949baf155f99411df5fada7e",
+        checksum_source="MD5 of the unpacked text: Mahoney, mattmahoney.net/dc/textdata.html",
+        licence="CC BY-SA and GFDL",
+        description="the words of Wikipedia of 2006: a to z and the space",
+    ),
+}
+
+
+class _UnfitError(Exception):
+    """What came is not the text, or nothing came; says why."""
+
+
+def place(name: str, folder: Path) -> Path:
+    """Where the corpus of that name stands in ``folder``. Raises ``UsageError`` for a name that no corpus has."""
+    if name not in CORPORA:
+        raise UsageError(
+            f"No corpus is called {name!r}.{did_you_mean(name, CORPORA)}", f"Known ones: {', '.join(CORPORA)}."
+        )
+    return folder / f"{name}.txt"
+
+
+def is_there(name: str, folder: Path) -> bool:
+    """Whether the corpus of that name is in ``folder``. Raises ``CharlmError`` if another text has its place."""
+    path, corpus = place(name, folder), CORPORA[name]
+    try:
+        if not path.exists():
+            return False
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: _hash(corpus)).hexdigest()
+    except OSError as error:
+        raise CharlmError(f"{path}: cannot be read: {error.strerror}.", "Name another place with --folder.") from None
+    if found != corpus.checksum:
+        raise CharlmError(
+            f"{path}: is not {name}: its {corpus.checksum_kind} is {found}, not {corpus.checksum}.",
+            "It was left as it is. Move it away, or name another place with --folder.",
+        )
+    return True
+
+
+def get(name: str, folder: Path, on_progress: Callable[[int], object] = lambda size_bytes: None) -> Path:
+    """The corpus as ``NAME.txt`` in ``folder``, downloaded if it is not there; verified in either case.
+
+    ``on_progress`` is told the size of each piece of text as it comes. Raises ``UsageError`` for an unknown name, else
+    ``CharlmError``; whatever fails, no file is left that was not there before.
+    """
+    path, corpus = place(name, folder), CORPORA[name]
+    if is_there(name, folder):
+        return path
+    try:
+        files.make_folder(folder)
+        with files.written(path) as file:
+            for piece in _verified(corpus):
+                file.write(piece)
+                on_progress(len(piece))
+    except _UnfitError as error:
+        raise CharlmError(
+            f"{corpus.address}: {_one_line(str(error))}.",
+            f"Nothing was kept. Try again later, or get it in another way and save it as {path}.",
+        ) from None
+    except OSError as error:  # of the disk: those of the network are said above
+        raise CharlmError(
+            f"{path}: cannot be written: {error.strerror}.",
+            "Nothing was kept. Make room, or name another place with --folder.",
+        ) from None
+    return path
+
+
+def _verified(corpus: Published) -> Iterator[bytes]:
+    """The text, piece by piece. Raises ``_UnfitError`` as soon as it cannot be right, at the latest at its end."""
+    digest, size_bytes = _hash(corpus), 0
+    for piece in _pieces(corpus):
+        digest.update(piece)
+        size_bytes += len(piece)
+        if size_bytes > corpus.size_bytes:
+            raise _UnfitError(f"is longer than the {corpus.size_bytes:,} bytes expected")
+        yield piece
+    if size_bytes < corpus.size_bytes:
+        raise _UnfitError(f"broke off after {size_bytes:,} of {corpus.size_bytes:,} bytes")
+    if digest.hexdigest() != corpus.checksum:
+        raise _UnfitError(f"its {corpus.checksum_kind} is {digest.hexdigest()}, not {corpus.checksum}")
+
+
+def _hash(corpus: Published) -> "hashlib._Hash":
+    return hashlib.new(corpus.checksum_kind, usedforsecurity=False)
+
+
+def _pieces(corpus: Published) -> Iterator[bytes]:
+    """What the server sends, unpacked."""
+    try:
+        with _web().open(fullurl=corpus.address, timeout=TIMEOUT_SECONDS) as response:
+            yield from _unzipped(response) if corpus.zipped else _plain(response, corpus.size_bytes)
+    except (OSError, HTTPException, zlib.error, ValueError) as error:  # the last: redirected to what is no address
+        raise _UnfitError(_reason(error)) from None
+
+
+def _plain(response: HTTPResponse, size_bytes: int) -> Iterator[bytes]:
+    if response.length not in (None, size_bytes):  # none: the server does not say
+        raise _UnfitError(f"has {response.length:,} bytes, not the {size_bytes:,} expected")
+    while piece := response.read(BLOCK_BYTES):
+        yield piece
+
+
+def _unzipped(response: HTTPResponse) -> Iterator[bytes]:
+    """The first member of a zip, while it comes: a header before it says where it begins (APPNOTE.TXT, 4.3.7)."""
+    header = response.read(30)
+    if len(header) < 30 or not header.startswith(b"PK\3\4"):
+        raise _UnfitError("is no zip")
+    method, name_bytes, extra_bytes = struct.unpack("<8xH16xHH", header)
+    if method != DEFLATE:
+        raise _UnfitError(f"is a zip packed by method {method}, not by deflate")
+    response.read(name_bytes + extra_bytes)
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+    while not unpacking.eof and (packed := unpacking.unconsumed_tail or response.read(BLOCK_BYTES)):
+        yield unpacking.decompress(packed, BLOCK_BYTES)
+
+
+def _web() -> OpenerDirector:
+    """Opens http and https, also through a proxy and after redirections, and nothing else: no file, no ftp."""
+    web = OpenerDirector()
+    for handler in (
+        request.ProxyHandler,
+        request.HTTPHandler,
+        request.HTTPSHandler,
+        request.HTTPRedirectHandler,
+        request.HTTPDefaultErrorHandler,
+        request.HTTPErrorProcessor,
+        request.UnknownHandler,
+    ):
+        web.add_handler(handler())
+    return web
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        with error:  # it holds the connection
+            return f"the server answers {error.code}, {error.reason}"
+    if isinstance(error, URLError):
+        return _reason(error.reason) if isinstance(error.reason, OSError) else str(error.reason)
+    if isinstance(error, TimeoutError):
+        return f"nothing came for {TIMEOUT_SECONDS:g} seconds"
+    if isinstance(error, OSError):
+        return f"no connection, or a broken one: {error.strerror or error}"
+    if isinstance(error, zlib.error):
+        return f"is a damaged zip: {error}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _one_line(text: str) -> str:
+    """What a server says may hold anything, also what would command the terminal."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:300]
