@@ -8,12 +8,10 @@ import lzma
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from charlm.corpus.encoded import Ids
+from charlm.corpus.lookup import Integers, find
 from charlm.corpus.vocabulary import Vocabulary
-
-Integers = NDArray[np.int64]
 
 HIGHEST_ORDER = 5
 TRAIN_AT_MOST = 10_000_000  # characters: half a minute and a gigabyte of memory
@@ -74,7 +72,7 @@ def ngram_bits(train: Ids, validation: Ids, vocabulary_size: int, highest_order:
         # One row more, with nothing in it, is where −1 points. At least one follower: 0/0 becomes pₖ = pₖ₋₁
         context_counts = np.bincount(context_of_gram, weights=gram_counts, minlength=contexts + 1)
         followers = np.maximum(np.bincount(context_of_gram, minlength=contexts + 1), 1)
-        validation_grams = _find(grams, before_validation * vocabulary_size + validation[order:])
+        validation_grams = find(grams, before_validation * vocabulary_size + validation[order:])
 
         lower = probability[order:]
         counts = np.append(gram_counts, 0)[validation_grams]
@@ -94,13 +92,6 @@ def _number(keys: Integers, below: int) -> tuple[Integers, Integers, Integers]:
     counts = np.bincount(keys, minlength=below)
     distinct = np.flatnonzero(counts)
     return distinct, np.cumsum(counts > 0)[keys] - 1, counts[distinct]
-
-
-def _find(distinct: Integers, wanted: Integers) -> Integers:
-    """Where each wanted number stands in an ascending array of distinct ones; −1 where it does not."""
-    places = np.searchsorted(distinct, wanted)
-    there = np.append(distinct, np.iinfo(np.int64).max)[places] == wanted
-    return np.where(there, places, -1)
 
 
 def xz_bits(train: bytes, validation: bytes, characters: int) -> float:

@@ -79,8 +79,14 @@ class Vocabulary:
 
 def describe(character: str) -> str:
     """A character as people can recognise it, printable or not: ``'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)``."""
-    name = unicodedata.name(character, "")
+    name = unicodedata.name(character, "") or _control_name(character)
     return f"{character!r} (U+{ord(character):04X}{' ' * bool(name)}{name})"
+
+
+def _control_name(character: str) -> str:
+    """Controls have no name in Unicode's tables, but their pictures have: SYMBOL FOR BACKSPACE."""
+    picture = {"\x7f": "\u2421"}.get(character, chr(0x2400 + ord(character)) if character < " " else "")
+    return unicodedata.name(picture).removeprefix("SYMBOL FOR ") if picture else ""
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
