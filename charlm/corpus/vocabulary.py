@@ -98,6 +98,10 @@ class Vocabulary:
         table[code_points("".join(self.characters))] = np.arange(len(self.characters))
         return table
 
+    @cached_property
+    def _code_point_of_id(self) -> NDArray[np.uint32]:
+        return code_points("".join(self.characters) + UNKNOWN_SHOWN_AS).astype("<u4")
+
     def encode(self, text: str) -> NDArray[np.integer[Any]]:
         """Ids ``(len(text),)``, or one for each byte of its UTF-8, in the smallest unsigned type that holds them.
 
@@ -114,10 +118,13 @@ class Vocabulary:
 
     def decode(self, ids: "NDArray[np.integer[Any]] | list[int]") -> str:
         """The text of ids; what is no UTF-8 among bytes, and the unknown symbol, as U+FFFD."""
-        if self.unit == "byte":
-            return bytes(int(id_) for id_ in ids).decode("utf-8", "replace")
-        shown = [*self.characters, UNKNOWN_SHOWN_AS]
-        return "".join(shown[id_] for id_ in ids)
+        return self.bytes_of(ids).decode("utf-8", "replace" if self.unit == "byte" else "surrogatepass")
+
+    def bytes_of(self, ids: "NDArray[np.integer[Any]] | list[int]") -> bytes:
+        """The bytes of a text: its own, or those of its UTF-8."""
+        shown = self._code_point_of_id[np.asarray(ids, dtype=np.int64)]
+        text = shown.tobytes().decode("utf-32-le", "surrogatepass")
+        return text.encode("latin-1") if self.unit == "byte" else text.encode("utf-8", "surrogatepass")
 
 
 def unknown_characters(unknown: list[str]) -> TextError:
@@ -131,8 +138,14 @@ def unknown_characters(unknown: list[str]) -> TextError:
 
 def describe(character: str) -> str:
     """A character as people can recognise it, printable or not: ``'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)``."""
-    name = unicodedata.name(character, "")
+    name = unicodedata.name(character, "") or _control_name(character)
     return f"{character!r} (U+{ord(character):04X}{' ' * bool(name)}{name})"
+
+
+def _control_name(character: str) -> str:
+    """Controls have no name in Unicode's tables, but their pictures have: SYMBOL FOR BACKSPACE."""
+    picture = {"\x7f": "\u2421"}.get(character, chr(0x2400 + ord(character)) if character < " " else "")
+    return unicodedata.name(picture).removeprefix("SYMBOL FOR ") if picture else ""
 
 
 def code_points(text: str) -> NDArray[np.unsignedinteger[Any]]:

@@ -78,6 +78,14 @@ def test_a_character_is_described_by_what_any_terminal_can_show(character: str) 
     assert unicodedata.name(character, "") in description
 
 
+@pytest.mark.parametrize(
+    ("character", "name"),
+    [("\0", " NULL"), ("\n", " LINE FEED"), ("\x1f", " UNIT SEPARATOR"), ("\x7f", " DELETE"), ("\x80", "")],
+)
+def test_a_control_is_named_after_its_picture(character: str, name: str) -> None:
+    assert describe(character).endswith(f"(U+{ord(character):04X}{name})")
+
+
 @given(st.text(min_size=1))
 @example("\0\r\n\N{RIGHT-TO-LEFT OVERRIDE}")
 def test_a_vocabulary_comes_back_from_json(text: str) -> None:

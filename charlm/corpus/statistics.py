@@ -1,0 +1,114 @@
+"""Figures about a corpus that show what is wrong with it before hours go into training on it.
+
+Texts are read chunk by chunk, so that one of gigabytes in a memory map takes some megabytes of memory.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from charlm.corpus.encoded import Ids, blocks
+from charlm.corpus.lookup import Integers
+from charlm.corpus.vocabulary import Vocabulary, describe
+
+
+@dataclass(frozen=True)
+class LineLengths:
+    """Characters a line, without the ``\\n`` that ends it; a ``\\r`` before that counts."""
+
+    lines: int
+    median: float
+    mean: float
+    longest: int
+
+
+@dataclass(frozen=True)
+class LineEnds:
+    """How often each stands in the text; more than one above 0 is a mixture."""
+
+    crlf: int
+    lone_lf: int
+    lone_cr: int
+
+
+@dataclass(frozen=True)
+class CharacterCount:
+    character: str
+    description: str  # that any terminal can show
+    count: int
+
+
+def line_lengths(ids: Ids, vocabulary: Vocabulary) -> LineLengths:
+    """Lengths of the lines of a text; characters after the last ``\\n`` are a line too. No text, no lines: zeros."""
+    # As a histogram: lines of n different lengths take at least n² / 2 characters, so there are never many
+    lines: Counter[int] = Counter()
+    begun = 0  # characters of the line that goes on in the next chunk
+    for _, chunk in blocks(ids):
+        ends = np.flatnonzero(chunk == _id("\n", vocabulary))
+        lengths, counts = np.unique(np.diff(ends, prepend=-1 - begun) - 1, return_counts=True)
+        lines.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
+        begun = len(chunk) - 1 - int(ends[-1]) if ends.size else begun + len(chunk)
+    if begun:
+        lines[begun] += 1
+    if not lines:
+        return LineLengths(0, 0.0, 0.0, 0)
+    lengths = np.array(sorted(lines))
+    up_to = np.cumsum([lines[length] for length in lengths.tolist()])  # how many lines are no longer
+    count = lines.total()
+    middle = lengths[np.searchsorted(up_to, [(count - 1) // 2, count // 2], side="right")]
+    total = sum(length * count for length, count in lines.items())
+    return LineLengths(count, float(middle.mean()), total / count, int(lengths[-1]))
+
+
+def line_ends(ids: Ids, vocabulary: Vocabulary) -> LineEnds:
+    carriage_returns = line_feeds = pairs = 0
+    after_carriage_return = False
+    for _, chunk in blocks(ids):
+        is_cr, is_lf = chunk == _id("\r", vocabulary), chunk == _id("\n", vocabulary)
+        carriage_returns += int(np.count_nonzero(is_cr))
+        line_feeds += int(np.count_nonzero(is_lf))
+        pairs += int(np.count_nonzero(is_cr[:-1] & is_lf[1:])) + (after_carriage_return and bool(is_lf[0]))
+        after_carriage_return = bool(is_cr[-1])
+    return LineEnds(pairs, line_feeds - pairs, carriage_returns - pairs)
+
+
+def control_characters(characters: Sequence[str], counts: Integers) -> list[CharacterCount]:
+    """Characters that text seldom means to hold, the most frequent first."""
+    return sorted(
+        (_counted(character, count) for character, count in _occurring(characters, counts) if _is_control(character)),
+        key=lambda counted: -counted.count,
+    )
+
+
+def rare(characters: Sequence[str], counts: Integers, fewer_than: int = 10) -> list[CharacterCount]:
+    """Characters that occur, but too seldom to be learned, the rarest first."""
+    return sorted(
+        (_counted(character, count) for character, count in _occurring(characters, counts) if count < fewer_than),
+        key=lambda counted: counted.count,
+    )
+
+
+def _is_control(character: str) -> bool:
+    """Controls other than tab and line ends, and what people do not see: format characters (byte order marks, joiners,
+    directions), surrogates, private use, noncharacters; and U+FFFD, which stands for bytes that could not be decoded.
+    """
+    code_point = ord(character)
+    is_noncharacter = code_point & 0xFFFE == 0xFFFE or 0xFDD0 <= code_point <= 0xFDEF  # Unicode, section 23.7
+    is_odd = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") and character not in "\t\n\r"
+    return is_odd or is_noncharacter or character == "\N{REPLACEMENT CHARACTER}"
+
+
+def _occurring(characters: Sequence[str], counts: Integers) -> Iterator[tuple[str, int]]:
+    return ((characters[id_], int(counts[id_])) for id_ in np.flatnonzero(counts).tolist())
+
+
+def _counted(character: str, count: int) -> CharacterCount:
+    return CharacterCount(character, describe(character), count)
+
+
+def _id(character: str, vocabulary: Vocabulary) -> int:
+    """The id of a character, or −1, which no character has."""
+    return vocabulary.characters.index(character) if character in vocabulary.characters else -1

@@ -1,0 +1,108 @@
+import re
+import statistics as reference
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from charlm.corpus import statistics
+from charlm.corpus.statistics import CharacterCount, LineEnds, LineLengths
+from charlm.corpus.vocabulary import Vocabulary
+
+texts = st.text("ab\r\n", max_size=60)
+chunks = st.integers(1, 10)
+
+
+@given(texts, chunks)
+@example("", 1)
+@example("\n", 1)
+@example("no line end", 3)
+def test_lines_are_measured_wherever_chunks_end(text: str, chunk: int) -> None:
+    vocabulary = Vocabulary.of(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "CHUNK", chunk)
+        found = statistics.line_lengths(vocabulary.encode(text) if text else np.array([], np.uint8), vocabulary)
+    lengths = [len(line) for line in text.split("\n")]
+    if not text or text.endswith("\n"):
+        lengths.pop()
+    if lengths:
+        mean = pytest.approx(reference.fmean(lengths))
+        assert found == LineLengths(len(lengths), reference.median(lengths), mean, max(lengths))
+    else:
+        assert found == LineLengths(0, 0.0, 0.0, 0)
+
+
+def test_a_line_may_be_longer_than_ids_can_count() -> None:
+    ids = np.zeros(100_000, dtype=np.uint8)
+    ids[-2] = 1
+    found = statistics.line_lengths(ids, Vocabulary(["\t", "\n"]))
+    assert found == LineLengths(2, 49_999.5, 49_999.5, 99_998)
+
+
+@given(texts.filter(bool), chunks)
+@example("\r\n\n\r\r\n", 1)
+@example("a\r\n", 2)
+def test_line_ends_are_counted_wherever_chunks_end(text: str, chunk: int) -> None:
+    vocabulary = Vocabulary.of(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "CHUNK", chunk)
+        found = statistics.line_ends(vocabulary.encode(text), vocabulary)
+    ends = Counter(re.findall("\r\n|\n|\r", text))
+    assert found == LineEnds(crlf=ends["\r\n"], lone_lf=ends["\n"], lone_cr=ends["\r"])
+
+
+@given(texts.filter(bool), chunks)
+def test_characters_are_counted_wherever_chunks_end(text: str, chunk: int) -> None:
+    vocabulary = Vocabulary([*sorted(set(text)), "z"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "CHUNK", chunk)
+        counts = statistics.character_counts(vocabulary.encode(text), len(vocabulary))
+    assert counts.tolist() == [text.count(character) for character in vocabulary.characters]
+
+
+def counted(text: str) -> tuple[list[str], "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
+    vocabulary = Vocabulary.of(text)
+    return vocabulary.characters, statistics.character_counts(vocabulary.encode(text), len(vocabulary))
+
+
+def test_control_characters_are_named_and_counted() -> None:
+    found = statistics.control_characters(*counted("line\r\n\tone \x0c\x0c\x0c, two\N{SOFT HYPHEN}\x7f\x7f é 漢 🙂"))
+    assert found == [
+        CharacterCount("\x0c", r"'\x0c' (U+000C FORM FEED)", 3),
+        CharacterCount("\x7f", r"'\x7f' (U+007F DELETE)", 2),
+        CharacterCount("\xad", r"'\xad' (U+00AD SOFT HYPHEN)", 1),
+    ]
+
+
+odd = (
+    "\0 \x1f \x7f \x85 \x9f \u200b \u200d \u202e \ufeff \U000e0001 \ud800 \ue000 \ufdd0 \ufffe \uffff \U0010ffff \ufffd"
+)
+
+
+@pytest.mark.parametrize("character", odd.split(" "), ids=ascii)
+def test_what_people_do_not_see_is_a_control_character(character: str) -> None:
+    assert [found.character for found in statistics.control_characters(*counted(f"a{character}b"))] == [character]
+
+
+@given(st.characters(categories=["L", "M", "N", "P", "S", "Z"], exclude_characters="\N{REPLACEMENT CHARACTER}"))
+@example("\t")
+@example("\n")
+@example("\r")
+@example("\u0378")  # not assigned in this version of Unicode: perhaps in the next
+def test_what_text_is_made_of_is_no_control_character(character: str) -> None:
+    assert statistics.control_characters(*counted(character)) == []
+
+
+def test_rare_characters_come_rarest_first() -> None:
+    found = statistics.rare(*counted("a" * 10 + "b" * 9 + "é" * 2 + "d" * 2 + "z"))
+    assert [(rare.character, rare.count) for rare in found] == [("z", 1), ("d", 2), ("é", 2), ("b", 9)]
+    assert found[2].description == f"'é' (U+00E9 {unicodedata.name('é')})"
+    assert [rare.character for rare in statistics.rare(*counted("aab"), fewer_than=2)] == ["b"]
+
+
+def test_characters_that_do_not_occur_are_not_rare() -> None:
+    assert statistics.rare(["a", "\0"], np.array([0, 0])) == []
+    assert statistics.control_characters(["a", "\0"], np.array([1, 0])) == []
