@@ -1,12 +1,26 @@
 """``charlm corpus``: what is done to texts before anything is trained on them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
 
-from charlm.commands.options import common_options, standard_output
+from charlm.commands.options import (
+    SectionedCommand,
+    cache_option,
+    common_options,
+    given,
+    json_option,
+    settings_options,
+    standard_output,
+)
+from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import download
+
+SUGGESTED = ("tiny", "default")  # whose time is taken; on a GPU, large too
+SHOWN = 10  # of a list, where people read it; JSON has more
 
 
 @click.group("corpus")
@@ -15,6 +29,8 @@ def command() -> None:
 
     \b
     charlm corpus get tinyshakespeare
+    charlm corpus inspect play.txt
+    charlm corpus clean
     """
 
 
@@ -56,3 +72,144 @@ def get(name: str, folder: Path, quiet: bool) -> None:
             download.get(name, folder, bar.update)
     with standard_output():
         click.echo(path)
+
+
+@command.command("inspect", cls=SectionedCommand, short_help="Show what a text is like, and what a model must beat.")
+@click.argument("corpus", nargs=-1)
+@cache_option
+@json_option
+@common_options
+@settings_options({"Text": CorpusSettings})
+@click.pass_context
+def inspect(
+    context: click.Context,
+    /,
+    corpus: tuple[str, ...],
+    cache_dir: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: object,
+) -> None:
+    """Show what CORPUS is like before hours go into it: files, folders, patterns, - for standard input.
+
+    Size, characters, rare and control characters, lines, what lies in both training and validation, how long the
+    presets would take here, and floors: the bits per character of n-gram models and of xz, which a model must beat.
+
+    \b
+    charlm corpus inspect play.txt
+    charlm corpus inspect letters/ --document-per-file --json
+    zcat old.txt.gz | charlm corpus inspect - --encoding cp1252
+    """
+    settings = resolve(CorpusSettings, given(context, CorpusSettings))
+    from charlm.corpus import inspection, loading
+
+    loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
+    stages = inspection.STAGES + len(SUGGESTED)
+    with tqdm(total=stages, desc="inspecting", disable=quiet or None, leave=False) as bar:
+        report = inspection.inspect(loaded, bar.update)
+        report.update(_presets(loaded, settings, bar))
+    with standard_output():
+        click.echo(json.dumps(report, indent=1, ensure_ascii=False) if as_json else _page(report))
+
+
+@command.command("clean", short_help="Empty the cache of encoded texts.")
+@cache_option
+@common_options
+def clean(cache_dir: Path | None, quiet: bool) -> None:
+    """Empty the cache of encoded texts. They are made again when they are needed; no text or run is touched.
+
+    \b
+    charlm corpus clean
+    """
+    from charlm.corpus import cache
+
+    folder = cache_dir or cache.default_folder()
+    freed_bytes = cache.clean(folder)
+    if not quiet:
+        click.echo(f"{folder}: {freed_bytes / 1e6:,.1f} MB are free now.", err=True)
+
+
+def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
+    """Seconds of training time with each preset on this machine, and the one to begin with."""
+    from charlm.model.device import choose_device
+    from charlm.training.estimate import training_seconds
+
+    on_gpu = choose_device("auto").type == "cuda"
+    seconds = {}
+    for name in (*SUGGESTED, "large") if on_gpu else SUGGESTED:
+        preset = preset_path(name)
+        values = {**read_toml(preset), **settings.model_dump()}
+        whole = resolve(TrainSettings, [(str(preset), values)])
+        if len(corpus.split.train) >= whole.sequence_length:
+            seconds[name] = round(training_seconds(whole, corpus), 1)
+        bar.update()
+    large = on_gpu and len(corpus.text) > 10_000_000  # what the preset was made for
+    return {"training_seconds": seconds, "suggested_preset": "large" if large else "default"}
+
+
+def _page(report: dict[str, Any]) -> str:
+    unit = report["unit"]
+    files = f"{report['files']:,} file{'s' * (report['files'] > 1)}, "
+    lines = [
+        f"{report['name']}: {files}{report['size_bytes']:,} bytes, {report['characters']:,} {unit}s, "
+        f"{report['distinct_characters']:,} distinct",
+        "",
+        "Split        " + ", ".join(f"{name} {end - start:,}" for name, (start, end) in report["ranges"].items()),
+    ]
+    if report["only_outside_training"]:
+        lines.append(f"             {report['only_outside_training']:,} distinct {unit}s only outside training")
+    if report["documents"]:
+        lines.append(f"Documents    {report['documents']:,}")
+    of = report["lines"]
+    ends = {name: count for name, count in report["line_ends"].items() if count}
+    named = {"crlf": "\\r\\n", "lone_lf": "\\n", "lone_cr": "\\r"}
+    mixed = "mixed: " * (len(ends) > 1) + ", ".join(f"{count:,} {named[name]}" for name, count in ends.items())
+    lines += [
+        f"Lines        {of['lines']:,}; length: median {of['median']:,.0f}, mean {of['mean']:,.1f}, "
+        f"longest {of['longest']:,}",
+        f"Line ends    {mixed or 'none'}" + ("; --newline lf makes them one" if len(ends) > 1 else ""),
+        f"Frequent     {report['most_frequent'][:60]!r}",
+        *_listed("Rare", report["rare_characters"], report["rare"], "distinct, fewer than 10 times; see --min-count"),
+        *_listed("Control", report["control_characters"], report["control"], "in all"),
+        _repeated(report["repeats"], unit),
+        "",
+        *_floors(report["floors"], unit),
+        "",
+        "Training     " + ", ".join(_preset(name, took) for name, took in report["training_seconds"].items()),
+        f"             suggested: charlm train … --config {report['suggested_preset']}",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(title: str, count: int, characters: list[dict[str, Any]], what: str) -> list[str]:
+    lines = [f"{title:<13}{count:,} {what}" if count else f"{title:<13}none"]
+    lines += [f"             {entry['count']:>9,} × {entry['description']}" for entry in characters[:SHOWN]]
+    return [*lines, "             …"] if len(characters) > SHOWN else lines
+
+
+def _repeated(repeats: dict[str, Any], unit: str) -> str:
+    covered, longest = repeats["validation_characters"], repeats["longest"]
+    if not covered:
+        return f"Repeats      no {repeats['at_least']} {unit}s in a row lie in both training and validation"
+    stretch = longest[0]
+    return (
+        f"Repeats      {covered:,} validation {unit}s lie in training too, {repeats['at_least']} or more in a row; "
+        f"the longest: {stretch['length']:,}, {stretch['validation_start']:,} into validation"
+    )
+
+
+def _floors(floors: dict[str, Any], unit: str) -> list[str]:
+    best = min(range(len(floors["ngram_bits"])), key=floors["ngram_bits"].__getitem__)
+    return [
+        f"Floors       bits per {unit} of {floors['validation_characters']:,} validation {unit}s, counted on "
+        f"{floors['train_characters']:,} of training",
+        *(
+            f"             {bits:6.3f}  order {order}{'  the best of the n-grams' if order == best else ''}"
+            for order, bits in enumerate(floors["ngram_bits"])
+        ),
+        f"             {floors['xz_bits']:6.3f}  xz",
+    ]
+
+
+def _preset(name: str, seconds: float) -> str:
+    return f"{name} {seconds:.0f} s" if seconds < 100 else f"{name} {seconds / 60:.1f} min"

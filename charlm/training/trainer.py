@@ -36,12 +36,7 @@ class Trainer:
     """Trains one model on one corpus in one run folder, from the start or from a checkpoint."""
 
     def __init__(
-        self,
-        settings: TrainSettings,
-        corpus: Corpus,
-        run: Path,
-        quiet: bool = False,
-        origin: Checkpoint | None = None,
+        self, settings: TrainSettings, corpus: Corpus, run: Path, quiet: bool = False, origin: Checkpoint | None = None
     ) -> None:
         self.settings = settings
         self.corpus = corpus

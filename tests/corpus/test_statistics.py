@@ -23,7 +23,7 @@ chunks = st.integers(1, 10)
 def test_lines_are_measured_wherever_chunks_end(text: str, chunk: int) -> None:
     vocabulary = Vocabulary.of(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "CHUNK", chunk)
+        patch.setattr("charlm.corpus.encoded.BLOCK", chunk)
         found = statistics.line_lengths(vocabulary.encode(text) if text else np.array([], np.uint8), vocabulary)
     lengths = [len(line) for line in text.split("\n")]
     if not text or text.endswith("\n"):
@@ -48,24 +48,15 @@ def test_a_line_may_be_longer_than_ids_can_count() -> None:
 def test_line_ends_are_counted_wherever_chunks_end(text: str, chunk: int) -> None:
     vocabulary = Vocabulary.of(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "CHUNK", chunk)
+        patch.setattr("charlm.corpus.encoded.BLOCK", chunk)
         found = statistics.line_ends(vocabulary.encode(text), vocabulary)
     ends = Counter(re.findall("\r\n|\n|\r", text))
     assert found == LineEnds(crlf=ends["\r\n"], lone_lf=ends["\n"], lone_cr=ends["\r"])
 
 
-@given(texts.filter(bool), chunks)
-def test_characters_are_counted_wherever_chunks_end(text: str, chunk: int) -> None:
-    vocabulary = Vocabulary([*sorted(set(text)), "z"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "CHUNK", chunk)
-        counts = statistics.character_counts(vocabulary.encode(text), len(vocabulary))
-    assert counts.tolist() == [text.count(character) for character in vocabulary.characters]
-
-
 def counted(text: str) -> tuple[list[str], "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
-    vocabulary = Vocabulary.of(text)
-    return vocabulary.characters, statistics.character_counts(vocabulary.encode(text), len(vocabulary))
+    characters = sorted(set(text))
+    return characters, np.array([text.count(character) for character in characters])
 
 
 def test_control_characters_are_named_and_counted() -> None:
