@@ -1,7 +1,7 @@
 """A text as an array of ids on disk, made in one reading, in memory that does not grow with the text.
 
-The ids are those of the text alone: every character that occurs has one, in the order of the code points. What a model
-knows is another matter (rare characters, a model that was trained on another text): see :mod:`charlm.corpus.text`.
+The ids are those of the text alone: every character that occurs has one, in the order of appearance. What a model knows
+is another matter (rare characters, a model that was trained on another text): see :mod:`charlm.corpus.text`.
 """
 
 import json
@@ -63,12 +63,11 @@ def build(
                     on_bytes(hashed.size_bytes - told)
                     told = hashed.size_bytes
             read.append(hashed.source(path, spool.length - before))
-        alphabet, counts = spool.finish()
     manifest = {
         "characters": spool.length,
         "type": spool.type.name,
-        "alphabet": "".join(alphabet),
-        "counts": counts.tolist(),
+        "alphabet": "".join(map(chr, spool.seen)),
+        "counts": spool.counts[spool.seen].tolist(),
         "files": [source.record() for source in read],
     }
     with files.scratch(folder / MANIFEST) as file:
@@ -87,13 +86,13 @@ def opened(folder: Path) -> Encoded:
 
 
 class Spool:
-    """Ids by order of appearance, in the smallest type so far; put into their final order at the end, in place."""
+    """Ids in the smallest type that holds those seen so far."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.type = TYPES[0]
         self.length = 0
-        self.seen: list[int] = []  # code points by order of appearance
+        self.seen: list[int] = []  # code points: that of each id
         self.counts = np.zeros(CODE_POINTS, dtype=np.int64)
         self.table = np.zeros(CODE_POINTS, dtype=self.type)  # id of each code point that was seen
 
@@ -107,32 +106,20 @@ class Spool:
         self.seen += new.tolist()
         smallest = _smallest_type(len(self.seen))
         if smallest != self.type:
-            self._rewrite(np.arange(len(self.table)), smallest)
-            self.table = self.table.astype(smallest)
+            self._widen(smallest)
         self.table[new] = ids
         self.file.write(np.take(self.table, points, mode="clip").data)
         self.length += len(points)
 
-    def finish(self) -> tuple[list[str], NDArray[np.int64]]:
-        """Ids in the order of the code points. Returns the character of each id, and how often it occurs."""
-        order = np.argsort(np.array(self.seen, dtype=np.int64))
-        if not np.array_equal(order, np.arange(len(order))):
-            final = np.empty(len(order), dtype=np.int64)
-            final[order] = np.arange(len(order))
-            self._rewrite(final, self.type)
-        alphabet = sorted(self.seen)
-        return [chr(point) for point in alphabet], self.counts[alphabet]
-
-    def _rewrite(self, new_ids: NDArray[np.int64], new_type: np.dtype[Any]) -> None:
-        """Every id through a table, and into a type of the same size or a larger one; the last block first."""
-        table = new_ids.astype(new_type)
+    def _widen(self, new_type: np.dtype[Any]) -> None:
+        """Every id into a larger type, in place: the last block first."""
         for start in reversed(range(0, self.length, BLOCK)):
             self.file.seek(start * self.type.itemsize)
             data = self.file.read(min(BLOCK, self.length - start) * self.type.itemsize)
             self.file.seek(start * new_type.itemsize)
-            self.file.write(np.take(table, np.frombuffer(data, self.type), mode="clip").data)
+            self.file.write(np.frombuffer(data, self.type).astype(new_type).data)
         self.file.seek(self.length * new_type.itemsize)
-        self.type = new_type
+        self.table, self.type = self.table.astype(new_type), new_type
 
 
 def _counts(points: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.integer[Any]]:

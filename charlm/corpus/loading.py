@@ -136,6 +136,5 @@ def read_by(vocabulary: Vocabulary, encoded: Encoded, document_starts: Positions
     """A text as a model with this vocabulary reads it. Raises ``TextError`` that lists the characters it lacks."""
     model_ids = vocabulary.ids_of(encoded.alphabet)
     if lacking := [encoded.alphabet[i] for i in np.flatnonzero(model_ids < 0)]:
-        raise unknown_characters(lacking)
-    same = np.array_equal(model_ids, np.arange(len(model_ids)))
-    return Text(vocabulary, encoded.ids, None if same else model_ids, document_starts)
+        raise unknown_characters(sorted(lacking))
+    return Text(vocabulary, encoded.ids, model_ids, document_starts)

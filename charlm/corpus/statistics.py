@@ -79,7 +79,7 @@ def control_characters(characters: Sequence[str], counts: Integers) -> list[Char
     """Characters that text seldom means to hold, the most frequent first."""
     return sorted(
         (_counted(character, count) for character, count in _occurring(characters, counts) if _is_control(character)),
-        key=lambda counted: -counted.count,
+        key=lambda counted: (-counted.count, counted.character),
     )
 
 
@@ -87,7 +87,7 @@ def rare(characters: Sequence[str], counts: Integers, fewer_than: int = 10) -> l
     """Characters that occur, but too seldom to be learned, the rarest first."""
     return sorted(
         (_counted(character, count) for character, count in _occurring(characters, counts) if count < fewer_than),
-        key=lambda counted: counted.count,
+        key=lambda counted: (counted.count, counted.character),
     )
 
 

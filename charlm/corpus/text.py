@@ -14,7 +14,7 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Text:
-    """``stored``: ids as they lie on disk, ``(characters,)``; ``model_ids``: the vocabulary's id for each, if another.
+    """``stored``: ids as they lie on disk, ``(characters,)``; ``model_ids``: the vocabulary's id for each of them.
 
     ``document_starts``: positions where a document begins, in order, counted from ``offset`` before the text's start.
     A text itself always begins with a fresh state, be that the start of a document or not.
@@ -22,7 +22,7 @@ class Text:
 
     vocabulary: Vocabulary
     stored: Ids
-    model_ids: NDArray[np.int64] | None = None
+    model_ids: NDArray[np.int64] | None = None  # none: the same
     document_starts: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     offset: int = 0
 

@@ -41,7 +41,7 @@ class Vocabulary:
     def of_counts(cls, characters: Sequence[str], counts: Iterable[int], min_count: int) -> "Vocabulary":
         """The characters that occur at least ``min_count`` times, and an unknown symbol if that is not all."""
         known = [character for character, count in zip(characters, counts, strict=True) if count >= min_count]
-        return cls(known, has_unknown=len(known) < len(characters))
+        return cls(sorted(known), has_unknown=len(known) < len(characters))
 
     @classmethod
     def from_json(cls, content: Any) -> "Vocabulary":
