@@ -42,6 +42,9 @@ def all_settings(draw: st.DrawFn) -> TrainSettings:
     drawn = {name: draw(values(schema)) for name, schema in SCHEMA.items()}
     if drawn["tie_weights"]:
         drawn["embedding_size"] = drawn["hidden_size"]
+    if drawn["unit"] == "byte":
+        for name in ("encoding", "decode_errors", "newline", "normalize", "min_count"):
+            drawn[name] = TrainSettings.model_fields[name].default
     return TrainSettings(**drawn)
 
 

@@ -31,7 +31,6 @@ class Done:
     windows: int = 0  # read, through all epochs: the cursor
     seconds: float = 0.0  # of training time
     evaluate_every: int = 0  # steps; 0: not measured yet
-    evaluation_seconds: float = 0.0  # of the last evaluation
     best_loss: float = 1e30  # JSON has no infinity
     evaluations_without_better: int = 0
     learning_rate_factor: float = 1.0  # lowered each time that training went back

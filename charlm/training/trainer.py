@@ -27,7 +27,8 @@ from charlm.training.state import Done, NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
 
 EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
-STEPS_TO_TIME = 20  # after which the length of a step is known well enough
+FIRST_EVALUATION = 20  # steps, where the interval is left to us: by then a step's and an evaluation's time are known
+FIRST_LOOK = 1000  # characters: what the untrained model makes of the text, before anybody has to wait
 TIMES_TO_GO_BACK = 2
 LOWER_BY = 0.5  # of the learning rate, each time
 
@@ -45,6 +46,7 @@ class Trainer:
         self.quiet = quiet
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
+        self.validation = corpus.part(corpus.split.validation)
         self.lanes = Lanes(corpus.part(corpus.split.train), settings.batch_size, settings.sequence_length)
         self.state = self.first_state()
         self.stopwatch = Stopwatch(self.device)
@@ -76,7 +78,7 @@ class Trainer:
         self.stop_signals.listen()
         try:
             if self.done.steps == 0:
-                self.evaluate()
+                self.look_first()
             elif self.finished():
                 self.monitor.say(
                     "This training was at its end already; a larger --max-steps, or --patience 0, goes on."
@@ -191,7 +193,7 @@ class Trainer:
         else:
             self.state = self.first_state()
             self.stopwatch, self.saved_seconds = Stopwatch(self.device), 0.0
-            self.done.evaluate_every, self.done.evaluation_seconds = done.evaluate_every, done.evaluation_seconds
+            self.done.evaluate_every = done.evaluate_every
         runs.forget_after(self.run, self.done.steps)
         self.done.times_gone_back = done.times_gone_back + 1
         self.done.learning_rate_factor = done.learning_rate_factor * LOWER_BY
@@ -201,22 +203,24 @@ class Trainer:
         self.monitor.say(f"Training diverged at step {failed_at}: {back}.")
 
     def evaluation_is_due(self) -> bool:
-        if not self.done.evaluate_every and self.done.steps >= STEPS_TO_TIME and self.done.evaluation_seconds:
-            # Measured once, then fixed: a resume must evaluate at the same steps.
-            steps = self.done.evaluation_seconds / EVALUATION_SHARE / (self.stopwatch.read() / self.done.steps)
-            self.done.evaluate_every = max(1, math.ceil(steps))
-        return bool(self.done.evaluate_every) and self.done.steps % self.done.evaluate_every == 0
+        if not self.done.evaluate_every:
+            return self.done.steps == FIRST_EVALUATION
+        return self.done.steps % self.done.evaluate_every == 0
+
+    def look_first(self) -> None:
+        """What the untrained model makes of the text: about what guessing would."""
+        few = self.validation.part(range(min(FIRST_LOOK, len(self.validation))))
+        self.monitor.before_learning(evaluate(self.model, few).nats_per_character, self.model.vocabulary_size)
 
     def evaluate(self) -> None:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
         self.state.check()
         began = time.perf_counter()
-        text = self.corpus.part(self.corpus.split.validation)
-        loss = evaluate(self.model, text, lanes_for(len(text)), self.precision).nats_per_character
-        self.done.evaluation_seconds = time.perf_counter() - began
-        if self.done.steps == 0:
-            self.monitor.before_learning(loss, self.model.vocabulary_size)
-            return
+        lanes = lanes_for(len(self.validation))
+        loss = evaluate(self.model, self.validation, lanes, self.precision).nats_per_character
+        if not self.done.evaluate_every:  # measured once, then fixed: a resume must evaluate at the same steps
+            step_seconds = self.stopwatch.read() / self.done.steps
+            self.done.evaluate_every = math.ceil((time.perf_counter() - began) / EVALUATION_SHARE / step_seconds)
         self.monitor.evaluation(self.done.steps, loss)
         self.metrics = {"loss_validation": loss}
         if loss < self.done.best_loss:
@@ -241,9 +245,8 @@ class Trainer:
             runs.save(self.run, saved, self.settings.keep)
             self.saved_steps = self.done.steps
         except OSError as error:
-            reason = error.strerror or error
-            message = f"{self.run}: the checkpoint of step {saved.step} could not be written: {reason}."
-            warnings.warn(f"{message} Training goes on.", CharlmWarning, stacklevel=2)
+            reason = f"could not be written: {error.strerror or error}. Training goes on."
+            warnings.warn(f"{self.run}: the checkpoint of step {saved.step} {reason}", CharlmWarning, stacklevel=2)
 
     def save_at_the_end(self) -> None:
         """Raises ``CharlmError`` that says what is kept if this save fails."""
@@ -268,18 +271,17 @@ class Trainer:
         """The exact validation figure of the best checkpoint: one pass in fp32, one lane."""
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
-        text = self.corpus.part(self.corpus.split.validation)
-        hidden = self.quiet or None  # None: hidden where standard error is no terminal
-        with tqdm(total=len(text), desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
-            exact = evaluate(best.model(self.device), text, on_progress=bar.update)
+        hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
+        with tqdm(total=total, desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
+            exact = evaluate(best.model(self.device), self.validation, on_progress=bar.update)
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
 
     # Small things
 
     def first_state(self) -> TrainingState:
-        lanes = self.lanes.batch_size
-        return TrainingState.first(self.settings, self.corpus.vocabulary, lanes, self.device, self.origin)
+        vocabulary, lanes = self.corpus.vocabulary, self.lanes
+        return TrainingState.first(self.settings, vocabulary, lanes.batch_size, self.device, self.origin)
 
     @property
     def done(self) -> Done:

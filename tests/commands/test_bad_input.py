@@ -57,9 +57,11 @@ def test_one_file_of_several_that_does_not_exist(cli: Cli, poem_file: Path) -> N
     refused(cli, 2, "train", poem_file, "nowhere.txt", says=("nowhere.txt",))
 
 
-def test_a_folder(cli: Cli, tmp_path: Path) -> None:
+def test_a_folder_without_text(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "plays").mkdir()
-    refused(cli, 2, "train", "plays", says=("plays", "folder", "plays/*.txt"))
+    refused(cli, 2, "train", "plays", says=("plays", "no text file"))
+    (tmp_path / "plays" / "picture.png").write_bytes(b"\x89PNG\0")
+    refused(cli, 2, "train", "plays", says=("plays", "no text file", "1 other"))
 
 
 def test_an_empty_file(cli: Cli, tmp_path: Path) -> None:

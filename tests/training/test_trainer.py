@@ -1,6 +1,7 @@
 """Training: it learns, it ends when it should, and what it saves is sound."""
 
 import math
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 
 from charlm import runs
 from charlm.errors import TrainingInterruptedError
-from charlm.evaluation.passes import evaluate
+from charlm.evaluation.passes import Evaluation, evaluate
 from charlm.training import schedule
+from charlm.training import trainer as trainer_module
 from charlm.training.trainer import Trainer
 from tests.training.conftest import Interrupt, Make, assert_same_training, entries, evaluations, steps_of
 
@@ -61,7 +63,8 @@ def test_the_state_is_carried_from_window_to_window_and_starts_over_with_the_tex
     seen: list[bool] = []
     forward = trainer.model.forward
 
-    def watching(ids: torch.Tensor, state: tuple[torch.Tensor, ...]) -> Any:
+    def watching(ids: torch.Tensor, state: tuple[torch.Tensor, ...], resets: torch.Tensor | None) -> Any:
+        assert resets is None
         seen.append(any(bool(part.any()) for part in state))
         assert not any(part.requires_grad for part in state)
         return forward(ids, state)
@@ -219,12 +222,27 @@ def test_auto_measures_once_how_often_to_evaluate_and_stores_it(make_trainer: Ma
     assert resumed.done.evaluate_every == measured
 
 
-def test_auto_has_evaluations_take_under_a_tenth_of_the_time(make_trainer: Make) -> None:
-    trainer = make_trainer(evaluate_every="auto")
-    trainer.done.steps, trainer.done.evaluation_seconds = 20, 3.0
-    trainer.stopwatch.seconds = 20 * 0.1
-    trainer.evaluation_is_due()
-    assert 3.0 / (trainer.done.evaluate_every * 0.1) < 0.1
+def test_auto_has_evaluations_take_under_a_tenth_of_the_time(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def evaluation(model: object, text: Sized, *arguments: object, **options: object) -> Evaluation:
+        clock[0] += 3.0 if len(text) == len(trainer.validation) else 0.0
+        return Evaluation(2.0, len(text))
+
+    def step() -> None:
+        clock[0] += 0.1
+        whole_step()
+
+    monkeypatch.setattr(trainer_module, "evaluate", evaluation)
+    monkeypatch.setattr(trainer_module, "FIRST_LOOK", 5)
+    trainer = make_trainer(evaluate_every="auto", max_steps=50)
+    whole_step, trainer.train_step = trainer.train_step, step
+    trainer.train()
+    assert 3.0 / (trainer.done.evaluate_every * 0.1) == pytest.approx(0.08, abs=0.001)
+    assert [entry["step"] for entry in entries(trainer.run) if "loss_validation" in entry] == [20, 50]
 
 
 def test_evaluations_come_at_the_steps_that_are_set_and_at_the_end(make_trainer: Make) -> None:
