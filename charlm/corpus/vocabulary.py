@@ -52,7 +52,7 @@ class Vocabulary:
         if not characters or sorted(set(characters)) != characters:
             raise CheckpointError("vocabulary.json: the characters are not distinct and in order.")
         unit, unknown = content.get("unit", "character"), content.get("unknown")
-        if unit not in ("character", "byte") or unknown not in (None, len(characters)):
+        if unit not in ("character", "byte") or unknown is True or unknown not in (None, len(characters)):
             raise CheckpointError("vocabulary.json: unit or unknown is not what it can be.")
         if unit == "byte" and (unknown is not None or characters != cls.of_bytes().characters):
             raise CheckpointError("vocabulary.json: not the 256 bytes.")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from charlm.config import CorpusSettings
 from charlm.corpus import loading
 from charlm.corpus.split import divide, smallest_length
+from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
 
 FRACTIONS = st.floats(0, 0.49)
@@ -158,3 +159,32 @@ def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
         ],
         "ranges": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
     }
+
+
+def test_rare_characters_are_counted(path: Path) -> None:
+    corpus = load(path, "ab" * 50 + "éé" + "ü", CorpusSettings(min_count=3))
+    assert corpus.vocabulary.characters == ["a", "b"]
+    assert corpus.unknown() == (3, 2)
+    assert corpus.text[-3:].tolist() == [2, 2, 2]
+    assert load(path, "ab" * 50, CorpusSettings(min_count=3)).unknown() == (0, 0)
+
+
+def test_a_text_of_rare_characters_alone_is_refused(path: Path) -> None:
+    with pytest.raises(TextError, match=r"^--min-count 3: no character occurs so often"):
+        load(path, "abcdefghijklmnop", CorpusSettings(min_count=3))
+
+
+def test_bytes_keep_all_256_whichever_occur(path: Path) -> None:
+    path.write_bytes(b"\xff\x00" * 50)
+    corpus = loading.load([str(path)], CorpusSettings(unit="byte"), 4)
+    assert len(corpus.vocabulary) == 256
+    assert corpus.text[:4].tolist() == [255, 0, 255, 0]
+    assert corpus.only_outside_training() == 0
+
+
+def test_a_corpus_can_be_read_by_another_model(path: Path) -> None:
+    corpus = load(path, "ab" * 50, CorpusSettings()).known_by(Vocabulary(["a", "b", "c"]))
+    assert corpus.text[:3].tolist() == [0, 1, 0]
+    assert corpus.text.vocabulary.start_id == 3
+    with pytest.raises(TextError, match=r"'b' \(U\+0062"):
+        corpus.known_by(Vocabulary(["a", "c"]))

@@ -1,4 +1,5 @@
 import json
+import math
 import unicodedata
 
 import numpy as np
@@ -118,4 +119,65 @@ def test_json_holds_unit_characters_and_the_unknown() -> None:
 )
 def test_json_that_is_no_vocabulary_is_refused(content: object) -> None:
     with pytest.raises(CheckpointError, match=r"vocabulary\.json"):
+        Vocabulary.from_json(content)
+
+
+# Rare characters, bytes, two vocabularies
+
+
+def test_rarer_characters_are_one_unknown_symbol_after_the_known_ones_and_before_the_start() -> None:
+    vocabulary = Vocabulary.of_counts("cab", [3, 2, 1], min_count=2)
+    assert vocabulary.characters == ["a", "c"]
+    assert (vocabulary.unknown_id, vocabulary.start_id, len(vocabulary)) == (2, 3, 3)
+    assert vocabulary.ids_of("cabx").tolist() == [1, 0, 2, 2]
+    assert vocabulary.decode([1, 0, 2]) == "ca\N{REPLACEMENT CHARACTER}"
+    assert Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json()))) == vocabulary
+    assert vocabulary.to_json()["unknown"] == 2
+
+
+def test_without_rarer_ones_there_is_no_unknown_symbol() -> None:
+    assert Vocabulary.of_counts("ab", [5, 5], min_count=5) == Vocabulary.of("ab")
+
+
+def test_a_character_outside_is_none_where_there_is_no_unknown_symbol() -> None:
+    assert Vocabulary.of("abc").ids_of("cx").tolist() == [2, -1]
+
+
+def test_which_of_all_other_characters_an_unknown_one_is_costs_their_number() -> None:
+    assert Vocabulary(["a", "b"], has_unknown=True).unknown_nats == math.log(1_112_064 - 2)
+
+
+@given(st.binary())
+def test_bytes_have_their_own_numbers(data: bytes) -> None:
+    vocabulary = Vocabulary.of_bytes()
+    assert len(vocabulary) == vocabulary.start_id == 256
+    assert vocabulary.ids_of(data.decode("latin-1")).tolist() == list(data)
+    assert vocabulary.bytes_of(list(data)) == data
+    assert vocabulary.decode(list(data)) == data.decode("utf-8", "replace")
+
+
+@given(st.text())
+def test_a_text_is_the_bytes_of_its_utf_8(text: str) -> None:
+    assert bytes(Vocabulary.of_bytes().encode(text)) == text.encode()
+    assert Vocabulary.of_bytes().decode(Vocabulary.of_bytes().encode(text)) == text
+
+
+def test_two_vocabularies_together_have_the_characters_of_both_in_order() -> None:
+    both = Vocabulary(["a", "d"], has_unknown=True) | Vocabulary(["b", "d"])
+    assert both.characters == ["a", "b", "d"]
+    assert both.unknown_id == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"unit": "word", "characters": ["a"], "unknown": None},
+        {"unit": "character", "characters": ["a"], "unknown": 0},
+        {"unit": "character", "characters": ["a"], "unknown": True},
+        {"unit": "byte", "characters": ["a"], "unknown": None},
+        {"unit": "byte", "characters": [chr(byte) for byte in range(256)], "unknown": 256},
+    ],
+)
+def test_json_of_no_such_vocabulary_is_refused(content: object) -> None:
+    with pytest.raises(CheckpointError):
         Vocabulary.from_json(content)

@@ -193,3 +193,14 @@ def test_lanes_for_keeps_the_warming_up_short() -> None:
     assert lanes_for(7_999) == 1
     assert lanes_for(8_000) == 2
     assert lanes_for(10_000_000) == MOST_LANES
+
+
+def test_an_unknown_character_costs_its_symbol_and_which_of_all_others_it_is() -> None:
+    vocabulary = Vocabulary(["a", "b"], has_unknown=True)
+    text = Text(vocabulary, np.array([0, 2, 1, 2], dtype=np.uint8))
+    log_probabilities = torch.log_softmax(torch.tensor([0.3, -0.5, 1.2]), 0)
+    result = evaluate(blind_model(log_probabilities), text)
+    a, b, unknown = (-log_probabilities.double()).tolist()
+    expected = (a + b + 2 * (unknown + math.log(1_112_062))) / 4
+    assert result.nats_per_character == pytest.approx(expected, abs=1e-6)
+    assert (result.characters, result.unknown) == (4, 2)

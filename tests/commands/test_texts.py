@@ -1,0 +1,237 @@
+"""Every kind of text by the command line, from the source to a sample; and what is wrong with each."""
+
+import bz2
+import errno
+import gzip
+import io
+import lzma
+import os
+import random
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charlm import runs
+from charlm.corpus import encoded
+from tests.commands.conftest import Cli
+from tests.commands.test_bad_input import refused
+from tests.conftest import SMALL
+from tests.corpus.test_decoding import SCRIPTS
+
+Pipe = Callable[[bytes], None]
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Pipe:
+    """Puts bytes on standard input."""
+
+    def put(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return put
+
+
+def trained(cli: Cli, *arguments: object) -> runs.Checkpoint:
+    result = cli("train", *arguments, *SMALL, "--max-steps", "2", "--quiet")
+    assert result.code == 0, result.err
+    return runs.read(Path(result.out.strip()), "last")
+
+
+def files_of(saved: runs.Checkpoint) -> list[str]:
+    return [Path(source["path"]).name for source in saved.progress["corpus"]["files"]]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_is_learned_and_written(cli: Cli, tmp_path: Path, script: str) -> None:
+    (tmp_path / "text.txt").write_text(SCRIPTS[script] * 30, encoding="utf-8")
+    saved = trained(cli, "text.txt")
+    assert saved.vocabulary.characters == sorted(set(SCRIPTS[script]))
+    prompt = SCRIPTS[script][:5]
+    result = cli("sample", "checkpoints/text", "--prompt", prompt, "--length", "20", "--seed", "1")
+    assert result.code == 0, result.err
+    assert result.out.startswith(prompt)
+    assert set(result.out) - {"\n"} <= set(SCRIPTS[script])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
+)
+def test_a_compressed_file(
+    cli: Cli, tmp_path: Path, poem: str, suffix: str, compress: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / f"poem.txt{suffix}").write_bytes(compress(poem.encode()))
+    saved = trained(cli, f"poem.txt{suffix}")
+    assert saved.progress["corpus"]["name"] == "poem"
+    assert saved.progress["corpus"]["characters"] == len(poem)
+
+
+def test_a_folder_and_a_pattern_and_several_together(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "plays").mkdir()
+    for name in ("b.txt", "a.txt", "c.md"):
+        (tmp_path / "plays" / name).write_text(poem, encoding="utf-8")
+    assert files_of(trained(cli, "plays", "--out", "one")) == ["a.txt", "b.txt", "c.md"]
+    assert files_of(trained(cli, "plays/*.txt", "plays/c.md", "plays/b.txt", "--out", "two")) == [
+        *("a.txt", "b.txt", "c.md", "b.txt")
+    ]
+
+
+def test_standard_input_and_a_resume_without_it(cli: Cli, pipe: Pipe, poem: str) -> None:
+    pipe(poem.encode())
+    assert trained(cli, "-").progress["corpus"]["name"] == "stdin"
+    pipe(b"")
+    result = cli("train", "--resume", "checkpoints/stdin", "--max-steps", "4", "--quiet")
+    assert result.code == 0, result.err
+    assert runs.read(Path("checkpoints/stdin"), "last").step == 4
+
+
+def test_standard_input_that_is_no_longer_kept_is_asked_for_again(
+    cli: Cli, pipe: Pipe, tmp_path: Path, poem: str
+) -> None:
+    pipe(poem.encode())
+    trained(cli, "-", "--cache-dir", "kept")
+    shutil.rmtree("kept")
+    refused(cli, 2, "train", "--resume", "checkpoints/stdin", "--cache-dir", "kept", says=("-", "charlm train TEXT"))
+    pipe(poem.encode())
+    result = cli("train", "-", "--resume", "checkpoints/stdin", "--max-steps", "4", "--cache-dir", "kept", "--quiet")
+    assert result.code == 0, result.err
+
+
+def test_a_text_that_is_gone_goes_on_from_the_cache_and_an_edited_one_does_not(cli: Cli, poem_file: Path) -> None:
+    trained(cli, poem_file, "--out", "run")
+    text = poem_file.read_bytes()
+    poem_file.write_bytes(text + b"more")
+    refused(cli, 2, "train", "--resume", "run", says=("is not the one it was trained on",))
+    poem_file.unlink()
+    assert cli("train", "--resume", "run", "--max-steps", "4", "--quiet").code == 0
+
+
+def test_bytes_of_any_file_and_samples_that_are_whole_characters(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "any.bin").write_bytes(random.Random(0).randbytes(3000))
+    saved = trained(cli, "any.bin", "--unit", "byte")
+    assert saved.vocabulary.unit == "byte"
+    result = cli("sample", "checkpoints/any", "--length", "300", "--seed", "1")
+    assert result.code == 0, result.err
+    assert len(result.out.encode()) > 100
+
+
+def test_rare_characters_are_said_and_never_written(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "poem.txt").write_text(poem + "☃" * 4 + "☀" * 4, encoding="utf-8")
+    result = cli("train", "poem.txt", *SMALL, "--min-count", "5")
+    assert "2 distinct characters are the unknown symbol; they occur 8 times" in result.err
+    sampled = cli("sample", "checkpoints/poem", "--length", "2000", "--temperature", "5", "--seed", "1").out
+    assert set(sampled) <= set(poem)
+
+
+def test_documents_are_said(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("Anna\nBert\nCleo\n" * 40)
+    result = cli("train", "names.txt", *SMALL, "--document-separator", r"\n")
+    assert result.code == 0, result.err
+    assert "120 documents" in result.err
+    assert cli("sample", "checkpoints/names", "--length", "50", "--seed", "1").code == 0
+
+
+def test_finetuning(cli: Cli, poem_file: Path, tmp_path: Path) -> None:
+    trained(cli, poem_file)
+    (tmp_path / "new.txt").write_text("☃ ist neu. " * 60, encoding="utf-8")
+    result = cli("train", "new.txt", "--init-from", "checkpoints/poem", "--max-steps", "2", "--threads", "1")
+    assert result.code == 0, result.err
+    assert "Starting from" in result.err
+    assert "1 of the characters are new to it" in result.err
+    assert runs.read(Path("checkpoints/new")).settings.hidden_size == 16
+
+
+def test_the_cache_is_where_it_is_said_to_be(cli: Cli, poem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(cli, poem_file, "--cache-dir", "here", "--out", "one")
+    assert list(Path("here/texts").iterdir())
+    monkeypatch.setenv("CHARLM_CACHE_DIR", "there")
+    trained(cli, poem_file, "--out", "two")
+    assert list(Path("there/texts").iterdir())
+    result = cli("corpus", "clean")
+    assert result.code == 0
+    assert "MB are free now" in result.err
+    assert not list(Path("there/texts").iterdir())
+
+
+# What is wrong
+
+
+def test_an_empty_text_of_every_kind(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
+    (tmp_path / "empty.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "empty.txt").touch()
+    pipe(b"")
+    for name in ("empty.gz", "folder", "-"):
+        refused(cli, 1, "train", name, says=(name.removesuffix("folder"), "empty"))
+
+
+def test_a_short_text_of_every_kind(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
+    (tmp_path / "short.gz").write_bytes(gzip.compress(b"ab" * 35))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "short.txt").write_bytes(b"ab" * 35)
+    pipe(b"ab" * 35)
+    for name in ("short.gz", "folder", "-"):
+        refused(cli, 1, "train", name, says=("70 characters", "at least 72"))
+
+
+def test_bytes_that_do_not_decode_of_every_kind(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
+    text = b"one\ntwo caf\xe9 au lait\n" * 300
+    (tmp_path / "latin.gz").write_bytes(gzip.compress(text))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "latin.txt").write_bytes(text)
+    pipe(text)
+    for name in ("latin.gz", "folder", "-"):
+        refused(cli, 1, "train", name, says=("0xe9", "offset 11", "line 2", "cp1252"))
+
+
+def test_a_truncated_gzip(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "poem.gz").write_bytes(gzip.compress(poem.encode())[:-20])
+    refused(cli, 1, "train", "poem.gz", says=("poem.gz", "damaged"))
+
+
+def test_a_binary_file_by_mistake(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" * 200)
+    refused(cli, 1, "train", "picture.png", says=("picture.png", "binary", "--unit byte"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_a_fifo(cli: Cli, tmp_path: Path, poem: str) -> None:
+    os.mkfifo(tmp_path / "pipe")  # type: ignore[attr-defined, unused-ignore]
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(poem,), kwargs={"encoding": "utf-8"})
+    writer.start()
+    assert trained(cli, "pipe").progress["corpus"]["characters"] == len(poem)
+    writer.join()
+
+
+def test_no_room_for_the_cache(cli: Cli, poem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(encoded.Spool, "add", full)
+    refused(cli, 1, "train", poem_file, says=("No space left", "--cache-dir", "charlm corpus clean"))
+
+
+def test_a_cache_that_is_a_file(cli: Cli, poem_file: Path) -> None:
+    refused(cli, 2, "train", poem_file, "--cache-dir", poem_file, says=("--cache-dir",), lines=3)
+
+
+@pytest.mark.parametrize("name", ["encoding", "decode-errors", "newline", "normalize", "min-count"])
+def test_what_is_of_characters_does_not_go_with_bytes(cli: Cli, poem_file: Path, name: str) -> None:
+    value = {"encoding": "latin-1", "decode-errors": "replace", "newline": "lf", "normalize": "nfc", "min-count": "2"}
+    says = (name.replace("-", "_"), "bytes")
+    refused(cli, 2, "train", poem_file, "--unit", "byte", f"--{name}", value[name], says=says)
+
+
+def test_a_separator_that_is_not_in_the_text(cli: Cli, poem_file: Path) -> None:
+    refused(cli, 1, "train", poem_file, "--document-separator", "§", says=("'§'", "no document"))
+
+
+def test_a_min_count_that_leaves_nothing(cli: Cli, poem_file: Path) -> None:
+    refused(cli, 1, "train", poem_file, "--min-count", "1000000", says=("--min-count 1000000",))
+
+
+def test_a_start_that_is_no_run(cli: Cli, poem_file: Path) -> None:
+    refused(cli, 2, "train", poem_file, "--init-from", "nowhere", says=("nowhere", "no such run"))

@@ -1,0 +1,153 @@
+"""Going on with another text: characters are matched, whatever their positions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm import runs
+from charlm.checkpoint import Checkpoint
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.errors import UsageError
+from charlm.model.language_model import CharacterModel
+from charlm.training import session
+from charlm.training.finetuning import start_from
+from tests.training.conftest import SETTINGS, Make, assert_same_training
+
+NEW_TEXT = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich; ☃ & été.\n" * 30
+
+
+@pytest.fixture
+def origin(make_trainer: Make) -> Path:
+    trainer = make_trainer("origin", max_steps=6)
+    trainer.train()
+    return trainer.run
+
+
+@pytest.fixture
+def new_text(tmp_path: Path) -> Path:
+    path = tmp_path / "new.txt"
+    path.write_text(NEW_TEXT, encoding="utf-8")
+    return path
+
+
+def plan(origin: Path, text: Path, run: str = "new", **changes: object) -> session.Plan:
+    layers = [("preset", SETTINGS), ("command line", {"init_from": str(origin), **changes})]
+    return session.plan([str(text)], layers, out=text.parent / run)
+
+
+@pytest.mark.parametrize("tie_weights", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_characters_that_both_know_keep_their_logits(
+    make_trainer: Make, new_text: Path, cell: str, tie_weights: bool
+) -> None:
+    trainer = make_trainer("origin", max_steps=2, cell=cell, tie_weights=tie_weights, embedding_size=12)
+    trainer.train()
+    old = runs.read(trainer.run)
+    new = plan(trainer.run, new_text).trainer(quiet=True)
+    common = sorted(set(old.vocabulary.characters) & set(NEW_TEXT))
+    assert len(common) > 20
+    before, after = old.model(torch.device("cpu")), new.model.eval()
+    ids = [torch.from_numpy(v.ids_of(common))[:, None] for v in (old.vocabulary, new.corpus.vocabulary)]
+    expected, _ = before(ids[0], before.zero_state(1))
+    found, _ = after(ids[1], after.zero_state(1))
+    torch.testing.assert_close(found[:, 0, ids[1][:, 0]], expected[:, 0, ids[0][:, 0]], rtol=0, atol=1e-6)
+
+
+def test_every_row_is_that_of_its_character_to_the_last_bit_and_new_ones_are_small(
+    origin: Path, new_text: Path
+) -> None:
+    old, new = runs.read(origin), plan(origin, new_text).trainer(quiet=True)
+    vocabulary = new.corpus.vocabulary
+    assert set(vocabulary.characters) == set(old.vocabulary.characters) | set(NEW_TEXT)
+    weights, rows = new.model.state_dict(), vocabulary.ids_of(old.vocabulary.characters)
+    assert torch.equal(weights["output_weight"][rows], old.weights["output_weight"])
+    assert torch.equal(weights["output_bias"][rows], old.weights["output_bias"])
+    assert torch.equal(weights["embedding.weight"][rows], old.weights["embedding.weight"][:-1])
+    assert torch.equal(weights["embedding.weight"][-1], old.weights["embedding.weight"][-1])  # the start symbol
+    assert torch.equal(weights["recurrent.layers.1.weight_hh"], old.weights["recurrent.layers.1.weight_hh"])
+    fresh = vocabulary.ids_of(sorted(set(NEW_TEXT) - set(old.vocabulary.characters)))
+    assert len(fresh) > 5
+    assert weights["output_weight"][fresh].abs().max() < 0.1
+    assert weights["embedding.weight"][fresh].abs().max() < 0.1
+    assert (weights["output_bias"][fresh] == old.weights["output_bias"].min()).all()
+
+
+def test_an_unknown_symbol_is_taken_along(make_trainer: Make, new_text: Path, poem: str) -> None:
+    rare = new_text.with_name("rare.txt")
+    rare.write_text(poem + "☃", encoding="utf-8")
+    trainer = make_trainer("origin", text=rare, max_steps=2, min_count=2)
+    trainer.train()
+    old = runs.read(trainer.run)
+    new = plan(trainer.run, new_text).trainer(quiet=True)
+    assert old.vocabulary.has_unknown
+    assert new.corpus.vocabulary.has_unknown
+    row = new.corpus.vocabulary.unknown_id
+    assert torch.equal(new.model.state_dict()["output_weight"][row], old.weights["output_weight"][-1])
+    assert torch.equal(new.model.state_dict()["embedding.weight"][row], old.weights["embedding.weight"][-2])
+
+
+def test_its_shape_comes_before_that_of_a_preset_and_dropout_is_free(origin: Path, new_text: Path) -> None:
+    layers = [("preset", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}), ("command line", {"init_from": str(origin)})]
+    settings = session.plan([str(new_text)], layers, out=new_text.parent / "new").settings
+    assert (settings.hidden_size, settings.cell) == (12, "lstm")
+    assert plan(origin, new_text, dropout=0.5).settings.dropout == 0.5
+
+
+def test_another_shape_that_is_asked_for_is_refused(origin: Path, new_text: Path) -> None:
+    with pytest.raises(UsageError, match=r"keeps its shape: hidden_size 12"):
+        plan(origin, new_text, hidden_size=99)
+
+
+def test_bytes_and_characters_do_not_mix(origin: Path, new_text: Path) -> None:
+    with pytest.raises(UsageError, match="a model of characters cannot go on with bytes"):
+        plan(origin, new_text, unit="byte")
+
+
+def test_a_start_that_is_none_is_refused(new_text: Path) -> None:
+    with pytest.raises(UsageError, match="no such run"):
+        plan(Path("nowhere"), new_text)
+
+
+def test_it_learns_on_and_a_resume_needs_the_origin_no_more(
+    origin: Path, new_text: Path, make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = plan(origin, new_text, "whole", max_steps=8).trainer(quiet=True)
+    whole.train()
+    part = plan(origin, new_text, "part", max_steps=8)
+    trainer = part.trainer(quiet=True)
+    assert trainer.state.optimizer.state_dict()["state"] == {}  # afresh
+    step = trainer.train_step
+
+    def step_with_signal() -> None:
+        step()
+        trainer.stop_signals.number = 2 * (trainer.done.steps == 3)
+
+    trainer.train_step = step_with_signal  # type: ignore[method-assign]
+    with pytest.raises(Exception, match="Stopped after step 3"):
+        trainer.train()
+    origin.rename(origin.with_name("moved"))
+    make_trainer(resume=part.run, text=new_text).train()
+    assert_same_training(runs.read(part.run, "last"), runs.read(whole.run, "last"))
+
+
+def test_killed_before_its_first_checkpoint_it_starts_from_there_again(origin: Path, new_text: Path) -> None:
+    plan(origin, new_text).trainer(quiet=True)  # the run folder is there, with its settings
+    again = session.plan([str(new_text)], [("command line", {})], resume=str(new_text.parent / "new"))
+    assert again.origin is not None
+    assert again.origin.folder is not None
+    assert again.origin.folder.parent == origin
+
+
+def test_what_it_predicts_of_old_text_hardly_changes(poem: str, origin: Path) -> None:
+    old = runs.read(origin)
+    vocabulary = old.vocabulary | Vocabulary.of("☃☀")
+    model = CharacterModel(len(vocabulary), old.settings).eval()
+    start_from(Checkpoint(0, old.settings, old.vocabulary, old.weights), model, vocabulary)
+    before = old.model(torch.device("cpu"))
+    losses = []
+    for network, known in ((before, old.vocabulary), (model, vocabulary)):
+        ids = torch.from_numpy(known.encode(poem[:500]).astype("int64"))[:, None]
+        logits, _ = network(ids[:-1], network.zero_state(1))
+        losses.append(torch.nn.functional.cross_entropy(logits[:, 0], ids[1:, 0]).item())
+    assert losses[0] < losses[1] < losses[0] + 0.1
