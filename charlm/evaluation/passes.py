@@ -21,7 +21,8 @@ from charlm.model.language_model import CharacterModel, evaluating
 WARM_UP = 1000  # characters that a lane reads before those that count; what lies further back hardly matters
 CHARACTERS_A_LANE = 4 * WARM_UP  # at the least, so that warming up stays a small part of the work
 MOST_LANES = 64
-CHUNK = 256  # steps of one forward pass; bounds the memory of the logits, never changes the figure
+CHUNK = 256  # steps of one forward pass, never changes the figure
+MOST_LOGITS = 1 << 25  # of one forward pass: with a large vocabulary it has fewer steps
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def _evaluate(
     lane_starts = np.arange(lanes) * lane_length
     state = model.zero_state(lanes)
     total, unknown = 0.0, 0
+    chunk = max(1, min(chunk, MOST_LOGITS // (lanes * model.vocabulary_size)))
     for first, last in _chunks(-warm_up, lane_length, chunk):
         positions = np.arange(first - 1, last)[:, None] + lane_starts  # of what is read and, one later, predicted
         here = text[np.clip(positions, 0, len(text) - 1)]

@@ -3,6 +3,7 @@
 Nothing is written or removed before all of it is known to be right.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from charlm.corpus.encoded import Encoded
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.passes import Evaluation
-from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
+from charlm.model.device import check_memory, choose_device, choose_precision, explained_memory, prepare_process
+from charlm.model.language_model import CharacterModel
 from charlm.training.finetuning import SHAPE, grown_vocabulary
 from charlm.training.trainer import Trainer
 
@@ -56,6 +58,12 @@ class Plan:
             except OSError as error:
                 reason = error.strerror or error
                 raise CharlmError(f"{self.run}: cannot be written: {reason}.", "Choose another --out.") from None
+
+    def __post_init__(self) -> None:
+        """Raises ``CharlmError`` where it cannot fit into memory."""
+        size = len(self.corpus.vocabulary)
+        parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(size, self.settings).values())
+        check_memory(choose_device(self.settings.device), parameters, self.settings, size)
 
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""

@@ -233,5 +233,12 @@ def test_a_min_count_that_leaves_nothing(cli: Cli, poem_file: Path) -> None:
     refused(cli, 1, "train", poem_file, "--min-count", "1000000", says=("--min-count 1000000",))
 
 
+def test_all_characters_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    (tmp_path / "all.txt").write_bytes(everything.encode())
+    monkeypatch.setattr("charlm.model.device._physical_memory_bytes", lambda: 16 * 10**9)
+    refused(cli, 1, "train", "all.txt", says=("1,112,064 characters", "GB", "--min-count"))
+
+
 def test_a_start_that_is_no_run(cli: Cli, poem_file: Path) -> None:
     refused(cli, 2, "train", poem_file, "--init-from", "nowhere", says=("nowhere", "no such run"))
