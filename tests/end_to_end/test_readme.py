@@ -36,9 +36,9 @@ def write_texts(folder: Path, text: str) -> None:
     (folder / "old.txt").write_text("déjà vu " * 500, encoding="cp1252")
     (folder / "picture.png").write_bytes(random.Random(0).randbytes(3000))
     (folder / "names.txt").write_text("Anna\nBert\nCleo\n" * 100)
-    (folder / "letters").mkdir()
-    for name in ("a.txt", "b.txt"):
-        (folder / "letters" / name).write_text(text, encoding="utf-8")
+    for name in ("letters/a.txt", "letters/b.txt", "more/c.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def test_every_charlm_command_of_the_readme_runs(charlm: Run, tmp_path: Path, poem: str) -> None:
