@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from charlm.config import SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.generation.filters import draw, mask_of, weigh
 from charlm.model.language_model import CharacterModel, evaluating
-from charlm.model.stepper import Stepper
+from charlm.model.stepper import Stepper, read
 
 BLOCK = 256  # random numbers of a stream that are made at once
 
@@ -43,15 +44,20 @@ class Sampler:
     def __init__(
         self, model: CharacterModel, vocabulary: Vocabulary, settings: SampleSettings, precision: str = "auto"
     ) -> None:
+        self.model = model
         self.vocabulary = vocabulary
         self.settings = settings
+        self.precision = precision
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
         self.mask = mask_of(vocabulary, settings)
         prompt = [vocabulary.start_id, *vocabulary.encode(settings.prompt).tolist()]
-        self.stepper = Stepper(model, settings.num_samples, precision)
         with evaluating(model):
-            ids = torch.tensor(prompt, device=model.output_bias.device)
-            self.after_prompt = self.stepper.read(ids[:, None])
+            self.after_prompt = read(model, torch.tensor(prompt, device=model.output_bias.device)[:, None])
+
+    @cached_property
+    def stepper(self) -> Stepper:
+        """Laid out when it is first needed: the first characters are there before."""
+        return Stepper(self.model, self.settings.num_samples, self.precision)
 
     def stream(self) -> Iterator[str]:
         """The characters of the first sample."""
@@ -75,19 +81,20 @@ class Sampler:
         """At each step, add a character to every sample that has not ended. One writing at a time."""
         self.being_written = samples
         logits, state = self.after_prompt
-        self.stepper.start(state)
         logits = logits.repeat(len(samples), axis=0)
-        ids: NDArray[np.intp] | None = None
+        stepper = None
         for numbers in uniform_numbers(self.seed, len(samples)):
             if all(sample.ended_by for sample in samples):
                 return
-            assert self.being_written is samples, "another writing has begun"
-            if ids is not None:
-                logits = self.stepper.step(ids)
             ids, log_probabilities = draw(weigh(logits, self.mask, self.settings), numbers)
             for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
                 self._add(sample, self.vocabulary.characters[id_], nats)
             yield
+            assert self.being_written is samples, "another writing has begun"
+            if stepper is None:
+                stepper = self.stepper
+                stepper.start(state)
+            logits = stepper.step(ids)
 
     def _add(self, sample: Sample, character: str, nats: float) -> None:
         if sample.ended_by:  # it keeps its place among the others, and what is drawn for it does not count

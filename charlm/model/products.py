@@ -45,22 +45,25 @@ def make_product(weight: Tensor, bias: Tensor, hidden: Tensor, precision: str) -
 
 
 def int8_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
-    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    # _op is what torch's wrapper calls after a search among the arguments for what is only there while it compiles
+    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
     scales = (weight.abs().amax(1) / STEPS).clamp_min(torch.finfo(weight.dtype).tiny)
+    rounded = (weight / scales[:, None]).round_().to(torch.int8)
+    no_shift = torch.zeros(len(weight), dtype=torch.long)
     with warnings.catch_warnings():  # torch means to take this away some day; then the check fails
         warnings.simplefilter("ignore", UserWarning)
-        rounded = torch.quantize_per_channel(weight, scales, torch.zeros(len(weight), dtype=torch.int), 0, torch.qint8)
+        quantized = torch._make_per_channel_quantized_tensor(rounded, scales.double(), no_shift, 0)
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"  # decides how weights are laid out; the only one that can do this
     try:
-        packed = torch.ops.quantized.linear_prepack(rounded, bias)
+        packed = torch.ops.quantized.linear_prepack(quantized, bias)
     finally:
         torch.backends.quantized.engine = engine
     return lambda: multiply(hidden, 1 / STEPS, STEPS, packed).numpy()
 
 
 def onednn_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
-    multiply = torch.ops.mkldnn._linear_pointwise.default
+    multiply = torch.ops.mkldnn._linear_pointwise.default._op
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(hidden))
     return lambda: multiply(hidden, packed, bias, "none", [], "").numpy()
 

@@ -36,7 +36,6 @@ class Stepper:
         layers = [layer for layer in model.recurrent.layers if isinstance(layer, RecurrentLayer)]
         first, *upper = layers
         halves = torch.tensor(GATE_HALVES[first.cell], device=first.bias.device).repeat_interleave(first.hidden_size)
-        self.model = model
         self.device = first.bias.device
         self.input_table = _array((model.embedding.weight @ first.weight_ih.T + first.bias) * halves)
         above = [(layer.weight_ih * halves[:, None], layer.bias * halves) for layer in upper]
@@ -64,17 +63,6 @@ class Stepper:
             rows = layer.step(rows)
         logits: NDArray[np.float32] = rows if self.device.type == "cpu" else rows.cpu().numpy()
         return logits
-
-    @torch.inference_mode()
-    def read(self, ids: Tensor, chunk: int = 1024) -> tuple[NDArray[np.float32], State]:
-        """Read a whole prompt, ``(time, lane)``, from a state of zero, at the speed of training.
-
-        Returns logits of what comes next and the state.
-        """
-        state = self.model.zero_state(ids.shape[1])
-        for start in range(0, len(ids), chunk):
-            logits, state = self.model(ids[start : start + chunk], state)
-        return logits[-1].cpu().numpy(), state
 
 
 class LayerStep:
@@ -149,3 +137,15 @@ class LayerStep:
 def _array(tensor: Tensor) -> Any:
     """The same numbers for numpy where they are in the processor's memory, else as they are."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+@torch.inference_mode()
+def read(model: CharacterModel, ids: Tensor, chunk: int = 1024) -> tuple[NDArray[np.float32], State]:
+    """Read a whole prompt, ``(time, lane)``, from a state of zero, at the speed of training.
+
+    Returns logits of what comes next, ``(lane, vocabulary)``, and the state, which :meth:`Stepper.start` takes.
+    """
+    state = model.zero_state(ids.shape[1])
+    for start in range(0, len(ids), chunk):
+        logits, state = model(ids[start : start + chunk], state)
+    return logits[-1].cpu().numpy(), state

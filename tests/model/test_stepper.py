@@ -9,7 +9,7 @@ from charlm.config import ModelSettings
 from charlm.model import products
 from charlm.model.language_model import CharacterModel
 from charlm.model.products import int8_product, works
-from charlm.model.stepper import Stepper
+from charlm.model.stepper import Stepper, read
 
 VOCABULARY, TIME = 13, 20
 
@@ -60,7 +60,7 @@ def test_reading_a_prompt_equals_stepping_through_it_whatever_the_chunk(cell: st
     ids = some_ids(2)
     by_steps, stepper = stepped(model, ids)
     goes_on = stepper.step(ids[1].numpy()).copy()
-    logits, state = stepper.read(ids, chunk)
+    logits, state = read(model, ids, chunk)
     torch.testing.assert_close(torch.from_numpy(logits), by_steps[-1], rtol=0, atol=1e-5)
     stepper.start(state)
     np.testing.assert_allclose(stepper.step(ids[1].numpy()), goes_on, rtol=0, atol=1e-5)
@@ -70,7 +70,7 @@ def test_reading_a_prompt_equals_stepping_through_it_whatever_the_chunk(cell: st
 def test_a_start_is_the_same_every_time_and_leaves_what_it_was_given(cell: str) -> None:
     model = model_of(cell)
     stepper = Stepper(model, 3)
-    _, state = stepper.read(some_ids(1))
+    _, state = read(model, some_ids(1))
     before = [part.clone() for part in state]
     runs = []
     for _ in range(2):
@@ -118,7 +118,7 @@ def test_int8_is_near_fp32_and_its_lanes_are_independent(cell: str, monkeypatch:
 def test_a_stepper_leaves_the_model_trainable() -> None:
     model = model_of("lstm")
     stepper = Stepper(model)
-    stepper.read(some_ids(1))
+    read(model, some_ids(1))
     stepper.step(np.array([1]))
     logits, _ = model(some_ids(1), model.zero_state(1))
     logits.sum().backward()
