@@ -83,13 +83,13 @@ class Sampler:
         logits, state = self.after_prompt
         logits = logits.repeat(len(samples), axis=0)
         stepper = None
-        for numbers in uniform_numbers(self.seed, len(samples)):
-            if all(sample.ended_by for sample in samples):
-                return
+        for numbers in uniform_numbers(self.seed, len(samples)) if self.settings.length else ():
             ids, log_probabilities = draw(weigh(logits, self.mask, self.settings), numbers)
             for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
                 self._add(sample, self.vocabulary.characters[id_], nats)
             yield
+            if all(sample.ended_by for sample in samples):
+                return
             assert self.being_written is samples, "another writing has begun"
             if stepper is None:
                 stepper = self.stepper
