@@ -1,8 +1,8 @@
 """Speed on this machine, beside plain torch: all contestants take turns in one run, and medians are compared.
 
 The peers are what one writes first with ``torch.nn.LSTM``: fp32, one call a window for training, one call a character
-for sampling. Each contestant lives in a process of its own, so that what charlm sets for a whole process (allocator,
-denormals) is neither given to the peers nor taken from charlm.
+for sampling, and for sampling ``torch.nn.LSTMCell`` too. Each contestant lives in a process of its own, so that what
+charlm sets for a whole process (allocator, denormals) is neither given to the peers nor taken from charlm.
 """
 
 import multiprocessing
@@ -10,6 +10,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,15 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charlm.checkpoint import describe_process
-from charlm.config import BenchSettings, OptimizationSettings
-from charlm.generation.filters import distribution
+from charlm.config import BenchSettings, OptimizationSettings, SampleSettings
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, prepare_process
 from charlm.model.language_model import CharacterModel
-from charlm.model.stepper import Stepper
 from charlm.training.optimizer import make_optimizer
 
 VOCABULARY_SIZE = 65  # that of tiny Shakespeare
-SAMPLED = 100  # characters of one turn
+SAMPLED = 100  # characters of each stream in one turn
+STREAMS = (1, 64)  # texts side by side
+TEMPERATURE = 0.8
 MATRIX_SIZE = 1024
 PRODUCTS = 50  # of one turn
 SETTLE_SECONDS = 0.1  # the threads of the one before spin a little while before they sleep
@@ -52,6 +55,25 @@ class PlainModel(nn.Module):
         return self.output(outputs), state
 
 
+class PlainCells(nn.Module):
+    """Embedding, one ``nn.LSTMCell`` (``nn.GRUCell``, ``nn.RNNCell``) a layer, linear: one character at a time."""
+
+    def __init__(self, settings: BenchSettings) -> None:
+        super().__init__()
+        kind = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}[settings.cell]
+        sizes = [settings.embedding_size] + [settings.hidden_size] * (settings.num_layers - 1)
+        self.embedding = nn.Embedding(VOCABULARY_SIZE, settings.embedding_size)
+        self.cells = nn.ModuleList(kind(size, settings.hidden_size) for size in sizes)
+        self.output = nn.Linear(settings.hidden_size, VOCABULARY_SIZE)
+
+    def forward(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+        outputs, after = self.embedding(ids[0]), []
+        for cell, before in zip(self.cells, state or [None] * len(self.cells), strict=True):
+            after.append(cell(outputs, before))
+            outputs = after[-1][0] if isinstance(after[-1], tuple) else after[-1]
+        return self.output(outputs)[None], after
+
+
 def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Measure training, sampling and the machine itself. Characters per second, medians of ``rounds`` turns."""
     device = choose_device(settings.device)
@@ -61,22 +83,30 @@ def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] 
         "same model, nn.LSTM fp32": (plain_training, settings),
         "char-rnn's shape, nn.LSTM fp32": (plain_training, shape_of_char_rnn),
     }
-    sampling = {
-        "charlm": (charlm_sampling, settings),
-        "same model, nn.LSTM a character at a time": (plain_sampling, settings),
-    }
     products = {"fp32": (product_fp32, settings), "bf16": (product_bf16, settings)}
-    seconds = {
-        name: _take_turns(contestants, rounds, on_progress)
-        for name, contestants in (("training", training), ("sampling", sampling), ("products", products))
+    sampling = {
+        f"sampling_{streams}": {
+            "charlm": (partial(charlm_sampling, streams=streams), settings),
+            "same model, nn.LSTM a character at a time": (partial(plain_sampling, PlainModel, streams), settings),
+            "same model, nn.LSTMCell": (partial(plain_sampling, PlainCells, streams), settings),
+        }
+        for streams in STREAMS
     }
+    every: dict[str, Mapping[str, Contestant]] = {"training": training, **sampling, "products": products}
+    seconds = {name: _take_turns(contestants, rounds, on_progress) for name, contestants in every.items()}
     characters = settings.batch_size * settings.sequence_length
     speeds = {name: characters / time_ for name, time_ in seconds["training"].items()}
+    sampling_speeds = {
+        f"sampling_{streams}_characters_per_second": {
+            name: streams * SAMPLED / time_ for name, time_ in seconds[f"sampling_{streams}"].items()
+        }
+        for streams in STREAMS
+    }
     return {
         "settings": settings.model_dump(),
         "rounds": rounds,
         "training_characters_per_second": speeds,
-        "sampling_characters_per_second": {name: SAMPLED / time_ for name, time_ in seconds["sampling"].items()},
+        **sampling_speeds,
         "matrix_gflops": {
             name: PRODUCTS * 2 * MATRIX_SIZE**3 / time_ / 1e9 for name, time_ in seconds["products"].items()
         },
@@ -87,7 +117,7 @@ def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] 
 
 def turns(rounds: int) -> int:
     """How often ``on_progress`` is called."""
-    return (3 + 2 + 2) * (rounds + 1)
+    return (3 + 3 * len(STREAMS) + 2) * (rounds + 1)
 
 
 def training_flops(settings: BenchSettings) -> float:
@@ -192,33 +222,27 @@ def plain_training(settings: BenchSettings, device: torch.device) -> Turn:
     return turn
 
 
-def charlm_sampling(settings: BenchSettings, device: torch.device) -> Turn:
+def charlm_sampling(settings: BenchSettings, device: torch.device, streams: int) -> Turn:
     prepare_process(settings.threads)
-    model = CharacterModel(VOCABULARY_SIZE, settings).to(device).eval()
-    stepper = Stepper(model)
-    before = stepper.read(torch.zeros(1, 1, dtype=torch.long, device=device))
-
-    def turn() -> None:
-        logits, state = before
-        for _ in range(SAMPLED):
-            drawn = torch.multinomial(distribution(logits, 0.8, 0), 1)[:, 0]
-            int(drawn)
-            logits, state = stepper.step(drawn, state)
-
-    return turn
+    model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
+    vocabulary = Vocabulary([chr(ord("A") + number) for number in range(VOCABULARY_SIZE)])
+    options = SampleSettings(length=SAMPLED, num_samples=streams, temperature=TEMPERATURE)
+    return Sampler(model, vocabulary, options, "fp32" if settings.precision == "fp32" else "auto").samples
 
 
-def plain_sampling(settings: BenchSettings, device: torch.device) -> Turn:
-    model = PlainModel(settings).to(device).eval()
+def plain_sampling(
+    kind: type[PlainModel] | type[PlainCells], streams: int, settings: BenchSettings, device: torch.device
+) -> Turn:
+    model = kind(settings).to(device).eval()
 
     @torch.inference_mode()
     def turn() -> None:
         state: Any = None
-        ids = torch.zeros(1, 1, dtype=torch.long, device=device)
+        ids = torch.zeros(1, streams, dtype=torch.long, device=device)
         for _ in range(SAMPLED):
             logits, state = model(ids, state)
-            ids = torch.multinomial(functional.softmax(logits[-1] / 0.8, -1), 1)
-            int(ids)
+            ids = torch.multinomial(functional.softmax(logits[-1] / TEMPERATURE, -1), 1).T
+            ids.tolist()
 
     return turn
 

@@ -168,13 +168,28 @@ class SampleSettings(Settings):
     """How text is generated."""
 
     prompt: str = Field("", description="Text to go on from.")
-    length: int = Field(500, ge=0, description="Characters to generate.")
+    length: int = Field(500, ge=0, description="Most characters to generate.")
     temperature: float = Field(0.8, ge=0, description="Below 1 is safer, above 1 wilder; 0: always the most probable.")
     top_k: int = Field(0, ge=0, description="Draw from the k most probable characters only; 0: from all.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Draw from the fewest characters that are this probable together; 1: from all."
+    )
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="Draw from what is at least this probable beside the most probable; 0: from all."
+    )
+    ban: str = Field("", description="Characters that are never drawn.")
+    allow: str = Field("", description="The only characters that are drawn; none given: all.")
+    stop: tuple[str, ...] = Field((), description="Text after which a sample ends; may be given several times.")
+    stop_at_line: bool = Field(False, description="End a sample with its first line.")
     num_samples: Count = Field(1, description="Texts to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
         "random", description="The same seed gives the same text."
     )
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if "" in self.stop:
+            yield "stop: an empty text would end every sample before it begins."
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

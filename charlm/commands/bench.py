@@ -37,8 +37,8 @@ def command(context: click.Context, /, config: str, rounds: int, as_json: bool, 
     """Measure characters per second of training and sampling, beside plain loops of torch's nn.LSTM.
 
     Training runs on made-up ids, beside the very same model and beside one of char-rnn's shape (embedding as large as a
-    layer); sampling beside one call of nn.LSTM a character. All take turns in one run. The machine's own speed at
-    matrix products stands beside them.
+    layer); sampling, of one text and of 64 side by side, beside one call of nn.LSTM or nn.LSTMCell a character. All
+    take turns in one run. The machine's own speed at matrix products stands beside them.
 
     \b
     charlm bench
@@ -67,9 +67,14 @@ def _page(result: dict[str, Any]) -> str:
         f"{made_by['precision']} on {made_by['device']}, {made_by['threads']} threads, torch {made_by['torch']}; "
         f"medians of {result['rounds']}"
     ]
-    for what in ("training", "sampling"):
+    titles = {
+        "training": "training",
+        "sampling_1": "sampling one text",
+        "sampling_64": "sampling 64 texts side by side",
+    }
+    for what, title in titles.items():
         speeds = result[f"{what}_characters_per_second"]
-        lines += ["", f"{what}, characters per second"]
+        lines += ["", f"{title}, characters per second"]
         for name, speed in speeds.items():
             ratio = "" if name == "charlm" else f"   charlm is {speeds['charlm'] / speed:.2f} times as fast"
             lines.append(f"  {name:<44}{speed:>10,.0f}{ratio}")

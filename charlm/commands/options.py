@@ -45,7 +45,14 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
                 if parameter_type is click.BOOL:
                     flag = f"{flag}/--no-{flag[2:]}"
                 option = click.option(
-                    flag, name, type=parameter_type, default=None, help=_help(setting), cls=SectionOption, section=title
+                    flag,
+                    name,
+                    type=parameter_type,
+                    multiple=get_origin(setting.annotation) is tuple,
+                    default=None,
+                    help=_help(setting),
+                    cls=SectionOption,
+                    section=title,
                 )
                 function = option(function)
         return function
@@ -151,7 +158,7 @@ def _click_type(annotation: Any) -> Any:
 
 
 def _flatten(annotation: Any) -> Iterable[Any]:
-    if get_origin(annotation) is Annotated:
+    if get_origin(annotation) in (Annotated, tuple):
         yield from _flatten(get_args(annotation)[0])
     elif get_origin(annotation) in (Union, UnionType):
         for part in get_args(annotation):
@@ -190,4 +197,4 @@ def _spelled(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value) or "none"
+    return "none" if value in ("", ()) else str(value)

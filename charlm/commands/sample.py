@@ -34,8 +34,8 @@ def command(
 ) -> None:
     """Write new text with the model in RUN, a run's folder or one of its checkpoints.
 
-    The text goes to standard output as it is made; several texts come one after another, with separators on standard
-    error.
+    The text goes to standard output as it is made. Several texts are made side by side and come when all are done, with
+    separators on standard error.
 
     \b
     charlm sample checkpoints/play
@@ -54,12 +54,15 @@ def command(
     if isinstance(sys.stdout, io.TextIOWrapper):  # an output that lacks a character gets a question mark for it
         sys.stdout.reconfigure(errors="replace")
     with standard_output():
-        for index in range(settings.num_samples):
-            if settings.num_samples > 1 and not quiet:
-                click.echo(f"--- {index + 1} of {settings.num_samples}, seed {sampler.seed}", err=True)
+        if settings.num_samples == 1:
             sys.stdout.write(settings.prompt)
-            for character in sampler.stream(index):
+            for character in sampler.stream():
                 sys.stdout.write(character)
                 sys.stdout.flush()
             sys.stdout.write("\n")
+            return
+        for sample in sampler.samples():
+            if not quiet:
+                click.echo(f"--- {sample.index + 1} of {settings.num_samples}, seed {sample.seed}", err=True)
+            sys.stdout.write(f"{settings.prompt}{sample.text}\n")
             sys.stdout.flush()

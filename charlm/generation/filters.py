@@ -1,20 +1,85 @@
-"""From logits to the distribution that the next character is drawn from."""
+"""From logits to the weights that the next character is drawn with.
 
-import torch
-from torch import Tensor
+numpy and double precision: there are at most some hundred characters, where a call of numpy costs a third of one of
+torch, and the draw stays the same however many samples are made beside it.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.config import SampleSettings
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.errors import UsageError
+
+GREEDY_BELOW = 1e-100  # a temperature of next to nothing, by which logits cannot be divided
+
+Weights = NDArray[np.float64]
 
 
-def distribution(logits: Tensor, temperature: float, top_k: int) -> Tensor:
-    """Probabilities ``(…, vocabulary)`` from logits of the same shape.
+def mask_of(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
+    """What is added to the logits ``(vocabulary,)``: 0 for what may be drawn, minus infinity for what may not.
 
-    ``temperature`` divides the logits (Ackley, Hinton and Sejnowski 1985); at 0 all probability is on the most
-    probable character. Then ``top_k`` keeps the k most probable ones (Fan et al. 2018, section 5.1), 0 keeps all;
-    of equally probable ones, those of lower ids.
+    Raises ``UsageError`` if nothing is left.
     """
-    if temperature < torch.finfo(logits.dtype).tiny:  # 0, or so little that dividing by it gives no number
-        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
-    if 0 < top_k < logits.shape[-1]:
-        beyond = logits.sort(dim=-1, descending=True, stable=True).indices[..., top_k:]
-        logits = logits.scatter(-1, beyond, float("-inf"))
-    return torch.softmax(logits, -1)
+    allowed = set(settings.allow or vocabulary.characters) - set(settings.ban)
+    mask = np.array([0.0 if character in allowed else -np.inf for character in vocabulary.characters])
+    if not np.isfinite(mask).any():
+        raise UsageError(
+            "--allow and --ban leave no character that the model knows.",
+            "Allow more or ban less; charlm info lists the characters.",
+        )
+    return mask
+
+
+def weigh(logits: NDArray[Any], mask: Weights, settings: SampleSettings) -> Weights:
+    """Weights ``(lane, vocabulary)`` from logits of the same shape, in proportion to the probabilities of a draw.
+
+    In this order, each step on what the one before has left:
+
+    1. ``mask`` takes away what must never be drawn.
+    2. ``temperature`` divides the logits (Ackley, Hinton and Sejnowski 1985); at 0 all weight is on the most probable
+       character.
+    3. ``top_k`` keeps the k most probable ones (Fan et al. 2018, section 5.1), 0 keeps all.
+    4. ``top_p`` keeps the fewest that are at least this probable together (Holtzman et al. 2020, section 3.1).
+    5. ``min_p`` keeps those at least so probable as this part of the most probable one (Nguyen et al. 2024, section 3).
+
+    Of equally probable characters, those of lower ids come first.
+    """
+    weights: Weights = logits + mask
+    if settings.temperature < GREEDY_BELOW:
+        most_probable = weights.argmax(-1, keepdims=True)
+        return np.where(np.arange(weights.shape[-1]) == most_probable, 1.0, 0.0)
+    weights -= weights.max(-1, keepdims=True)
+    weights /= settings.temperature
+    np.exp(weights, out=weights)
+    if 0 < settings.top_k < weights.shape[-1] or settings.top_p < 1:
+        _keep_the_first(weights, settings)
+    if settings.min_p:
+        weights[weights < settings.min_p] = 0  # the largest weight is 1
+    return weights
+
+
+def _keep_the_first(weights: Weights, settings: SampleSettings) -> None:
+    """top_k and top_p, in place."""
+    order = np.argsort(-weights, axis=-1, kind="stable")
+    ordered = np.take_along_axis(weights, order, -1)
+    if settings.top_k:
+        ordered[..., settings.top_k :] = 0
+    if settings.top_p < 1:
+        together = ordered.cumsum(-1)
+        ordered[together - ordered >= settings.top_p * together[..., -1:]] = 0
+    np.put_along_axis(weights, order, ordered, -1)
+
+
+def draw(weights: Weights, uniform: NDArray[np.float64]) -> tuple[NDArray[np.intp], Weights]:
+    """One id a lane, as often as its weight says, and its log-probability in nats.
+
+    ``uniform``: ``(lane,)``, from 0 to below 1. An id is the first one whose cumulative weight is beyond that part
+    of the whole (Devroye 1986, section III.2): there is one, since rounding takes no such product up to the whole.
+    """
+    cumulative = weights.cumsum(-1)
+    whole = cumulative[:, -1]
+    ids = (cumulative <= (uniform * whole)[:, None]).sum(-1)
+    return ids, np.log(weights[np.arange(len(ids)), ids] / whole)

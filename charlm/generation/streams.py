@@ -1,40 +1,122 @@
-"""Text from a model, a character at a time as it is made."""
+"""Texts from a model, a character at a time as they are made, any number side by side."""
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from charlm.config import SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.generation.filters import distribution
+from charlm.generation.filters import draw, mask_of, weigh
 from charlm.model.language_model import CharacterModel, evaluating
-from charlm.model.stepper import Stepper
+from charlm.model.stepper import Stepper, read
+
+BLOCK = 256  # random numbers of a stream that are made at once
+
+
+@dataclass
+class Sample:
+    """One text as it is made."""
+
+    index: int
+    seed: int  # of all samples of one sampler; (seed, index) decide what is drawn
+    characters: list[str] = field(default_factory=list)
+    log_probability_nats: float = 0.0  # of what was drawn, by the distributions that it was drawn from
+    newest: str = ""  # the character of the last step; nothing once the sample has ended
+    ended_by: str = ""  # "length", "stop" or "line"; nothing while it goes on
+
+    @property
+    def text(self) -> str:
+        return "".join(self.characters)
 
 
 class Sampler:
-    """Generates texts from one model and one prompt. Raises ``TextError`` if the prompt has unknown characters."""
+    """Generates ``settings.num_samples`` texts from one model and one prompt.
 
-    def __init__(self, model: CharacterModel, vocabulary: Vocabulary, settings: SampleSettings) -> None:
+    ``precision``: fp32, or auto for the fastest (:mod:`charlm.model.products`). Raises ``TextError`` if the prompt has
+    unknown characters, ``UsageError`` if nothing may be drawn.
+    """
+
+    def __init__(
+        self, model: CharacterModel, vocabulary: Vocabulary, settings: SampleSettings, precision: str = "auto"
+    ) -> None:
+        self.model = model
         self.vocabulary = vocabulary
         self.settings = settings
+        self.precision = precision
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
+        self.mask = mask_of(vocabulary, settings)
         prompt = [vocabulary.start_id, *vocabulary.encode(settings.prompt).tolist()]
-        self.stepper = Stepper(model)
-        device = model.output_bias.device
         with evaluating(model):
-            self.after_prompt = self.stepper.read(torch.tensor(prompt, device=device)[:, None])
+            self.after_prompt = read(model, torch.tensor(prompt, device=model.output_bias.device)[:, None])
 
-    def stream(self, index: int = 0) -> Iterator[str]:
-        """The characters of sample ``index``, which depends on the seed and its index alone."""
+    @cached_property
+    def stepper(self) -> Stepper:
+        """Laid out when it is first needed: the first characters are there before."""
+        return Stepper(self.model, self.settings.num_samples, self.precision)
+
+    def stream(self) -> Iterator[str]:
+        """The characters of the first sample."""
+        samples = self.begin()
+        for _ in self.write(samples):
+            yield samples[0].newest
+
+    def samples(self) -> list[Sample]:
+        """All samples, finished."""
+        samples = self.begin()
+        for _ in self.write(samples):
+            pass
+        return samples
+
+    def begin(self) -> list[Sample]:
+        """The samples before their first characters, for :meth:`write`."""
+        ended_by = "" if self.settings.length else "length"
+        return [Sample(index, self.seed, ended_by=ended_by) for index in range(self.settings.num_samples)]
+
+    def write(self, samples: list[Sample]) -> Iterator[None]:
+        """At each step, add a character to every sample that has not ended. One writing at a time."""
+        self.being_written = samples
         logits, state = self.after_prompt
-        generator = torch.Generator(logits.device).manual_seed(mix(self.seed, index))
-        for remaining in reversed(range(self.settings.length)):
-            probabilities = distribution(logits, self.settings.temperature, self.settings.top_k)
-            drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-            yield self.vocabulary.characters[int(drawn)]
-            if remaining:
-                logits, state = self.stepper.step(drawn, state)
+        logits = logits.repeat(len(samples), axis=0)
+        stepper = None
+        for numbers in uniform_numbers(self.seed, len(samples)) if self.settings.length else ():
+            ids, log_probabilities = draw(weigh(logits, self.mask, self.settings), numbers)
+            for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
+                self._add(sample, self.vocabulary.characters[id_], nats)
+            yield
+            if all(sample.ended_by for sample in samples):
+                return
+            assert self.being_written is samples, "another writing has begun"
+            if stepper is None:
+                stepper = self.stepper
+                stepper.start(state)
+            logits = stepper.step(ids)
+
+    def _add(self, sample: Sample, character: str, nats: float) -> None:
+        if sample.ended_by:  # it keeps its place among the others, and what is drawn for it does not count
+            sample.newest = ""
+            return
+        sample.newest = character
+        sample.characters.append(character)
+        sample.log_probability_nats += nats
+        stop = self.settings.stop
+        if stop and "".join(sample.characters[-max(map(len, stop)) :]).endswith(stop):
+            sample.ended_by = "stop"
+        elif self.settings.stop_at_line and character == "\n":
+            sample.ended_by = "line"
+        elif len(sample.characters) == self.settings.length:
+            sample.ended_by = "length"
+
+
+def uniform_numbers(seed: int, streams: int) -> Iterator[NDArray[np.float64]]:
+    """Numbers from 0 to below 1, ``(stream,)`` at each step; those of a stream depend on the seed and its index."""
+    generators = [np.random.Generator(np.random.PCG64(mix(seed, index))) for index in range(streams)]
+    while True:
+        yield from np.stack([generator.random(BLOCK) for generator in generators], axis=1)
 
 
 def mix(seed: int, index: int) -> int:

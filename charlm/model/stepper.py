@@ -1,89 +1,151 @@
-"""The network one step at a time, for sampling: weights laid out once, no work repeated a character.
+"""The network one step at a time, for sampling: weights laid out once, buffers made once, few and large operations.
 
-What a sequence kernel pays at every call (repacking the weights, dispatch, allocation) costs more than the arithmetic
-of one character. Here a step is, for each layer, one product of the hidden state with a matrix that was laid out
-before, plus the gates. The first layer's input is one of ``vocabulary + 1`` rows, so its product with ``weight_ih`` is
-a table made once. The limit is memory bandwidth: at one stream, each weight is read once a character.
+A step of one character costs as much in calls as in arithmetic, so there are as few of both as can be:
+
+- One matrix a layer holds all that its hidden state is multiplied with: ``weight_hh`` for its own next step and, below
+  it, ``weight_ih`` of the layer above, or the output matrix. So a network of n layers takes n products a character.
+- The first layer's input is one of ``vocabulary + 1`` rows: their products with its ``weight_ih`` are a table.
+- σ(x) = ½ + ½ tanh(½ x): one tanh does for all gates. The inner half is in the weights.
+- On a CPU numpy does what is between the products, and writes into buffers: a call costs a third of one of torch.
+  Elsewhere torch does it, under the same names.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from charlm.model.cells import State
+from charlm.model.cells import STATES, State
 from charlm.model.language_model import CharacterModel
+from charlm.model.products import make_product
 from charlm.model.recurrent import RecurrentLayer
 
-StepState = list[State]
-"""The state by layers, each part ``(lane, hidden)``, or ``(hidden,)`` where there is one lane."""
+GATE_HALVES = {"lstm": (0.5, 0.5, 1.0, 0.5), "gru": (0.5, 0.5, 1.0), "rnn": (1.0,)}  # ½ where a gate is a σ
 
 
 class Stepper:
-    """Steps of ``model`` in fp32 on its device."""
+    """Steps of ``lanes`` texts side by side, on the device of ``model``, from the state that :meth:`start` is given.
 
-    def __init__(self, model: CharacterModel) -> None:
-        self.model = model
-        self.cell = model.settings.cell
-        layers = [layer for layer in model.recurrent.layers if isinstance(layer, RecurrentLayer)]
-        with torch.inference_mode():
-            first = layers[0]
-            self.input_table = model.embedding.weight @ first.weight_ih.T + first.bias  # (vocabulary + 1, gates × h)
-            self.recurrent_weights = [laid_out(layer.weight_hh) for layer in layers]
-            self.input_weights = [laid_out(layer.weight_ih) for layer in layers[1:]]
-            self.biases = [layer.bias.detach() for layer in layers[1:]]
-            self.output_weight = laid_out(model.output_matrix())
-            self.output_bias = model.output_bias.detach()
-            self.no_bias = torch.zeros_like(first.bias)
-
-    @torch.inference_mode()
-    def step(self, ids: Tensor, state: StepState) -> tuple[Tensor, StepState]:
-        """Read one id a lane, ``(lane,)``. Returns logits of what comes next, ``(lane, vocabulary)``, and the state."""
-        from_input = self.input_table[ids if len(ids) > 1 else int(ids)]
-        after: StepState = []
-        for layer, weight_hh in enumerate(self.recurrent_weights):
-            if layer:
-                from_input = product(after[-1][0], self.input_weights[layer - 1], self.biases[layer - 1])
-            after.append(self._gates(from_input, state[layer], weight_hh))
-        logits = product(after[-1][0], self.output_weight, self.output_bias)
-        return logits.view(len(ids), -1), after
-
-    @torch.inference_mode()
-    def read(self, ids: Tensor, chunk: int = 1024) -> tuple[Tensor, StepState]:
-        """Read a whole prompt, ``(time, lane)``, from a state of zero, at the speed of training."""
-        state = self.model.zero_state(ids.shape[1])
-        for start in range(0, len(ids), chunk):
-            logits, state = self.model(ids[start : start + chunk], state)
-        by_part = [part.squeeze(1).unbind() for part in state]  # squeezed where there is one lane
-        return logits[-1], list(zip(*by_part, strict=True))
-
-    def _gates(self, from_input: Tensor, state: State, weight_hh: Tensor) -> State:
-        """The equations of :mod:`charlm.model.cells`, with the products with the input made already."""
-        if self.cell == "lstm":
-            h, c = state
-            sums = product(h, weight_hh, from_input)
-            input_gate, forget_gate, _, output_gate = torch.sigmoid(sums).chunk(4, dim=-1)
-            candidate = torch.tanh(sums.chunk(4, dim=-1)[2])
-            c = torch.addcmul(forget_gate * c, input_gate, candidate)
-            return output_gate * torch.tanh(c), c
-        (h,) = state
-        if self.cell == "rnn":
-            return (torch.tanh(product(h, weight_hh, from_input)),)
-        both = 2 * h.shape[-1]  # the reset and the update gate
-        from_hidden = product(h, weight_hh, self.no_bias)
-        reset, update = torch.sigmoid(from_input[..., :both] + from_hidden[..., :both]).chunk(2, dim=-1)
-        candidate = torch.tanh(torch.addcmul(from_input[..., both:], reset, from_hidden[..., both:]))
-        return (torch.lerp(candidate, h, update),)
-
-
-def laid_out(weight: Tensor) -> Tensor:
-    """``(rows, columns)`` as its transpose is in memory: what :func:`product` reads in one go."""
-    return weight.detach().T.contiguous().T
-
-
-def product(vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``vectors @ weight.T + bias``. ``vectors``: ``(lane, columns)``, or ``(columns,)`` for one lane.
-
-    One vector is its own case: measured twice as fast as the product of a matrix of one row (512 → 2048, fp32).
+    ``precision``: ``fp32``, or ``auto`` for the fastest product (:mod:`charlm.model.products`).
     """
-    if vectors.ndim == 1:
-        return torch.addmv(bias, weight, vectors)
-    return torch.addmm(bias, vectors, weight.T)
+
+    @torch.no_grad()
+    def __init__(self, model: CharacterModel, lanes: int = 1, precision: str = "auto") -> None:
+        layers = [layer for layer in model.recurrent.layers if isinstance(layer, RecurrentLayer)]
+        first, *upper = layers
+        halves = torch.tensor(GATE_HALVES[first.cell], device=first.bias.device).repeat_interleave(first.hidden_size)
+        self.device = first.bias.device
+        self.input_table = _array((model.embedding.weight @ first.weight_ih.T + first.bias) * halves)
+        above = [(layer.weight_ih * halves[:, None], layer.bias * halves) for layer in upper]
+        above.append((model.output_matrix(), model.output_bias))
+        self.layers = []
+        for layer, (weight, bias) in zip(layers, above, strict=True):
+            read = torch.cat([layer.weight_hh * halves[:, None], weight])
+            added = torch.cat([torch.zeros_like(layer.bias), bias])
+            self.layers.append(LayerStep(first.cell, read, added, halves, lanes, precision))
+
+    def start(self, state: State) -> None:
+        """Go on from a state as the model returns it; one of a single lane is that of all lanes."""
+        for index, layer in enumerate(self.layers):
+            for buffer, part in zip(layer.state, state, strict=True):
+                buffer.copy_(part[index])
+            layer.read_hidden()
+
+    def step(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Read one id a lane, ``(lane,)``. Returns logits of what comes next, ``(lane, vocabulary)``.
+
+        They may stand in a buffer that the next step writes into.
+        """
+        rows = self.input_table[ids if self.device.type == "cpu" else torch.as_tensor(ids, device=self.device)]
+        for layer in self.layers:
+            rows = layer.step(rows)
+        logits: NDArray[np.float32] = rows if self.device.type == "cpu" else rows.cpu().numpy()
+        return logits
+
+
+class LayerStep:
+    """One layer: its state, and the product of its hidden state, which its own next step and the layer above read.
+
+    ``state`` holds the parts of :data:`charlm.model.cells.State` as tensors ``(lane, hidden)``. Whoever writes rows of
+    it calls :meth:`read_hidden` afterwards.
+    """
+
+    def __init__(self, cell: str, weight: Tensor, bias: Tensor, halves: Tensor, lanes: int, precision: str) -> None:
+        gates, hidden_size = len(halves), weight.shape[1]
+        self.library: Any = np if weight.device.type == "cpu" else torch
+        self.state = [torch.zeros(lanes, hidden_size, device=weight.device) for _ in range(STATES[cell])]
+        self.hidden, self.memory = _array(self.state[0]), _array(self.state[-1])
+        self.product = make_product(weight, bias, self.state[0], precision)
+        self.advance = {"lstm": self._lstm, "gru": self._gru, "rnn": self._rnn}[cell]
+        self.gates = gates
+        self.sums = _array(torch.empty(lanes, gates, device=weight.device))
+        self.by_gate = [self.sums[:, start : start + hidden_size] for start in range(0, gates, hidden_size)]
+        self.between = _array(torch.empty_like(self.state[0]))
+        self.outer_half, self.shift = _array(halves), _array(1 - halves)
+        self.read_hidden()
+
+    def step(self, from_input: Any) -> Any:
+        """From what the layer below sends, ``(lane, gates × hidden)``, to what this one sends to the one above."""
+        self.advance(from_input)
+        return self.read_hidden()
+
+    def read_hidden(self) -> Any:
+        product = self.product()
+        self.from_hidden = product[:, : self.gates]
+        return product[:, self.gates :]
+
+    # The equations of charlm/model/cells.py, in place
+
+    def _lstm(self, from_input: Any) -> None:
+        add, multiply, tanh = self.library.add, self.library.multiply, self.library.tanh
+        sums, memory, between = self.sums, self.memory, self.between
+        input_gate, forget_gate, candidate, output_gate = self.by_gate
+        add(from_input, self.from_hidden, out=sums)
+        tanh(sums, out=sums)
+        multiply(sums, self.outer_half, out=sums)
+        add(sums, self.shift, out=sums)
+        multiply(forget_gate, memory, out=memory)
+        multiply(input_gate, candidate, out=between)
+        add(memory, between, out=memory)
+        tanh(memory, out=between)
+        multiply(output_gate, between, out=self.hidden)
+
+    def _gru(self, from_input: Any) -> None:
+        add, multiply, tanh = self.library.add, self.library.multiply, self.library.tanh
+        reset_gate, update_gate, candidate = self.by_gate
+        hidden, between = self.hidden, self.between
+        both = 2 * hidden.shape[1]  # the reset and the update gate
+        gates = self.sums[:, :both]
+        add(from_input[:, :both], self.from_hidden[:, :both], out=gates)
+        tanh(gates, out=gates)
+        multiply(gates, 0.5, out=gates)
+        add(gates, 0.5, out=gates)
+        multiply(reset_gate, self.from_hidden[:, both:], out=candidate)
+        add(candidate, from_input[:, both:], out=candidate)
+        tanh(candidate, out=candidate)
+        self.library.subtract(hidden, candidate, out=between)
+        multiply(update_gate, between, out=between)
+        add(candidate, between, out=hidden)
+
+    def _rnn(self, from_input: Any) -> None:
+        self.library.add(from_input, self.from_hidden, out=self.sums)
+        self.library.tanh(self.sums, out=self.hidden)
+
+
+def _array(tensor: Tensor) -> Any:
+    """The same numbers for numpy where they are in the processor's memory, else as they are."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+@torch.inference_mode()
+def read(model: CharacterModel, ids: Tensor, chunk: int = 1024) -> tuple[NDArray[np.float32], State]:
+    """Read a whole prompt, ``(time, lane)``, from a state of zero, at the speed of training.
+
+    Returns logits of what comes next, ``(lane, vocabulary)``, and the state, which :meth:`Stepper.start` takes.
+    """
+    state = model.zero_state(ids.shape[1])
+    for start in range(0, len(ids), chunk):
+        logits, state = model(ids[start : start + chunk], state)
+    return logits[-1].cpu().numpy(), state

@@ -35,6 +35,16 @@ def test_several_texts_are_set_apart_on_standard_error(cli: Cli, trained: Path) 
     assert cli("sample", trained, *options, "--quiet").err == ""
 
 
+def test_stop_can_be_given_several_times(cli: Cli, trained: Path) -> None:
+    free = cli("sample", trained, "--seed", "1", "--length", "200").out
+    first, second = free[60:62], free[30:32]
+    stopped = cli("sample", trained, "--seed", "1", "--length", "200", "--stop", first, "--stop", second).out
+    assert stopped == free[: min(free.find(first), free.find(second)) + 2] + "\n"
+    refused = cli("sample", trained, "--stop", "")
+    assert refused.code == 2
+    assert "stop: an empty text" in refused.err
+
+
 def test_a_run_a_step_and_a_checkpoint_folder_can_be_named(cli: Cli, trained: Path) -> None:
     fixed = ("--length", "80", "--seed", "1")
     best = runs.read(trained, "best").step

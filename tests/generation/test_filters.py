@@ -1,111 +1,153 @@
-"""From logits to the distribution that is drawn from."""
+"""From logits to what is drawn: each filter against a plain reference, and draws against their weights."""
 
+import math
+
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from charlm.generation.filters import distribution
+from charlm.config import SampleSettings
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.errors import UsageError
+from charlm.generation.filters import Weights, draw, mask_of, weigh
 
-LOGITS = st.lists(st.integers(-300, 300).map(lambda tenths: tenths / 10), min_size=1, max_size=20).map(torch.tensor)
-TEMPERATURES = st.integers(0, 300).map(lambda hundredths: hundredths / 100)
-
-
-def greedy(logits: Tensor) -> Tensor:
-    probabilities = torch.zeros_like(logits)
-    probabilities[logits.argmax()] = 1
-    return probabilities
-
-
-@given(logits=LOGITS, temperature=TEMPERATURES, top_k=st.integers(0, 25))
-def test_it_is_a_distribution_over_at_most_k_characters(logits: Tensor, temperature: float, top_k: int) -> None:
-    probabilities = distribution(logits, temperature, top_k)
-    assert probabilities.shape == logits.shape
-    assert (probabilities >= 0).all()
-    assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
-    if top_k:
-        assert (probabilities > 0).sum() <= top_k
+NUMBERS = st.integers(-300, 300).map(lambda tenths: tenths / 10)
+LOGITS = st.lists(NUMBERS, min_size=1, max_size=20).map(lambda numbers: np.array(numbers, dtype=np.float32))
+SETTINGS = st.builds(
+    SampleSettings,
+    temperature=st.integers(0, 300).map(lambda hundredths: hundredths / 100),
+    top_k=st.integers(0, 25),
+    top_p=st.integers(1, 100).map(lambda hundredths: hundredths / 100),
+    min_p=st.integers(0, 100).map(lambda hundredths: hundredths / 100),
+)
 
 
-@given(logits=LOGITS, temperature=TEMPERATURES, top_k=st.integers(0, 25))
-def test_the_more_probable_stay_the_more_probable(logits: Tensor, temperature: float, top_k: int) -> None:
-    probabilities = distribution(logits, temperature, top_k)
-    more = logits[:, None] > logits
-    assert (probabilities[:, None] >= probabilities)[more].all()
+def probabilities(logits: "list[float] | Weights", mask: Weights | None = None, **settings: float) -> Weights:
+    """Those of one lane, with temperature 1 where nothing else is said."""
+    given_ = SampleSettings(**{"temperature": 1.0, **settings})
+    weights = weigh(np.array(logits)[None], np.zeros(len(logits)) if mask is None else mask, given_)[0]
+    return weights / weights.sum()
 
 
-@given(logits=LOGITS, temperature=TEMPERATURES, top_k=st.integers(0, 25))
-def test_the_logits_given_stay_as_they_were(logits: Tensor, temperature: float, top_k: int) -> None:
-    before = logits.clone()
-    distribution(logits, temperature, top_k)
-    assert torch.equal(logits, before)
+def reference(logits: list[float], banned: set[int], settings: SampleSettings) -> list[float]:
+    """The same, number by number: a list of survivors, the most probable first, that gets shorter."""
+    survivors = sorted((id_ for id_ in range(len(logits)) if id_ not in banned), key=lambda id_: (-logits[id_], id_))
+    if settings.temperature == 0:
+        survivors = survivors[:1]
+    heat = settings.temperature or 1.0
+    weights = {id_: math.exp((logits[id_] - logits[survivors[0]]) / heat) for id_ in survivors}
+    if settings.top_k:
+        survivors = survivors[: settings.top_k]
+    whole, nucleus, together = sum(weights[id_] for id_ in survivors), [], 0.0
+    for id_ in survivors:
+        if nucleus and settings.top_p < 1 and together >= settings.top_p * whole:
+            break
+        nucleus.append(id_)
+        together += weights[id_]
+    survivors = [id_ for id_ in nucleus if weights[id_] >= settings.min_p * weights[nucleus[0]]]
+    whole = sum(weights[id_] for id_ in survivors)
+    return [weights[id_] / whole if id_ in survivors else 0.0 for id_ in range(len(logits))]
 
 
-@given(logits=LOGITS)
-def test_temperature_one_and_all_characters_is_the_models_own_distribution(logits: Tensor) -> None:
-    torch.testing.assert_close(distribution(logits, 1.0, 0), torch.softmax(logits, -1))
-
-
-@given(logits=LOGITS, temperature=st.integers(20, 300).map(lambda hundredths: hundredths / 100))
-def test_temperature_raises_the_probabilities_to_its_inverse(logits: Tensor, temperature: float) -> None:
-    powers = torch.softmax(logits.double(), -1) ** (1 / temperature)
-    torch.testing.assert_close(distribution(logits.double(), temperature, 0), powers / powers.sum())
-
-
-@given(logits=LOGITS, top_k=st.integers(0, 25))
-def test_temperature_zero_is_greedy_whatever_k(logits: Tensor, top_k: int) -> None:
-    assert torch.equal(distribution(logits, 0.0, top_k), greedy(logits))
-
-
-@given(logits=LOGITS, temperature=st.integers(1, 300).map(lambda hundredths: hundredths / 100))
-def test_top_1_is_greedy_whatever_the_temperature(logits: Tensor, temperature: float) -> None:
-    assert torch.equal(distribution(logits, temperature, 1), greedy(logits))
-
-
-@given(logits=LOGITS, more=st.integers(0, 5))
-def test_k_of_the_whole_vocabulary_or_beyond_changes_nothing(logits: Tensor, more: int) -> None:
-    assert torch.equal(distribution(logits, 0.7, len(logits) + more), distribution(logits, 0.7, 0))
-
-
-@given(logits=LOGITS, top_k=st.integers(1, 20))
-def test_top_k_keeps_the_proportions_of_what_it_keeps(logits: Tensor, top_k: int) -> None:
-    logits = logits / 10  # so that none vanishes
-    all_, kept = distribution(logits, 1.0, 0), distribution(logits, 1.0, top_k)
-    chosen = kept > 0
-    assert chosen.sum() == min(top_k, len(logits))
-    torch.testing.assert_close(kept[chosen], all_[chosen] / all_[chosen].sum())
-
-
-def test_of_equally_probable_characters_those_of_lower_ids_are_kept() -> None:
-    logits = torch.tensor([0.0, 2.0, 1.0, 1.0, 1.0, 1.0])
-    assert distribution(logits, 1.0, 3).nonzero().flatten().tolist() == [1, 2, 3]
-    assert distribution(torch.zeros(100), 1.0, 4).nonzero().flatten().tolist() == [0, 1, 2, 3]
-    assert distribution(torch.zeros(100), 1.0, 1)[0] == 1
-    assert distribution(torch.zeros(100), 0.0, 0)[0] == 1
-
-
-def test_each_lane_has_a_distribution_of_its_own() -> None:
-    logits = torch.randn(3, 9)
-    for temperature, top_k in ((0.0, 0), (0.5, 0), (1.0, 4)):
-        together = distribution(logits, temperature, top_k)
-        alone = torch.stack([distribution(row, temperature, top_k) for row in logits])
-        torch.testing.assert_close(together, alone)
+@given(logits=LOGITS, settings=SETTINGS, data=st.data())
+def test_all_filters_together_are_the_reference(logits: Weights, settings: SampleSettings, data: st.DataObject) -> None:
+    banned = data.draw(st.sets(st.integers(0, len(logits) - 1), max_size=len(logits) - 1))
+    mask = np.array([-np.inf if id_ in banned else 0.0 for id_ in range(len(logits))])
+    before = logits.copy()
+    weights = weigh(logits[None], mask, settings)[0]
+    expected = reference(logits.astype(float).tolist(), banned, settings)
+    np.testing.assert_allclose(weights / weights.sum(), expected, rtol=1e-9, atol=1e-12)
+    assert np.array_equal(logits, before)
 
 
 def test_known_values() -> None:
-    logits = torch.tensor([[1.0, 3.0, 2.0]]).log()
-    torch.testing.assert_close(distribution(logits, 1.0, 0), torch.tensor([[1 / 6, 3 / 6, 2 / 6]]))
-    torch.testing.assert_close(distribution(logits, 0.5, 0), torch.tensor([[1 / 14, 9 / 14, 4 / 14]]))
-    torch.testing.assert_close(distribution(logits, 1.0, 2), torch.tensor([[0, 3 / 5, 2 / 5]]))
+    logits = [math.log(part) for part in (1, 5, 4)]
+    np.testing.assert_allclose(probabilities(logits), [0.1, 0.5, 0.4])
+    np.testing.assert_allclose(probabilities(logits, temperature=0.5), [1 / 42, 25 / 42, 16 / 42])
+    np.testing.assert_allclose(probabilities(logits, top_k=2), [0, 5 / 9, 4 / 9])
+    np.testing.assert_allclose(probabilities(logits, top_p=0.6), [0, 5 / 9, 4 / 9])
+    np.testing.assert_allclose(probabilities(logits, top_p=0.95), [0.1, 0.5, 0.4])
+    np.testing.assert_allclose(probabilities(logits, top_p=0.3), [0, 1, 0])
+    np.testing.assert_allclose(probabilities(logits, min_p=0.21), [0, 5 / 9, 4 / 9])
+    np.testing.assert_allclose(probabilities(logits, min_p=0.81), [0, 1, 0])
+    np.testing.assert_allclose(probabilities(logits, temperature=0), [0, 1, 0])
 
 
-@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-45, 5e-324])
+def test_each_filter_acts_on_what_the_one_before_has_left() -> None:
+    logits = [math.log(part) for part in (40, 30, 20, 10)]
+    np.testing.assert_allclose(probabilities(logits, top_p=0.55), [4 / 7, 3 / 7, 0, 0])
+    np.testing.assert_allclose(probabilities(logits, top_k=2, top_p=0.55), [1, 0, 0, 0])  # 40 of 70 is beyond 0.55
+    hot = 1 / 2**10  # then all are as good as equal, and a nucleus holds three where it held two
+    assert (probabilities(logits, top_p=0.55, temperature=1 / hot) > 0).tolist() == [True, True, True, False]
+    mask = np.array([-np.inf, 0, 0, 0])  # the most probable is banned: min_p is beside the best of the others
+    np.testing.assert_allclose(probabilities(logits, mask, min_p=0.6), [0, 0.6, 0.4, 0])
+    np.testing.assert_allclose(probabilities(logits, mask, temperature=0), [0, 1, 0, 0])
+
+
+def test_of_equally_probable_characters_those_of_lower_ids_are_kept() -> None:
+    assert probabilities([0, 2, 1, 1, 1, 1], top_k=3).nonzero()[0].tolist() == [1, 2, 3]
+    assert probabilities([0.0] * 100, top_k=4).nonzero()[0].tolist() == [0, 1, 2, 3]
+    assert probabilities([0.0] * 100, top_p=0.035).nonzero()[0].tolist() == [0, 1, 2, 3]
+    assert probabilities([0.0] * 100, temperature=0)[0] == 1
+
+
+def test_each_lane_has_weights_of_its_own() -> None:
+    logits = np.random.default_rng(0).normal(size=(3, 9))
+    for settings in (SampleSettings(temperature=0), SampleSettings(), SampleSettings(top_k=4, top_p=0.8, min_p=0.1)):
+        alone = [weigh(row[None], np.zeros(9), settings)[0] for row in logits]
+        assert np.array_equal(weigh(logits, np.zeros(9), settings), alone)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-300, 5e-324])
 def test_next_to_no_temperature_is_as_good_as_none(temperature: float) -> None:
-    logits = torch.tensor([-3.0, 1.0, 4.0, -2.0])
-    torch.testing.assert_close(distribution(logits, temperature, 0), greedy(logits))
+    np.testing.assert_allclose(probabilities([-3.0, 1.0, 4.0, -2.0], temperature=temperature), [0, 0, 1, 0])
 
 
 @pytest.mark.parametrize("temperature", [1e6, 1e308])
 def test_a_huge_temperature_is_even_chance(temperature: float) -> None:
-    torch.testing.assert_close(distribution(torch.tensor([1.0, 2.0]), temperature, 0), torch.tensor([0.5, 0.5]))
+    np.testing.assert_allclose(probabilities([1.0, 2.0], temperature=temperature), [0.5, 0.5], atol=1e-6)
+
+
+def allowed(**settings: str) -> str:
+    vocabulary = Vocabulary(list("abcd"))
+    mask = mask_of(vocabulary, SampleSettings(**settings))
+    assert set(mask.tolist()) <= {0.0, -math.inf}
+    return vocabulary.decode(np.flatnonzero(mask == 0).tolist())
+
+
+def test_ban_takes_away_and_allow_leaves() -> None:
+    assert allowed() == "abcd"
+    assert allowed(ban="bz") == "acd"
+    assert allowed(allow="dzb") == "bd"
+    assert allowed(allow="abc", ban="b") == "ac"
+
+
+@pytest.mark.parametrize("settings", [{"ban": "dcba"}, {"allow": "xyz"}, {"allow": "ab", "ban": "ba"}])
+def test_leaving_nothing_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="leave no character"):
+        allowed(**settings)
+
+
+def test_draws_are_the_inverse_of_the_cumulative_weights() -> None:
+    weights = np.array([0.0, 2.0, 0.0, 1.0, 1.0, 0.0])
+    uniform = np.array([0.0, 0.49, 0.5, 0.74, 0.75, 1 - 2**-53])
+    ids, log_probabilities = draw(np.tile(weights, (6, 1)), uniform)
+    assert ids.tolist() == [1, 1, 3, 3, 4, 4]
+    np.testing.assert_allclose(log_probabilities, np.log([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]))
+
+
+@given(weights=st.lists(st.floats(0, 1), min_size=1, max_size=30).filter(lambda weights: max(weights) > 1e-3))
+def test_the_largest_number_below_1_still_draws_something_that_has_weight(weights: list[float]) -> None:
+    ids, log_probabilities = draw(np.array([weights]), np.array([1 - 2**-53]))
+    assert weights[ids[0]] > 0
+    assert math.isfinite(log_probabilities[0])
+
+
+def test_drawn_frequencies_are_those_of_the_weights() -> None:
+    weights = np.array([0.5, 3.0, 0.0, 1.5, 1.0, 4.0])
+    ids, _ = draw(np.tile(weights, (20000, 1)), np.random.default_rng(1).random(20000))
+    counts, expected = np.bincount(ids, minlength=6), weights / weights.sum() * 20000
+    likely = expected > 0
+    assert counts[~likely].sum() == 0
+    assert (((counts - expected) ** 2)[likely] / expected[likely]).sum() < 18.5  # 4 degrees of freedom: one in 1,000

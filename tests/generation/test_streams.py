@@ -1,6 +1,7 @@
 """Streams of characters: reproducible, independent of one another, and drawn from the right distribution."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from torch import nn
 
 from charlm.config import ModelSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import TextError
-from charlm.generation.streams import Sampler, mix
+from charlm.errors import TextError, UsageError
+from charlm.generation.streams import BLOCK, Sampler, mix, uniform_numbers
+from charlm.model import products
 from charlm.model.language_model import CharacterModel
 
 VOCABULARY = Vocabulary(list("\nabcdefg"))
@@ -25,9 +27,12 @@ def model() -> CharacterModel:
     return model
 
 
+def sampler_of(model: CharacterModel, **settings: object) -> Sampler:
+    return Sampler(model, VOCABULARY, SampleSettings(**{"length": 60, "seed": 5, **settings}))
+
+
 def texts(model: CharacterModel, count: int = 1, **settings: object) -> list[str]:
-    sampler = Sampler(model, VOCABULARY, SampleSettings(**{"length": 60, "seed": 5, "num_samples": count, **settings}))
-    return ["".join(sampler.stream(index)) for index in range(count)]
+    return [sample.text for sample in sampler_of(model, num_samples=count, **settings).samples()]
 
 
 @torch.inference_mode()
@@ -51,18 +56,48 @@ def test_a_random_seed_is_said_and_gives_the_same_text_when_given(model: Charact
     assert texts(model, seed=first.seed) == ["".join(first.stream())]
 
 
-def test_a_sample_does_not_depend_on_how_many_are_asked_for(model: CharacterModel) -> None:
-    three = texts(model, 3)
-    assert texts(model, 5)[:3] == three
-    assert texts(model, 1) == three[:1]
-    sampler = Sampler(model, VOCABULARY, SampleSettings(length=60, seed=5))
-    assert "".join(sampler.stream(2)) == three[2]  # nor on those before it having been made
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("threshold", [1, 1 << 20])
+def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(
+    cell: str, threshold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "INT8_FROM", threshold)
+    settings = ModelSettings(cell=cell, hidden_size=16, embedding_size=8, num_layers=2)
+    model = CharacterModel(len(VOCABULARY), settings)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    sixteen = texts(model, 16, length=300)
+    assert texts(model, 4, length=300) == sixteen[:4]
+    assert texts(model, 1, length=300) == sixteen[:1]
 
 
-def test_samples_made_side_by_side_are_the_ones_made_one_after_another(model: CharacterModel) -> None:
-    sampler = Sampler(model, VOCABULARY, SampleSettings(length=60, seed=5))
-    pairs = list(zip(sampler.stream(0), sampler.stream(1), strict=True))
-    assert ["".join(text) for text in zip(*pairs, strict=True)] == texts(model, 2)
+def test_a_stream_is_the_first_sample(model: CharacterModel) -> None:
+    assert "".join(sampler_of(model, num_samples=3).stream()) == texts(model, 3)[0]
+
+
+def test_a_sampler_can_write_again(model: CharacterModel) -> None:
+    sampler = sampler_of(model, num_samples=2)
+    assert sampler.samples() == sampler.samples()
+
+
+def test_two_writings_at_a_time_are_a_mistake_that_is_noticed(model: CharacterModel) -> None:
+    sampler = sampler_of(model)
+    first, second = sampler.stream(), sampler.stream()
+    next(first)
+    next(second)
+    with pytest.raises(AssertionError, match="another writing"):
+        next(first)
+
+
+def test_each_step_adds_a_character_to_each_sample_that_goes_on(model: CharacterModel) -> None:
+    sampler = sampler_of(model, num_samples=4, stop=("a", "bc"))
+    samples, written = sampler.begin(), [""] * 4
+    for _ in sampler.write(samples):
+        assert any(sample.newest for sample in samples)
+        written = [text + sample.newest for text, sample in zip(written, samples, strict=True)]
+        assert written == [sample.text for sample in samples]
+    assert len(set(map(len, written))) > 1  # they have ended at different times
+    assert samples == sampler.samples()
 
 
 def test_samples_of_one_seed_differ(model: CharacterModel) -> None:
@@ -90,8 +125,10 @@ def chi_squared(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
 def test_first_characters_are_as_frequent_as_the_model_says(model: CharacterModel, prompt: str) -> None:
     probabilities = next_probabilities(model, prompt)
     assert probabilities.min() > 0.001
-    sampler = Sampler(model, VOCABULARY, SampleSettings(length=1, seed=0, temperature=1.0, prompt=prompt))
-    drawn = [VOCABULARY.characters.index("".join(sampler.stream(index))) for index in range(6000)]
+    drawn = [
+        VOCABULARY.characters.index(text)
+        for text in texts(model, 6000, length=1, seed=0, temperature=1.0, prompt=prompt)
+    ]
     counts = torch.bincount(torch.tensor(drawn), minlength=len(VOCABULARY))
     assert chi_squared(counts, probabilities) < 24.3  # 7 degrees of freedom: one seed in 1,000 would be beyond
     assert chi_squared(counts, probabilities.roll(1)) > 24.3  # the test can tell
@@ -115,15 +152,15 @@ def test_characters_of_one_stream_are_as_frequent_as_the_model_says(model: Chara
 
 def test_top_k_draws_nothing_else(model: CharacterModel) -> None:
     best = set(next_probabilities(model, "").topk(3).indices.tolist())
-    sampler = Sampler(model, VOCABULARY, SampleSettings(length=1, seed=0, temperature=2.0, top_k=3))
-    drawn = {VOCABULARY.characters.index("".join(sampler.stream(index))) for index in range(300)}
+    drawn = {
+        VOCABULARY.characters.index(text) for text in texts(model, 300, length=1, seed=0, temperature=2.0, top_k=3)
+    }
     assert drawn == best
 
 
 def test_the_prompt_is_read_and_not_repeated(model: CharacterModel) -> None:
-    (with_prompt,) = texts(model, prompt="abc", length=20)
-    (without,) = texts(model, length=20)
-    assert len(with_prompt) == 20
+    with_prompt, without = texts(model, 10, prompt="abc", length=20), texts(model, 10, length=20)
+    assert all(len(text) == 20 for text in with_prompt)
     assert with_prompt != without
 
 
@@ -168,6 +205,75 @@ def test_a_refused_prompt_leaves_the_model_in_training_too(model: CharacterModel
 def test_dropout_is_off_while_sampling(model: CharacterModel) -> None:
     trained = texts(model.train())
     assert texts(model.eval()) == trained
+
+
+def test_the_log_probability_is_that_of_the_path_under_the_models_own_distribution(model: CharacterModel) -> None:
+    for sample in sampler_of(model, num_samples=3, temperature=1.0, prompt="ab", length=20).samples():
+        expected = 0.0
+        for position, character in enumerate(sample.text):
+            probabilities = next_probabilities(model, "ab" + sample.text[:position])
+            expected += math.log(probabilities[VOCABULARY.characters.index(character)])
+        assert sample.log_probability_nats == pytest.approx(expected, abs=1e-3)
+
+
+def test_what_is_drawn_from_fewer_characters_is_more_probable(model: CharacterModel) -> None:
+    (greedy,) = sampler_of(model, temperature=0).samples()
+    assert greedy.log_probability_nats == 0  # it could not have been another
+    for filtered in ({"top_k": 2}, {"top_p": 0.4}, {"min_p": 0.9}):
+        for sample in sampler_of(model, num_samples=5, temperature=3.0, **filtered).samples():
+            assert -60 * math.log(len(VOCABULARY)) < sample.log_probability_nats <= 0
+    (two,) = sampler_of(model, top_k=2, temperature=1e6).samples()
+    assert two.log_probability_nats == pytest.approx(-60 * math.log(2), rel=1e-3)
+
+
+def test_banned_characters_are_never_drawn_and_only_allowed_ones_are(model: CharacterModel) -> None:
+    free = "".join(texts(model, 20))
+    assert "a" in free
+    assert set("".join(texts(model, 20, ban="ac"))) == set(free) - set("ac")
+    assert set("".join(texts(model, 20, allow="ac\n☃", ban="c"))) == set("a\n")
+    assert set(texts(model, 1, allow="b", temperature=0)[0]) == {"b"}
+    with pytest.raises(UsageError):
+        texts(model, allow="☃")
+
+
+def test_a_sample_ends_with_the_first_stop_text_or_its_length(model: CharacterModel) -> None:
+    free = sampler_of(model, num_samples=30).samples()
+    stopped = sampler_of(model, num_samples=30, stop=("ab", "c\nc")).samples()
+    assert {sample.ended_by for sample in free} == {"length"}
+    assert {sample.ended_by for sample in stopped} == {"stop", "length"}
+    for whole, sample in zip(free, stopped, strict=True):
+        ends = [whole.text.find(stop) + len(stop) for stop in ("ab", "c\nc") if stop in whole.text]
+        assert sample.text == whole.text[: min(ends, default=60)]
+        assert sample.ended_by == ("stop" if ends else "length")
+
+
+def test_a_sample_ends_with_its_line(model: CharacterModel) -> None:
+    free = texts(model, 30, length=8)
+    for whole, sample in zip(
+        free, sampler_of(model, num_samples=30, length=8, stop_at_line=True).samples(), strict=True
+    ):
+        line, end, _ = whole.partition("\n")
+        assert sample.text == line + end
+        assert sample.ended_by == ("line" if end else "length")
+    assert len({"\n" in text for text in free}) == 2
+
+
+def test_samples_say_which_they_are(model: CharacterModel) -> None:
+    samples = sampler_of(model, num_samples=3, length=0).samples()
+    assert [(sample.index, sample.seed, sample.ended_by) for sample in samples] == [(n, 5, "length") for n in range(3)]
+
+
+def test_random_numbers_of_a_stream_depend_on_nothing_but_its_seed_and_index() -> None:
+    def numbers(seed: int, streams: int) -> "list[list[float]]":
+        steps = itertools.islice(uniform_numbers(seed, streams), 2 * BLOCK + 1)
+        return [list(stream) for stream in zip(*(step.tolist() for step in steps), strict=True)]
+
+    five = numbers(3, 5)
+    assert numbers(3, 2) == five[:2]
+    every = [number for stream in five for number in stream]
+    assert len(set(every)) == len(every)
+    assert all(0 <= number < 1 for number in every)
+    assert numbers(4, 1)[0] != five[0]
 
 
 def test_mix_spreads_neighbouring_seeds_and_indices() -> None:

@@ -1,12 +1,15 @@
 """One character at a time gives what the whole sequence gives."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from charlm.config import ModelSettings
+from charlm.model import products
 from charlm.model.language_model import CharacterModel
-from charlm.model.stepper import Stepper, StepState
+from charlm.model.products import int8_product, works
+from charlm.model.stepper import Stepper, read
 
 VOCABULARY, TIME = 13, 20
 
@@ -22,14 +25,17 @@ def model_of(cell: str, num_layers: int = 2, tied: bool = False) -> CharacterMod
     return model
 
 
-def zero_state(model: CharacterModel, lanes: int) -> StepState:
-    return list(zip(*(part.unbind() for part in model.zero_state(lanes)), strict=True))
-
-
 def some_ids(lanes: int) -> torch.Tensor:
     ids = torch.randint(VOCABULARY, (TIME, lanes))
     ids[0] = VOCABULARY  # the start symbol
     return ids
+
+
+def stepped(model: CharacterModel, ids: torch.Tensor, precision: str = "fp32") -> tuple[torch.Tensor, Stepper]:
+    """The logits of every step, ``(time, lane, vocabulary)``, from a state of zero."""
+    stepper = Stepper(model, ids.shape[1], precision)
+    stepper.start(model.zero_state(1))
+    return torch.from_numpy(np.stack([stepper.step(row).copy() for row in ids.numpy()])), stepper
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -41,11 +47,9 @@ def test_stepping_equals_the_whole_sequence(cell: str, num_layers: int, lanes: i
     ids = some_ids(lanes)
     with torch.inference_mode():
         whole, last = model(ids, model.zero_state(lanes))
-    stepper, state = Stepper(model), zero_state(model, lanes)
-    for time in range(TIME):
-        logits, state = stepper.step(ids[time], state)
-        torch.testing.assert_close(logits, whole[time], rtol=0, atol=1e-5)
-    for part, expected in zip(zip(*state, strict=True), last, strict=True):
+    logits, stepper = stepped(model, ids)
+    torch.testing.assert_close(logits, whole, rtol=0, atol=1e-5)
+    for part, expected in zip(zip(*(layer.state for layer in stepper.layers), strict=True), last, strict=True):
         torch.testing.assert_close(torch.stack(part), expected, rtol=0, atol=1e-5)
 
 
@@ -54,32 +58,68 @@ def test_stepping_equals_the_whole_sequence(cell: str, num_layers: int, lanes: i
 def test_reading_a_prompt_equals_stepping_through_it_whatever_the_chunk(cell: str, chunk: int) -> None:
     model = model_of(cell)
     ids = some_ids(2)
-    stepper, stepped = Stepper(model), zero_state(model, 2)
-    for time in range(TIME):
-        expected, stepped = stepper.step(ids[time], stepped)
-    logits, read = stepper.read(ids, chunk)
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(read, stepped, rtol=0, atol=1e-5)
-    ours, _ = stepper.step(ids[1], read)  # and it goes on from there
-    theirs, _ = stepper.step(ids[1], stepped)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    by_steps, stepper = stepped(model, ids)
+    goes_on = stepper.step(ids[1].numpy()).copy()
+    logits, state = read(model, ids, chunk)
+    torch.testing.assert_close(torch.from_numpy(logits), by_steps[-1], rtol=0, atol=1e-5)
+    stepper.start(state)
+    np.testing.assert_allclose(stepper.step(ids[1].numpy()), goes_on, rtol=0, atol=1e-5)
 
 
-def test_a_step_leaves_the_state_it_started_from_as_it_was() -> None:
-    for cell in ("lstm", "gru", "rnn"):
-        model = model_of(cell)
-        stepper = Stepper(model)
-        _, state = stepper.read(some_ids(1))
-        before = [[part.clone() for part in layer] for layer in state]
-        first, _ = stepper.step(torch.tensor([3]), state)
-        again, _ = stepper.step(torch.tensor([3]), state)
-        assert torch.equal(first, again)
-        assert all(torch.equal(a, b) for x, y in zip(before, state, strict=True) for a, b in zip(x, y, strict=True))
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_start_is_the_same_every_time_and_leaves_what_it_was_given(cell: str) -> None:
+    model = model_of(cell)
+    stepper = Stepper(model, 3)
+    _, state = read(model, some_ids(1))
+    before = [part.clone() for part in state]
+    runs = []
+    for _ in range(2):
+        stepper.start(state)
+        runs.append([stepper.step(np.array([id_, id_, id_])).copy() for id_ in (3, 1, 4)])
+    assert np.array_equal(*runs)
+    assert np.array_equal(runs[0][2][0], runs[0][2][2])  # a state of one lane is that of all
+    assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_one_lane_can_be_set_back_while_the_others_go_on(cell: str) -> None:
+    model = model_of(cell)
+    ids = some_ids(2)
+    expected, _ = stepped(model, ids[:, 1:])
+    fresh, _ = stepped(model, ids[10:, :1])
+    stepper = Stepper(model, 2, "fp32")
+    stepper.start(model.zero_state(2))
+    for time, row in enumerate(ids.numpy()):
+        if time == 10:
+            for layer in stepper.layers:
+                for part in layer.state:
+                    part[0] = 0
+                layer.read_hidden()
+        logits = torch.from_numpy(stepper.step(row))
+        torch.testing.assert_close(logits[1], expected[time, 0], rtol=0, atol=1e-5)
+        if time >= 10:
+            torch.testing.assert_close(logits[0], fresh[time - 10, 0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not works(int8_product), reason="this machine or torch has no such product")
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_int8_is_near_fp32_and_its_lanes_are_independent(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "INT8_FROM", 1)
+    model = model_of(cell)
+    ids = some_ids(16)
+    exact, _ = stepped(model, ids)
+    rounded, _ = stepped(model, ids, "auto")
+    difference = (torch.log_softmax(exact, -1) - torch.log_softmax(rounded, -1)).abs()
+    assert 0 < difference.mean() < 0.02
+    for lanes in (1, 4):
+        assert torch.equal(stepped(model, ids[:, :lanes], "auto")[0], rounded[:, :lanes])
 
 
 def test_a_stepper_leaves_the_model_trainable() -> None:
     model = model_of("lstm")
-    Stepper(model).read(some_ids(1))
+    stepper = Stepper(model)
+    read(model, some_ids(1))
+    stepper.step(np.array([1]))
     logits, _ = model(some_ids(1), model.zero_state(1))
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
