@@ -50,7 +50,8 @@ def command(
     place = choose_device(device)
     prepare_process(threads)
     chosen = runs.read(run, checkpoint)
-    sampler = Sampler(chosen.model(place), chosen.vocabulary, settings)
+    separator = chosen.settings.document_separator
+    sampler = Sampler(chosen.model(place), chosen.vocabulary, settings, document_separator=separator)
     if isinstance(sys.stdout, io.TextIOWrapper):  # an output that lacks a character gets a question mark for it
         sys.stdout.reconfigure(errors="replace")
     with standard_output():

@@ -107,9 +107,7 @@ class Vocabulary:
 
         Raises ``TextError`` that lists the characters that are not in the vocabulary.
         """
-        if self.unit == "byte":
-            return np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)
-        ids = self._id_of_code_point[code_points(text)]
+        ids = self._id_of_code_point[code_points(self.spelled(text))]
         if ids.size and ids.min() < 0:
             unknown = sorted({text[int(position)] for position in np.flatnonzero(ids < 0)})
             raise unknown_characters(unknown)
@@ -119,6 +117,10 @@ class Vocabulary:
     def decode(self, ids: "NDArray[np.integer[Any]] | list[int]") -> str:
         """The text of ids; what is no UTF-8 among bytes, and the unknown symbol, as U+FFFD."""
         return self.bytes_of(ids).decode("utf-8", "replace" if self.unit == "byte" else "surrogatepass")
+
+    def spelled(self, text: str) -> str:
+        """A text in what the vocabulary is made of: its characters, or the characters of the bytes of its UTF-8."""
+        return text.encode("utf-8", "surrogateescape").decode("latin-1") if self.unit == "byte" else text
 
     def bytes_of(self, ids: "NDArray[np.integer[Any]] | list[int]") -> bytes:
         """The bytes of a text: its own, or those of its UTF-8."""

@@ -21,10 +21,11 @@ Weights = NDArray[np.float64]
 def mask_of(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
     """What is added to the logits ``(vocabulary,)``: 0 for what may be drawn, minus infinity for what may not.
 
-    Raises ``UsageError`` if nothing is left.
+    The unknown symbol never is. Raises ``UsageError`` if nothing is left.
     """
-    allowed = set(settings.allow or vocabulary.characters) - set(settings.ban)
-    mask = np.array([0.0 if character in allowed else -np.inf for character in vocabulary.characters])
+    allowed = set(vocabulary.spelled(settings.allow) or vocabulary.characters) - set(vocabulary.spelled(settings.ban))
+    mask = np.full(len(vocabulary), -np.inf)
+    mask[[id_ for id_, character in enumerate(vocabulary.characters) if character in allowed]] = 0
     if not np.isfinite(mask).any():
         raise UsageError(
             "--allow and --ban leave no character that the model knows.",

@@ -1,5 +1,6 @@
 """Texts from a model, a character at a time as they are made, any number side by side."""
 
+import codecs
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from charlm.config import SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.generation.filters import draw, mask_of, weigh
+from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel, evaluating
 from charlm.model.stepper import Stepper, read
 
@@ -26,23 +28,38 @@ class Sample:
     seed: int  # of all samples of one sampler; (seed, index) decide what is drawn
     characters: list[str] = field(default_factory=list)
     log_probability_nats: float = 0.0  # of what was drawn, by the distributions that it was drawn from
-    newest: str = ""  # the character of the last step; nothing once the sample has ended
+    newest: str = ""  # the text of the last step; nothing while a character of several bytes is under way
     ended_by: str = ""  # "length", "stop" or "line"; nothing while it goes on
+    pieces: list[str] = field(default_factory=list)  # of the text
+    decoder: codecs.IncrementalDecoder | None = None  # where characters are bytes
 
     @property
     def text(self) -> str:
-        return "".join(self.characters)
+        return "".join(self.pieces)
+
+    def add(self, character: str) -> None:
+        self.newest = character
+        if self.decoder is not None:  # text is told in whole characters
+            self.newest = self.decoder.decode(character.encode("latin-1"), final=bool(self.ended_by))
+        self.pieces.append(self.newest)
 
 
 class Sampler:
     """Generates ``settings.num_samples`` texts from one model and one prompt.
+
+    ``document_separator``: what ended a document in training; after it a sample begins a new one, from a fresh state.
 
     ``precision``: fp32, or auto for the fastest (:mod:`charlm.model.products`). Raises ``TextError`` if the prompt has
     unknown characters, ``UsageError`` if nothing may be drawn.
     """
 
     def __init__(
-        self, model: CharacterModel, vocabulary: Vocabulary, settings: SampleSettings, precision: str = "auto"
+        self,
+        model: CharacterModel,
+        vocabulary: Vocabulary,
+        settings: SampleSettings,
+        precision: str = "auto",
+        document_separator: str = "",
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
@@ -50,9 +67,21 @@ class Sampler:
         self.precision = precision
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
         self.mask = mask_of(vocabulary, settings)
-        prompt = [vocabulary.start_id, *vocabulary.encode(settings.prompt).tolist()]
-        with evaluating(model):
-            self.after_prompt = read(model, torch.tensor(prompt, device=model.output_bias.device)[:, None])
+        self.stops = [vocabulary.spelled(stop) for stop in settings.stop]
+        self.separator = vocabulary.spelled(document_separator)
+        prompt = settings.prompt.rpartition(document_separator)[2] if document_separator else settings.prompt
+        self.after_prompt = self.after(vocabulary.encode(prompt).tolist())
+
+    def after(self, ids: list[int]) -> tuple[NDArray[np.float32], State]:
+        """Logits and state after a text that starts with these ids."""
+        read_ids = torch.tensor([self.vocabulary.start_id, *ids], device=self.model.output_bias.device)
+        with evaluating(self.model):
+            return read(self.model, read_ids[:, None])
+
+    @cached_property
+    def after_start(self) -> tuple[NDArray[np.float32], State]:
+        """Before a document's first character."""
+        return self.after([])
 
     @cached_property
     def stepper(self) -> Stepper:
@@ -75,7 +104,11 @@ class Sampler:
     def begin(self) -> list[Sample]:
         """The samples before their first characters, for :meth:`write`."""
         ended_by = "" if self.settings.length else "length"
-        return [Sample(index, self.seed, ended_by=ended_by) for index in range(self.settings.num_samples)]
+        samples = [Sample(index, self.seed, ended_by=ended_by) for index in range(self.settings.num_samples)]
+        if self.vocabulary.unit == "byte":
+            for sample in samples:
+                sample.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return samples
 
     def write(self, samples: list[Sample]) -> Iterator[None]:
         """At each step, add a character to every sample that has not ended. One writing at a time."""
@@ -95,21 +128,27 @@ class Sampler:
                 stepper = self.stepper
                 stepper.start(state)
             logits = stepper.step(ids)
+            if self.separator and (ended := [sample.index for sample in samples if self._ends(sample, self.separator)]):
+                logits = logits.copy()
+                logits[ended], fresh = self.after_start
+                stepper.start(fresh, ended)
 
     def _add(self, sample: Sample, character: str, nats: float) -> None:
         if sample.ended_by:  # it keeps its place among the others, and what is drawn for it does not count
             sample.newest = ""
             return
-        sample.newest = character
         sample.characters.append(character)
         sample.log_probability_nats += nats
-        stop = self.settings.stop
-        if stop and "".join(sample.characters[-max(map(len, stop)) :]).endswith(stop):
+        if any(self._ends(sample, stop) for stop in self.stops):
             sample.ended_by = "stop"
         elif self.settings.stop_at_line and character == "\n":
             sample.ended_by = "line"
         elif len(sample.characters) == self.settings.length:
             sample.ended_by = "length"
+        sample.add(character)
+
+    def _ends(self, sample: Sample, text: str) -> bool:
+        return sample.characters[-len(text) :] == list(text)
 
 
 def uniform_numbers(seed: int, streams: int) -> Iterator[NDArray[np.float64]]:

@@ -10,6 +10,7 @@ A step of one character costs as much in calls as in arithmetic, so there are as
   Elsewhere torch does it, under the same names.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,11 @@ class Stepper:
             added = torch.cat([torch.zeros_like(layer.bias), bias])
             self.layers.append(LayerStep(first.cell, read, added, halves, lanes, precision))
 
-    def start(self, state: State) -> None:
-        """Go on from a state as the model returns it; one of a single lane is that of all lanes."""
+    def start(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
+        """Some lanes go on from a state as the model returns it; one of a single lane is that of all of them."""
         for index, layer in enumerate(self.layers):
             for buffer, part in zip(layer.state, state, strict=True):
-                buffer.copy_(part[index])
+                buffer[lanes] = part[index]
             layer.read_hidden()
 
     def step(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:

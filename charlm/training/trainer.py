@@ -51,8 +51,7 @@ class Trainer:
         self.state = self.first_state()
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of this very step
-        self.saved_steps = 0
-        self.saved_seconds = 0.0
+        self.saved_steps, self.saved_seconds = 0, 0.0
         self.gradient_norm = torch.zeros(())
         self.stop_signals = StopSignals(quiet)
 
@@ -203,9 +202,8 @@ class Trainer:
         self.monitor.say(f"Training diverged at step {failed_at}: {back}.")
 
     def evaluation_is_due(self) -> bool:
-        if not self.done.evaluate_every:
-            return self.done.steps == FIRST_EVALUATION
-        return self.done.steps % self.done.evaluate_every == 0
+        every = self.done.evaluate_every
+        return self.done.steps % every == 0 if every else self.done.steps == FIRST_EVALUATION
 
     def look_first(self) -> None:
         """What the untrained model makes of the text: about what guessing would."""
@@ -229,7 +227,9 @@ class Trainer:
             self.done.evaluations_without_better += 1
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=self.done.steps)
-            self.monitor.sample(self.done.steps, "".join(Sampler(self.model, self.corpus.vocabulary, options).stream()))
+            separator = self.settings.document_separator
+            sampler = Sampler(self.model, self.corpus.vocabulary, options, document_separator=separator)
+            self.monitor.sample(self.done.steps, "".join(sampler.stream()))
 
     def saving_is_due(self) -> bool:
         a_new_best = self.metrics.get("loss_validation") == self.done.best_loss

@@ -286,3 +286,75 @@ def test_mix_spreads_neighbouring_seeds_and_indices() -> None:
 
 def test_mix_takes_the_largest_seed() -> None:
     assert 0 <= mix(2**63 - 1, 10**6) < 2**63
+
+
+# What is not a plain text of known characters
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 9.0}, {"temperature": 0.0}, {"allow": "ab\N{SNOWMAN}"}])
+def test_the_unknown_symbol_is_never_emitted(model: CharacterModel, settings: dict[str, object]) -> None:
+    with torch.no_grad():
+        model.output_bias[-1] += 50  # it would be drawn every time
+    vocabulary = Vocabulary(VOCABULARY.characters[:-1], has_unknown=True)
+    assert len(vocabulary) == len(VOCABULARY)
+    options = SampleSettings(**{"length": 200, "seed": 5, "num_samples": 3, **settings})
+    for sample in Sampler(model, vocabulary, options).samples():
+        assert len(sample.text) == 200
+        assert set(sample.text) <= set(vocabulary.characters)
+
+
+def byte_model(bytes_: bytes) -> CharacterModel:
+    """A model of bytes that draws any of these, as good as evenly."""
+    model = CharacterModel(256, ModelSettings(hidden_size=4, embedding_size=2, num_layers=1))
+    with torch.no_grad():
+        model.output_bias.fill_(-50.0)
+        model.output_bias[list(bytes_)] = 0.0
+    return model
+
+
+def test_bytes_come_as_whole_characters() -> None:
+    euro = "€".encode()
+    sampler = Sampler(byte_model(euro), Vocabulary.of_bytes(), SampleSettings(length=600, seed=1, prompt="é"))
+    pieces = list(sampler.stream())
+    assert len(pieces) == 600
+    assert "€" in pieces  # by chance, when its three bytes came in order
+    assert "" in pieces  # while they came
+    assert set("".join(pieces)) == {"€", "\N{REPLACEMENT CHARACTER}"}
+    sample = Sampler(byte_model(euro), Vocabulary.of_bytes(), SampleSettings(length=600, seed=1, prompt="é"))
+    assert sample.samples()[0].text == "".join(pieces)
+
+
+def test_bytes_that_end_in_the_middle_of_a_character_are_shown_as_one_that_is_missing() -> None:
+    sampler = Sampler(byte_model("€".encode()[:1]), Vocabulary.of_bytes(), SampleSettings(length=1, seed=1))
+    assert list(sampler.stream()) == ["\N{REPLACEMENT CHARACTER}"]
+
+
+def test_bytes_stop_at_a_text_and_are_allowed_by_characters() -> None:
+    settings = SampleSettings(length=5000, seed=1, allow="ab€", stop=("a€b",))
+    (sample,) = Sampler(byte_model(bytes(range(256))), Vocabulary.of_bytes(), settings).samples()
+    assert sample.ended_by == "stop"
+    assert sample.text.endswith("a€b")
+    assert set("".join(sample.characters).encode("latin-1")) <= set("ab€".encode())
+
+
+def test_a_sample_begins_a_new_document_after_each_separator(model: CharacterModel) -> None:
+    options = SampleSettings(length=300, seed=5, num_samples=4, temperature=1.0)
+    sampler = Sampler(model, VOCABULARY, options, "fp32", "a\n")
+    for sample in sampler.samples():
+        *ended, last = sample.text.split("a\n")
+        assert ended  # with so few characters, some document ends
+        expected = 0.0
+        for document in [*(f"{text}a\n" for text in ended), last]:
+            for length, character in enumerate(document):
+                probabilities = next_probabilities(model, document[:length])
+                expected += math.log(probabilities[VOCABULARY.characters.index(character)])
+        assert sample.log_probability_nats == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_prompt_is_read_from_its_last_document_on(model: CharacterModel) -> None:
+    def continued(prompt: str) -> list[str]:
+        options = SampleSettings(length=60, seed=5, prompt=prompt)
+        return list(Sampler(model, VOCABULARY, options, document_separator="a\n").stream())
+
+    assert continued("bcda\ndeca\nfg") == continued("fg") != continued("bcdab\ndecab\nfg")
+    assert continued("bca\n") == continued("")
