@@ -51,10 +51,14 @@ def get(
     try:
         return _read(cache, paths, settings, on_bytes)
     except OSError as error:
-        raise CharlmError(
-            f"{cache}: the encoded text cannot be kept there: {error.strerror or error}.",
-            f"Make room (charlm corpus clean), or choose another folder: --cache-dir, or {VARIABLE}.",
-        ) from None
+        raise unwritable(cache, error) from None
+
+
+def unwritable(cache: Path, error: OSError) -> CharlmError:
+    return CharlmError(
+        f"{cache}: the encoded text cannot be kept there: {error.strerror or error}.",
+        f"Make room (charlm corpus clean), or choose another folder: --cache-dir, or {VARIABLE}.",
+    )
 
 
 def recall(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Encoded | None:

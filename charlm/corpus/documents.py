@@ -7,6 +7,7 @@ import numpy as np
 
 from charlm import files
 from charlm.config import CorpusSettings
+from charlm.corpus import cache
 from charlm.corpus.encoded import Encoded, Ids, blocks
 from charlm.corpus.text import Positions
 from charlm.corpus.vocabulary import Vocabulary
@@ -25,8 +26,11 @@ def starts(encoded: Encoded, settings: CorpusSettings) -> Positions:
         name = hashlib.sha256(separator.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         path = encoded.folder / f"documents-{name}.bin"
         if not path.exists():
-            written = separator.encode().decode("latin-1") if settings.unit == "byte" else separator
-            _write_starts(path, encoded.ids, Vocabulary(encoded.alphabet).ids_of(written).tolist())
+            spelled = separator.encode().decode("latin-1") if settings.unit == "byte" else separator
+            try:
+                _write_starts(path, encoded.ids, Vocabulary(encoded.alphabet).ids_of(spelled).tolist())
+            except OSError as error:
+                raise cache.unwritable(encoded.folder.parent.parent, error) from None
         found = np.memmap(path, dtype="<i8", mode="r")
         if len(found) == 1:
             raise TextError(f"--document-separator {separator!r}: ends no document of this text.", "Look how they end.")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from charlm.config import CorpusSettings
+from charlm.corpus.download import CORPORA
 from charlm.errors import TextError, UsageError
 
 BUILT_IN = "python"
@@ -162,7 +163,8 @@ def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
         return [path]
     if found := [match for match in _matches(name) if match.is_file()]:
         return found
-    raise UsageError(f"{name}: no such file.", "Without a name, the built-in corpus is used.")
+    hint = f"charlm corpus get {name} downloads it." if name in CORPORA else "Without a name, the built-in one is used."
+    raise UsageError(f"{name}: no such file.", hint)
 
 
 def _matches(pattern: str) -> list[Path]:

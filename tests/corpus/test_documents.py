@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -13,7 +15,7 @@ from charlm.config import CorpusSettings, ModelSettings
 from charlm.corpus import encoded, loading
 from charlm.corpus.batches import Lanes
 from charlm.corpus.text import Text
-from charlm.errors import TextError
+from charlm.errors import CharlmError, TextError
 from charlm.evaluation.passes import evaluate
 from charlm.model.language_model import CharacterModel
 
@@ -73,6 +75,16 @@ def test_a_text_has_no_documents_unless_asked_for(tmp_path: Path) -> None:
 def test_a_separator_that_is_not_there_is_refused(tmp_path: Path, separator: str) -> None:
     with pytest.raises(TextError, match=rf"^--document-separator '{separator}': "):
         load(tmp_path, "two three four", document_separator=separator)
+
+
+def test_no_room_for_the_starts_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("charlm.corpus.documents._write_starts", full)
+    with pytest.raises(CharlmError, match=r"cache: .* No space left") as raised:
+        load(tmp_path, "name\n" * 30, document_separator="\n")
+    assert "--cache-dir" in raised.value.hint
 
 
 def test_the_starts_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

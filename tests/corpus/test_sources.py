@@ -112,6 +112,12 @@ def test_a_name_that_is_no_file_is_refused_wherever_it_stands(here: Path) -> Non
         found("a", "plya.txt")
 
 
+def test_a_well_known_corpus_that_is_not_there_is_to_be_had(here: Path) -> None:
+    with pytest.raises(UsageError, match=r"^enwik8: no such file") as raised:
+        found("enwik8")
+    assert raised.value.hint == "charlm corpus get enwik8 downloads it."
+
+
 def test_standard_input_can_be_named_once(here: Path) -> None:
     make("a")
     assert found("a", "-") == ["a", "-"]

@@ -313,15 +313,14 @@ def byte_model(bytes_: bytes) -> CharacterModel:
 
 
 def test_bytes_come_as_whole_characters() -> None:
-    euro = "€".encode()
-    sampler = Sampler(byte_model(euro), Vocabulary.of_bytes(), SampleSettings(length=600, seed=1, prompt="é"))
+    model = byte_model("€".encode())
+    sampler = Sampler(model, Vocabulary.of_bytes(), SampleSettings(length=600, seed=1, prompt="é"))
     pieces = list(sampler.stream())
     assert len(pieces) == 600
     assert "€" in pieces  # by chance, when its three bytes came in order
     assert "" in pieces  # while they came
     assert {"€", "\N{REPLACEMENT CHARACTER}"} <= set("".join(pieces))
-    sample = Sampler(byte_model(euro), Vocabulary.of_bytes(), SampleSettings(length=600, seed=1, prompt="é"))
-    assert sample.samples()[0].text == "".join(pieces)
+    assert sampler.samples()[0].text == "".join(pieces)
 
 
 def test_bytes_that_end_in_the_middle_of_a_character_are_shown_as_one_that_is_missing() -> None:
