@@ -226,8 +226,9 @@ def charlm_sampling(settings: BenchSettings, device: torch.device, streams: int)
     prepare_process(settings.threads)
     model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
     vocabulary = Vocabulary([chr(ord("A") + number) for number in range(VOCABULARY_SIZE)])
-    options = SampleSettings(length=SAMPLED, num_samples=streams, temperature=TEMPERATURE)
-    return Sampler(model, vocabulary, options, "fp32" if settings.precision == "fp32" else "auto").samples
+    precision = "auto" if settings.precision == "bf16" else settings.precision
+    options = SampleSettings(length=SAMPLED, num_samples=streams, temperature=TEMPERATURE, precision=precision)
+    return Sampler(model, vocabulary, options).samples
 
 
 def plain_sampling(

@@ -168,6 +168,9 @@ class SampleSettings(Settings):
     """How text is generated."""
 
     prompt: str = Field("", description="Text to go on from.")
+    unknown: Literal["error", "skip", "replace"] = Field(
+        "error", description="Characters of the prompt that the model does not know; replace: its unknown symbol."
+    )
     length: int = Field(500, ge=0, description="Most characters to generate.")
     temperature: float = Field(0.8, ge=0, description="Below 1 is safer, above 1 wilder; 0: always the most probable.")
     top_k: int = Field(0, ge=0, description="Draw from the k most probable characters only; 0: from all.")
@@ -184,6 +187,9 @@ class SampleSettings(Settings):
     num_samples: Count = Field(1, description="Texts to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
         "random", description="The same seed gives the same text."
+    )
+    precision: Literal["auto", "fp32"] = Field(
+        "auto", description="Arithmetic of the matrices; auto: int8 where they are large, within 0.001 bits."
     )
 
     def problems(self) -> Iterator[str]:

@@ -7,16 +7,14 @@ from typing import Any
 
 import click
 
-from charlm.commands.options import common_options, json_option, run_path, standard_output
+from charlm.commands.options import checkpoint_option, common_options, json_option, run_path, standard_output
 from charlm.config import SECTIONS
 from charlm.errors import CharlmError, CharlmWarning
 
 
 @click.command("info")
 @click.argument("runs", type=run_path, nargs=-1, required=True)
-@click.option(
-    "--checkpoint", default="best", metavar="best|last|STEP", help="Which checkpoint of a run.  [default: best]"
-)
+@checkpoint_option
 @json_option
 @common_options
 def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool) -> None:

@@ -105,6 +105,9 @@ cache_option = click.option(
     default=None,
     help="Where encoded texts are kept.  [default: the user's cache folder; env: CHARLM_CACHE_DIR]",
 )
+checkpoint_option = click.option(
+    "--checkpoint", default="best", metavar="best|last|STEP", help="Which checkpoint of the run.  [default: best]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 run_path = click.Path(path_type=Path)
 

@@ -1,69 +1,193 @@
 """``charlm sample``."""
 
-import io
+import json
+import math
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
+from charlm.commands import terminal
 from charlm.commands.options import (
     SectionedCommand,
+    checkpoint_option,
     common_options,
     device_option,
     given,
+    json_option,
     run_path,
     settings_options,
     standard_output,
     threads_option,
 )
 from charlm.config import SampleSettings, resolve
+from charlm.errors import CharlmError, UsageError
 
 
 @click.command("sample", cls=SectionedCommand)
 @click.argument("run", type=run_path)
-@click.option(
-    "--checkpoint", default="best", metavar="best|last|STEP", help="Which checkpoint of the run.  [default: best]"
-)
+@click.option("--prompt-file", type=click.Path(), help="File with the prompt; - for standard input.")
+@click.option("--echo/--no-echo", default=True, help="Write the prompt before what goes on from it.  [default: on]")
+@click.option("--top-next", type=click.IntRange(min=1), metavar="K", help="Show the K most probable next characters.")
+@click.option("--interactive", is_flag=True, help="Read prompts line by line; :help tells more.")
+@checkpoint_option
 @threads_option
 @device_option
+@json_option
 @common_options
 @settings_options({"Text": SampleSettings})
 @click.pass_context
 def command(
-    context: click.Context, /, run: Path, checkpoint: str, threads: int, device: str, quiet: bool, **options: object
+    context: click.Context,
+    /,
+    run: Path,
+    prompt_file: str | None,
+    echo: bool,
+    top_next: int | None,
+    interactive: bool,
+    checkpoint: str,
+    threads: int,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+    **options: object,
 ) -> None:
     """Write new text with the model in RUN, a run's folder or one of its checkpoints.
 
-    The text goes to standard output as it is made. Several texts are made side by side and come when all are done, with
-    separators on standard error.
+    The text goes to standard output as it is made. Several texts are made side by side: the first one is seen as it is
+    made, the others when they are done, with separators on standard error.
+
+    What may be drawn is narrowed in this order: --ban and --allow, --temperature, --top-k, --top-p, --min-p. --json
+    prints an object a text: text, seed, log-probability in nats of the path that drew it, bits per character, and what
+    ended it.
 
     \b
     charlm sample checkpoints/play
-    charlm sample checkpoints/play --prompt "ROMEO:" --temperature 0.7
-    charlm sample checkpoints/play --top-k 10 --num-samples 3 --seed 42
+    charlm sample checkpoints/play --prompt "ROMEO:" --temperature 0.7 --length 200
+    charlm sample checkpoints/play --prompt-file scene.txt --no-echo --unknown skip
+    charlm sample checkpoints/play --top-k 10 --top-p 0.9 --min-p 0.05 --seed 42 --precision fp32
+    charlm sample checkpoints/play --ban "0123456789" --stop "ACT" --stop "SCENE"
+    charlm sample checkpoints/play --allow "abcdefghijklmnopqrstuvwxyz " --stop-at-line
+    charlm sample checkpoints/play --num-samples 64 --json
+    charlm sample checkpoints/play --prompt "To be, or not to b" --top-next 5
+    charlm sample checkpoints/play --interactive
     """
     settings = resolve(SampleSettings, given(context, SampleSettings))
+    if prompt_file is not None:
+        if settings.prompt:
+            raise UsageError("--prompt and --prompt-file: there can be one prompt.", "Leave one of them away.")
+        settings = settings.model_copy(update={"prompt": _read(prompt_file)})
+    if interactive and (as_json or top_next or prompt_file):
+        raise UsageError("--interactive: not with --json, --top-next or --prompt-file.", "Leave them away.")
     from charlm import runs
+    from charlm.generation.interactive import Conversation
     from charlm.generation.streams import Sampler
     from charlm.model.device import choose_device, prepare_process
 
     place = choose_device(device)
     prepare_process(threads)
     chosen = runs.read(run, checkpoint)
-    separator = chosen.settings.document_separator
-    sampler = Sampler(chosen.model(place), chosen.vocabulary, settings, document_separator=separator)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # an output that lacks a character gets a question mark for it
-        sys.stdout.reconfigure(errors="replace")
+    model, separator = chosen.model(place), chosen.settings.document_separator
     with standard_output():
-        if settings.num_samples == 1:
-            sys.stdout.write(settings.prompt)
-            for character in sampler.stream():
-                sys.stdout.write(character)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
+        if interactive:
+            _converse(Conversation(model, chosen.vocabulary, settings, separator))
             return
-        for sample in sampler.samples():
-            if not quiet:
-                click.echo(f"--- {sample.index + 1} of {settings.num_samples}, seed {sample.seed}", err=True)
-            sys.stdout.write(f"{settings.prompt}{sample.text}\n")
-            sys.stdout.flush()
+        sampler = Sampler(model, chosen.vocabulary, settings, separator)
+        if top_next:
+            _show_next(sampler.next_characters(top_next), as_json)
+        elif as_json:
+            for sample in sampler.samples():
+                click.echo(json.dumps(_object(sample, settings.prompt), ensure_ascii=False))
+        else:
+            _write(sampler, settings.prompt if echo else "", quiet)
+
+
+def _read(name: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return data.decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"--prompt-file {name}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise CharlmError(f"--prompt-file {name}: not utf-8 at offset {error.start:,}.", "Save it as UTF-8.") from None
+
+
+def _write(sampler: Any, prompt: str, quiet: bool) -> None:
+    """The first sample as it is made, then the others."""
+    output, samples = terminal.standard(), sampler.begin()
+
+    def begin(sample: Any) -> None:
+        if len(samples) > 1 and not quiet:
+            click.echo(f"--- {sample.index + 1} of {len(samples)}, seed {sample.seed}", err=True)
+        output.write(prompt)
+
+    begin(samples[0])
+    for _ in sampler.write(samples):
+        output.write(samples[0].newest)
+    output.write("\n")
+    for sample in samples[1:]:
+        begin(sample)
+        output.write(sample.text + "\n")
+
+
+def _object(sample: Any, prompt: str) -> dict[str, Any]:
+    nats = sample.log_probability_nats
+    return {
+        "index": sample.index,
+        "seed": sample.seed,
+        "prompt": prompt,
+        "text": sample.text,
+        "characters": len(sample.characters),
+        "log_probability_nats": nats,
+        "bits_per_character": -nats / math.log(2) / len(sample.characters) if sample.characters else None,
+        "ended_by": sample.ended_by,
+    }
+
+
+def _show_next(characters: list[tuple[str, float]], as_json: bool) -> None:
+    if as_json:
+        objects = [{"character": character, "probability": probability} for character, probability in characters]
+        click.echo(json.dumps(objects, indent=1, ensure_ascii=False))
+        return
+    output = terminal.standard()
+    for character, probability in characters:
+        output.write(f"{probability:8.4f}  {character!r}\n")
+
+
+def _converse(conversation: Any) -> None:
+    output = terminal.standard()
+    for line in _lines():
+        try:
+            echoed = False
+            for piece in conversation.answer(line):
+                if not echoed and not line.startswith(":"):
+                    output.write(line)
+                echoed = True
+                output.write(piece)
+            if echoed:
+                output.write("\n")
+        except CharlmError as error:
+            click.echo(str(error), err=True)
+        except KeyboardInterrupt:  # ends this text, not the conversation
+            output.write("\n")
+        if conversation.ended:
+            return
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, line by line, with a history where the system has one; or what comes through a pipe."""
+    if not sys.stdin.isatty():
+        yield from (line.removesuffix("\n") for line in sys.stdin)
+        return
+    with suppress(ImportError):  # there is none on Windows
+        import readline  # noqa: F401  # input() uses it
+    click.echo("A line is a prompt. :help tells more, Ctrl-D ends.", err=True)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            click.echo("", err=True)
+            return

@@ -102,15 +102,19 @@ class Vocabulary:
     def _code_point_of_id(self) -> NDArray[np.uint32]:
         return code_points("".join(self.characters) + UNKNOWN_SHOWN_AS).astype("<u4")
 
-    def encode(self, text: str) -> NDArray[np.integer[Any]]:
+    def encode(self, text: str, unknown: str = "error") -> NDArray[np.integer[Any]]:
         """Ids ``(len(text),)``, or one for each byte of its UTF-8, in the smallest unsigned type that holds them.
 
-        Raises ``TextError`` that lists the characters that are not in the vocabulary.
+        What becomes of characters that are not in the vocabulary: ``skip``, ``replace`` by the unknown symbol, or
+        ``error``, which raises ``TextError`` that lists them; as does ``replace`` where there is no such symbol.
         """
         ids = self._id_of_code_point[code_points(self.spelled(text))]
+        if unknown == "skip":
+            ids = ids[ids >= 0]
+        elif unknown == "replace" and self.unknown_id is not None:
+            ids = np.where(ids < 0, self.unknown_id, ids)
         if ids.size and ids.min() < 0:
-            unknown = sorted({text[int(position)] for position in np.flatnonzero(ids < 0)})
-            raise unknown_characters(unknown)
+            raise unknown_characters(sorted({text[int(position)] for position in np.flatnonzero(ids < 0)}))
         in_smallest: NDArray[np.integer[Any]] = ids.astype(np.min_scalar_type(max(0, len(self) - 1)))
         return in_smallest
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.config import SampleSettings
-from charlm.corpus.vocabulary import Vocabulary
+from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS, Vocabulary
 from charlm.generation.filters import draw, mask_of, weigh
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel, evaluating
@@ -49,8 +49,7 @@ class Sampler:
 
     ``document_separator``: what ended a document in training; after it a sample begins a new one, from a fresh state.
 
-    ``precision``: fp32, or auto for the fastest (:mod:`charlm.model.products`). Raises ``TextError`` if the prompt has
-    unknown characters, ``UsageError`` if nothing may be drawn.
+    Raises ``TextError`` if the prompt has unknown characters, ``UsageError`` if nothing may be drawn.
     """
 
     def __init__(
@@ -58,19 +57,17 @@ class Sampler:
         model: CharacterModel,
         vocabulary: Vocabulary,
         settings: SampleSettings,
-        precision: str = "auto",
         document_separator: str = "",
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.settings = settings
-        self.precision = precision
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
         self.mask = mask_of(vocabulary, settings)
         self.stops = [vocabulary.spelled(stop) for stop in settings.stop]
         self.separator = vocabulary.spelled(document_separator)
         prompt = settings.prompt.rpartition(document_separator)[2] if document_separator else settings.prompt
-        self.after_prompt = self.after(vocabulary.encode(prompt).tolist())
+        self.after_prompt = self.after(vocabulary.encode(prompt, settings.unknown).tolist())
 
     def after(self, ids: list[int]) -> tuple[NDArray[np.float32], State]:
         """Logits and state after a text that starts with these ids."""
@@ -86,7 +83,19 @@ class Sampler:
     @cached_property
     def stepper(self) -> Stepper:
         """Laid out when it is first needed: the first characters are there before."""
-        return Stepper(self.model, self.settings.num_samples, self.precision)
+        return Stepper(self.model, self.settings.num_samples, self.settings.precision)
+
+    def next_characters(self, count: int) -> list[tuple[str, float]]:
+        """The most probable characters after the prompt, with the model's own probabilities: nothing narrows them.
+
+        Bytes are shown as the characters of their numbers, the unknown symbol as U+FFFD.
+        """
+        logits = self.after_prompt[0][0].astype(np.float64)
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        shown = [*self.vocabulary.characters, UNKNOWN_SHOWN_AS]
+        first = np.argsort(-probabilities, kind="stable")[:count]
+        return [(shown[id_], float(probabilities[id_])) for id_ in first]
 
     def stream(self) -> Iterator[str]:
         """The characters of the first sample."""

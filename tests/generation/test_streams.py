@@ -338,7 +338,7 @@ def test_bytes_stop_at_a_text_and_are_allowed_by_characters() -> None:
 
 def test_a_sample_begins_a_new_document_after_each_separator(model: CharacterModel) -> None:
     options = SampleSettings(length=300, seed=5, num_samples=4, temperature=1.0)
-    sampler = Sampler(model, VOCABULARY, options, "fp32", "a\n")
+    sampler = Sampler(model, VOCABULARY, options, "a\n")
     for sample in sampler.samples():
         *ended, last = sample.text.split("a\n")
         assert ended  # with so few characters, some document ends

@@ -1,0 +1,77 @@
+"""Prompt in, continuation out, with settings that are changed in between; reading and printing is the caller's part."""
+
+from collections.abc import Iterator
+
+from charlm.config import SampleSettings, resolve
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.errors import UsageError, did_you_mean
+from charlm.generation.streams import Sampler
+from charlm.model.language_model import CharacterModel
+
+HELP = """\
+A line is a prompt; its continuation follows. An empty line begins a text. Commands:
+  :NAME VALUE   change a setting, as the option of that name does: :temperature 0.5, :length 200, :stop-at-line on
+  :settings     show them
+  :again        the last prompt once more, with another seed where that is random
+  :help         this
+  :quit         or the end of the input (Ctrl-D)"""
+CHANGEABLE = tuple(name for name in SampleSettings.model_fields if name not in ("prompt", "num_samples"))
+
+
+class Conversation:
+    """Answers lines with text. Raises nothing that a line could cause: what is wrong with it is the answer."""
+
+    def __init__(
+        self, model: CharacterModel, vocabulary: Vocabulary, settings: SampleSettings, document_separator: str = ""
+    ) -> None:
+        self.model = model
+        self.vocabulary = vocabulary
+        self.settings = settings
+        self.document_separator = document_separator
+        self.prompt = settings.prompt
+        self.ended = False
+
+    def answer(self, line: str) -> Iterator[str]:
+        """The answer to a line, piece by piece as it is made. Raises ``CharlmError`` if it cannot be answered."""
+        if not line.startswith(":"):
+            self.prompt = line
+            yield from self._continued()
+            return
+        name, _, value = line[1:].strip().partition(" ")
+        name = name.replace("-", "_")
+        if name == "again":
+            yield from self._continued()
+        elif name in ("quit", "exit", "q"):
+            self.ended = True
+        elif name == "help":
+            yield HELP
+        elif name == "settings":
+            values = self.settings.model_dump(include=set(CHANGEABLE))
+            yield ", ".join(f"{name} {value!r}" for name, value in values.items())
+        elif name in CHANGEABLE:
+            changed = {**self.settings.model_dump(), name: _value(name, value.strip())}
+            self.settings = resolve(SampleSettings, [(f":{name} {value}", changed)])
+        else:
+            known = [*CHANGEABLE, "again", "help", "settings", "quit"]
+            raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", ":help lists them.")
+
+    def _continued(self) -> Iterator[str]:
+        settings = self.settings.model_copy(update={"prompt": self.prompt})
+        yield from Sampler(self.model, self.vocabulary, settings, self.document_separator).stream()
+
+
+def _value(name: str, text: str) -> object:
+    """What was typed, as the type that the setting has; what is no such thing stays text, and is refused as such."""
+    default = SampleSettings.model_fields[name].default
+    if isinstance(default, bool):
+        return {"on": True, "off": False}.get(text, text)
+    if isinstance(default, tuple):
+        return (text,) if text else ()
+    if isinstance(default, str) and name != "seed":
+        return text
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
