@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 TEMPORARY_MARK = ".writing-"
-BUILDING = ".building"  # the lock in a folder that is being built: whose lock is free, whose builder is dead
+BUILDING_MARK = ".building-"
 
 
 def sha256(data: bytes) -> str:
@@ -55,26 +55,25 @@ def built(parent: Path) -> Iterator["Building"]:
     """A folder to fill, which gets its name, set in the block, when that has ended well, and is gone if it has not.
 
     What the block writes it must sync itself: see :func:`scratch`. If a folder of that name stands there by then,
-    because another process was faster, that one stays.
+    because another process was faster, that one stays. A lock beside the folder says that its builder lives.
     """
-    building = Building(_temporary_sibling(parent / "folder"))
+    building = Building(parent / f"{BUILDING_MARK}{secrets.token_hex(8)}")
+    lock = building.folder.with_suffix(".lock")
     try:
-        building.folder.mkdir()
-        with locked(building.folder / BUILDING):
+        with locked(lock):
+            building.folder.mkdir()
             yield building
-        (building.folder / BUILDING).unlink()
-        assert building.path is not None
-        _sync_folder(building.folder)
-        try:
-            building.folder.rename(building.path)
-        except OSError:
-            if not building.path.is_dir():
-                raise
-            shutil.rmtree(building.folder)
-        _sync_folder(parent)
-    except BaseException:
-        shutil.rmtree(building.folder, ignore_errors=True)
-        raise
+            assert building.path is not None
+            _sync_folder(building.folder)
+            try:
+                building.folder.rename(building.path)
+            except OSError:
+                if not building.path.is_dir():
+                    raise
+            _sync_folder(parent)
+    finally:
+        shutil.rmtree(building.folder, ignore_errors=True)  # where it still has this name
+        lock.unlink(missing_ok=True)
 
 
 @dataclass
@@ -160,17 +159,20 @@ def rename(old: Path, new: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Clear away what a killed process left half written in ``folder``; what one is building still stays."""
+    """Clear away what a killed process left half written in ``folder``."""
     for path in folder.glob(f".*{TEMPORARY_MARK}*"):
         if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):  # somebody may be about to lock it
-                continue
-            with suppress(BlockingIOError), ExitStack() as held:
-                if (path / BUILDING).exists():
-                    held.enter_context(locked(path / BUILDING))
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_half_built(parent: Path) -> None:
+    """Clear away what killed processes were building in ``parent``; what one builds still stays."""
+    for lock in parent.glob(f"{BUILDING_MARK}*.lock"):
+        with suppress(BlockingIOError), locked(lock):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def say_at_once(text: str) -> None:

@@ -285,6 +285,8 @@ def writes(source: str) -> list[str]:
 def _writes(call: ast.Call) -> bool:
     name = ast.unparse(call.func)
     first = name.split(".")[0]
+    if name == "np.memmap":
+        return not any(keyword.arg == "mode" and ast.unparse(keyword.value) == "'r'" for keyword in call.keywords)
     if name == "os.open":
         return ast.unparse(call.args[0]) != "os.devnull"
     if first in MODULES and first != "io":
@@ -322,6 +324,8 @@ def _opens_for_writing(arguments: list[ast.expr], call: ast.Call) -> bool:
         "shutil.rmtree(path)",
         "torch.save(model, path)",
         "tempfile.mkstemp()",
+        "np.memmap(path, dtype='u1')",
+        "np.memmap(path, mode='r+')",
         "safetensors.torch.save_file(tensors, path)",
     ],
 )
@@ -331,7 +335,15 @@ def test_a_call_that_writes_is_seen(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["open(path)", "path.open('rb')", "text.replace(a, b)", "files.rename(a, b)", "path.read_bytes()", "runs.save(x)"],
+    [
+        "open(path)",
+        "path.open('rb')",
+        "text.replace(a, b)",
+        "files.rename(a, b)",
+        "path.read_bytes()",
+        "runs.save(x)",
+        "np.memmap(p, mode='r')",
+    ],
 )
 def test_a_call_that_writes_nothing_is_not(source: str) -> None:
     assert writes(source) == []

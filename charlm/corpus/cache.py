@@ -70,9 +70,9 @@ def clean(cache: Path) -> int:
     """Remove everything, but for what another process is making just now. Returns the bytes that are free now."""
     before = _size_bytes(cache)
     for folder in (cache / "texts", cache / "seen"):
-        files.remove_leftovers(folder)
+        files.remove_half_built(folder)
         for path in folder.glob("*"):
-            if files.TEMPORARY_MARK in path.name:
+            if path.name.startswith(files.BUILDING_MARK):
                 continue
             with suppress(FileNotFoundError):  # another process cleans up too
                 files.remove_folder(path) if path.is_dir() else files.remove_file(path)
@@ -82,7 +82,7 @@ def clean(cache: Path) -> int:
 def _read(cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: Callable[[int], object]) -> Encoded:
     making = cache / "texts"
     files.make_folder(making)
-    files.remove_leftovers(making)
+    files.remove_half_built(making)
     stats_before = _stats(paths)
     with files.built(making) as building:
         read = encoded.build(building.folder, paths, settings, on_bytes)

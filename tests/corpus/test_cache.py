@@ -55,7 +55,8 @@ def text_of(found: Encoded) -> str:
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if files.TEMPORARY_MARK in path.name]
+    marks = (files.TEMPORARY_MARK, files.BUILDING_MARK)
+    return [path for path in folder.rglob("*") if any(mark in path.name for mark in marks)]
 
 
 def test_a_text_that_has_not_changed_is_not_read_again(path: Path, built: list[Path]) -> None:
@@ -196,12 +197,15 @@ def test_an_open_text_survives_cleaning_up(path: Path) -> None:
 def test_what_another_process_is_building_is_left_alone_and_what_a_dead_one_left_is_not(path: Path) -> None:
     folder = path.parent / "cache"
     get(path)
-    (folder / "texts" / f".folder{files.TEMPORARY_MARK}dead").mkdir()
-    (folder / "texts" / f".folder{files.TEMPORARY_MARK}dead" / "ids.bin").write_bytes(b"half")
+    (folder / "texts" / f"{files.BUILDING_MARK}dead").mkdir()
+    (folder / "texts" / f"{files.BUILDING_MARK}dead" / "ids.bin").write_bytes(b"half")
+    (folder / "texts" / f"{files.BUILDING_MARK}dead.lock").touch()
     with files.built(folder / "texts") as building:
         (building.folder / "ids.bin").write_bytes(b"half")
         cache.clean(folder)
-        assert temporary_files(folder) == [building.folder]
+        assert building.folder in temporary_files(folder)
+        assert (building.folder / "ids.bin").exists()
+        assert not list(folder.rglob("*dead*"))
         building.path = folder / "texts" / "done"
     assert (folder / "texts" / "done" / "ids.bin").read_bytes() == b"half"
 
