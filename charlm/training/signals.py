@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM while training: the first asks for an orderly end, the second ends at once."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,8 @@ class StopSignals:
         self.former: dict[int, Any] = {}
 
     def listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():  # no other one is told of signals
+            return
         for number in (signal.SIGINT, signal.SIGTERM):
             self.former[number] = signal.signal(number, self._heard)
 

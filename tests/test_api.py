@@ -1,0 +1,151 @@
+"""charlm from Python."""
+
+import doctest
+import math
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import charlm
+from charlm import api, errors, runs
+from charlm.corpus.text import Text
+from charlm.evaluation.passes import evaluate
+from tests.commands.conftest import trained
+
+__all__ = ["trained"]  # a fixture
+
+SMALL = {
+    "hidden_size": 16,
+    "embedding_size": 8,
+    "batch_size": 4,
+    "sequence_length": 16,
+    "max_steps": 4,
+    "sample_length": 0,
+    "threads": 1,
+}
+
+
+@pytest.fixture
+def model(trained: Path) -> charlm.Model:
+    return charlm.load(trained)
+
+
+def test_the_examples_of_the_documentation_are_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poem: str
+) -> None:
+    (tmp_path / "play.txt").write_text("ROMEO: But soft!\n" + poem, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(api)
+    assert result.attempted >= 8
+    assert result.failed == 0
+
+
+def test_training_returns_a_run_that_can_be_loaded(tmp_path: Path, poem_file: Path) -> None:
+    run = charlm.train(poem_file, out=tmp_path / "run", **SMALL)
+    assert run.folder == tmp_path / "run"
+    assert run.load().settings.hidden_size == 16
+    validation = runs.json_lines(run.folder / runs.METRICS)
+    assert run.validation.nats_per_character in [entry.get("loss_validation_exact") for entry in validation]
+
+
+def test_several_texts_a_preset_a_resume_and_a_cache(tmp_path: Path, poem_file: Path) -> None:
+    folder = tmp_path / "run"
+    cache = tmp_path / "cache"
+    run = charlm.train([poem_file, str(poem_file)], out=folder, config="tiny", cache_dir=cache, **SMALL)
+    assert list(cache.iterdir())
+    assert run.load().settings.num_layers == 1
+    assert run.load("last").checkpoint.step == 4
+    charlm.train(resume=str(folder), max_steps=6)
+    assert charlm.load(folder, "last").checkpoint.step == 6
+    with pytest.raises(errors.UsageError, match="a run stands there already"):
+        charlm.train(poem_file, out=folder, **SMALL)
+    charlm.train(poem_file, out=folder, overwrite=True, **SMALL)
+    assert charlm.load(folder, "last").checkpoint.step == 4
+
+
+def test_what_is_wrong_is_an_error_that_says_where_it_comes_from(poem_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError, match=r"charlm\.train\(\): hiden_size: no such setting. Did you mean hidden"):
+        charlm.train(poem_file, out=tmp_path / "run", hiden_size=3)
+    with pytest.raises(errors.UsageError, match="no such file"):
+        charlm.train("nowhere.txt", out=tmp_path / "run")
+    with pytest.raises(errors.UsageError, match="no such run"):
+        charlm.load("nowhere")
+
+
+def test_it_trains_in_a_thread_too(tmp_path: Path, poem_file: Path) -> None:
+    trained_runs: list[charlm.Run] = []
+    thread = threading.Thread(
+        target=lambda: trained_runs.append(charlm.train(poem_file, out=tmp_path / "run", **SMALL))
+    )
+    thread.start()
+    thread.join()
+    assert len(trained_runs) == 1
+
+
+def test_sampling_is_that_of_the_sampler(model: charlm.Model) -> None:
+    options = {"length": 30, "seed": 3, "temperature": 1.3}
+    text = model.sample("Die", **options)
+    assert len(text) == 30
+    assert "".join(model.stream("Die", **options)) == text
+    first, second = model.samples("Die", num_samples=2, **options)
+    assert first.text == text != second.text
+    with pytest.raises(errors.UsageError, match=r"sample\(\): lenght: no such setting"):
+        model.sample("Die", lenght=3)
+    with pytest.raises(errors.TextError, match="SNOWMAN"):
+        model.sample("☃")
+
+
+def test_evaluating_and_scoring_are_one_figure(model: charlm.Model, poem: str) -> None:
+    text = poem[:900]
+    evaluation, scores = model.evaluate(text), model.score(text)
+    assert evaluation.characters == len(scores.ranks) == 900
+    assert -scores.log_probabilities.sum() == pytest.approx(evaluation.nats_per_character * 900, rel=1e-6)
+    expected = evaluate(model.network, Text.of(text, model.vocabulary)).nats_per_character
+    assert evaluation.nats_per_character == expected
+    with pytest.raises(errors.TextError, match="SNOWMAN"):
+        model.evaluate("☃")
+
+
+def test_the_next_characters_are_what_scoring_says(model: charlm.Model) -> None:
+    found = model.next_characters("Die", count=5)
+    for rank, (character, probability) in enumerate(found, start=1):
+        scores = model.score("Die" + character)
+        assert scores.ranks[-1] == rank
+        assert math.exp(scores.log_probabilities[-1]) == pytest.approx(probability, rel=1e-4)
+
+
+def test_a_text_of_documents_is_evaluated_as_such(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("Anna\nBartholomew\nCy\n" * 60)
+    run = charlm.train(names, out=tmp_path / "run", document_separator="\n", **SMALL)
+    model = run.load()
+    whole = model.evaluate("Anna\nCy\nCy\n")
+    alone = [model.evaluate(name) for name in ("Anna\n", "Cy\n", "Cy\n")]
+    nats = sum(part.nats_per_character * part.characters for part in alone)
+    assert whole.nats_per_character * whole.characters == pytest.approx(nats, rel=1e-5)
+
+
+def test_unknown_characters_are_counted_where_there_is_a_symbol_for_them(tmp_path: Path, poem: str) -> None:
+    path = tmp_path / "poem.txt"
+    path.write_text(poem + "☃", encoding="utf-8")
+    model = charlm.train(path, out=tmp_path / "run", min_count=2, **SMALL).load()
+    assert model.evaluate("Die ☃ ☀").unknown == 2
+    assert model.score("Die ☃ ☀").log_probabilities[4] < -math.log(1_000_000)
+
+
+def test_bytes(tmp_path: Path, poem_file: Path) -> None:
+    model = charlm.train(poem_file, out=tmp_path / "run", unit="byte", **SMALL).load()
+    assert model.evaluate("été").characters == 5
+    assert isinstance(model.sample("été", length=9, seed=1), str)
+
+
+def test_importing_charlm_alone_imports_no_torch_and_says_what_it_has() -> None:
+    code = "import sys, charlm; print('torch' in sys.modules, sorted({'load', 'train'} & set(dir(charlm))))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout == "False ['load', 'train']\n"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        charlm.nonsense  # noqa: B018
+
