@@ -20,7 +20,7 @@ ORDER = (
     {"commands"},
     {"benchmark"},
     {"training"},
-    {"generation", "evaluation"},
+    {"generation", "evaluation", "reports"},
     {"runs"},
     {"checkpoint"},
     {"model", "corpus"},
