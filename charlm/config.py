@@ -198,6 +198,16 @@ class SampleSettings(Settings):
             yield "stop: an empty text would end every sample before it begins."
 
 
+class DynamicSettings(Settings):
+    """How a model goes on learning while it is evaluated."""
+
+    dynamic_learning_rate: float = Field(1e-4, gt=0, le=10, description="Step after each segment.")
+    dynamic_decay: Fraction = Field(
+        0.001, description="Part of the way back to the trained weights that each step goes."
+    )
+    dynamic_segment_length: Count = Field(32, description="Characters from one step to the next.")
+
+
 AnySettings = TypeVar("AnySettings", bound=Settings)
 Layer = tuple[str, Mapping[str, Any]]  # where the values come from, as people are told; the values
 

@@ -21,7 +21,7 @@ ORDER = (
     {"api"},
     {"benchmark"},
     {"training"},
-    {"generation", "evaluation"},
+    {"generation", "evaluation", "reports"},
     {"runs"},
     {"checkpoint"},
     {"model", "corpus"},

@@ -19,6 +19,8 @@ from charlm.errors import CharlmError, CharlmWarning, did_you_mean
 COMMANDS = {
     "train": "Train a model on a text, and watch it learn.",
     "sample": "Write new text with a trained model.",
+    "eval": "Measure exactly how well a model predicts a text.",
+    "score": "Show how probable a model finds each character of a text.",
     "info": "Show what a run is: settings, size, vocabulary, figures.",
     "bench": "Measure the speed of training and sampling on this machine.",
     "corpus": "Get, inspect and clean up texts.",

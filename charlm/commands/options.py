@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from charlm.config import COMMAND_LINE, Layer, Settings
+from charlm.errors import UsageError
+from charlm.files import written
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -84,6 +86,22 @@ def standard_output() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """A file for what the block works out, begun before it: who cannot write there learns it at once.
+
+    Raises ``UsageError`` where it cannot be written.
+    """
+    hint = "Choose another place for it."
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder.", hint)
+    try:
+        with written(path) as file:
+            yield file
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}.", hint) from None
+
+
 def common_options(function: Function) -> Function:
     """Options of every command."""
     for option in (
@@ -110,6 +128,21 @@ checkpoint_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 run_path = click.Path(path_type=Path)
+
+
+def subject_options(function: Function) -> Function:
+    """The options that say what a model is tried on."""
+    for option in (
+        click.option("--encoding", default=None, help="Encoding of TEXT.  [default: that of the run's own]"),
+        click.option(
+            "--part",
+            type=click.Choice(["validation", "test"]),
+            default=None,
+            help="Which part of the run's own text.  [default: validation]",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 class SectionOption(click.Option):

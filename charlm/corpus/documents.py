@@ -14,10 +14,11 @@ from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError
 
 
-def starts(encoded: Encoded, settings: CorpusSettings) -> Positions:
+def starts(encoded: Encoded, settings: CorpusSettings, required: bool = True) -> Positions:
     """Positions where documents begin, in order; none where ``settings`` know no documents.
 
-    Those after a separator are found once and kept beside the ids. Raises ``TextError`` if it occurs nowhere.
+    Those after a separator are found once and kept beside the ids. Raises ``TextError`` if it occurs nowhere and is
+    ``required``: a text may be one document.
     """
     if not settings.document_separator and not settings.document_per_file:
         return np.empty(0, dtype=np.int64)
@@ -32,7 +33,7 @@ def starts(encoded: Encoded, settings: CorpusSettings) -> Positions:
             except OSError as error:
                 raise cache.unwritable(encoded.folder.parent.parent, error) from None
         found = np.memmap(path, dtype="<i8", mode="r")
-        if len(found) == 1:
+        if len(found) == 1 and required:
             raise TextError(f"--document-separator {separator!r}: ends no document of this text.", "Look how they end.")
     return np.union1d(found, encoded.file_starts) if settings.document_per_file else found
 

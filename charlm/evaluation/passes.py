@@ -5,16 +5,19 @@ Every character is predicted exactly once, from all the text before it, the firs
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from charlm.corpus.batches import IGNORED
-from charlm.corpus.text import Text
+from charlm.corpus.text import Positions, Text
+from charlm.corpus.vocabulary import Vocabulary
 from charlm.model.device import autocast, full_fp32, on_device
 from charlm.model.language_model import CharacterModel, evaluating
 
@@ -24,22 +27,35 @@ MOST_LANES = 64
 CHUNK = 256  # steps of one forward pass, never changes the figure
 MOST_LOGITS = 1 << 25  # of one forward pass: with a large vocabulary it has fewer steps
 
+Losses = NDArray[np.float64]
+OnProgress = Callable[[int], object]  # is told the characters read since it was told last
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """``nats_per_character`` is the mean cross entropy over all ``characters``, each counted once.
 
     Of these, ``unknown`` are not in the vocabulary: each costs what the unknown symbol does, and what it takes to say
-    which of all other characters it is, so that models of different vocabularies can be compared.
+    which of all other characters it is, so that models of different vocabularies can be compared. ``exact``: each was
+    predicted from all the text before it, in fp32.
     """
 
     nats_per_character: float
     characters: int
     unknown: int = 0
+    exact: bool = True
 
     @property
     def bits_per_character(self) -> float:
         return self.nats_per_character / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats_per_character)
+
+    def bits_per_byte(self, size_bytes: int) -> float:
+        """For models of different units to be compared by: the whole text's bits over its bytes."""
+        return self.bits_per_character * self.characters / size_bytes
 
 
 def lanes_for(characters: int) -> int:
@@ -54,30 +70,47 @@ def evaluate(
     lanes: int = 1,
     precision: str = "fp32",
     chunk: int = CHUNK,
-    on_progress: Callable[[int], object] = lambda characters: None,
+    on_progress: OnProgress = lambda characters: None,
 ) -> Evaluation:
     """The mean loss of ``model`` over a text.
 
     With one lane in fp32 this is the exact figure: the whole text is one sequence, its state carried, and reset where a
     document begins. Several lanes are
     faster and an approximation: each reads ``WARM_UP`` characters before its own, from a state of zero.
-    ``on_progress`` is told the characters read since it was told last.
     """
-    with evaluating(model), full_fp32() if precision == "fp32" else nullcontext():
-        return _evaluate(model, text, lanes, precision, chunk, on_progress)
-
-
-def _evaluate(
-    model: CharacterModel, text: Text, lanes: int, precision: str, chunk: int, on_progress: Callable[[int], object]
-) -> Evaluation:
-    device = model.output_bias.device
     lanes = min(lanes, max(1, len(text) // WARM_UP))
     lane_length = -(-len(text) // lanes)
-    warm_up = WARM_UP if lanes > 1 else 0
     lane_starts = np.arange(lanes) * lane_length
-    state = model.zero_state(lanes)
+    warm_up = WARM_UP if lanes > 1 else 0
     total, unknown = 0.0, 0
+    with evaluating(model), full_fp32() if precision == "fp32" else nullcontext():
+        for logits, targets in predictions(
+            model, text, lane_starts, lane_length, warm_up, precision, chunk, on_progress
+        ):
+            total += losses(logits, targets, text.vocabulary).sum()
+            unknown += int(np.count_nonzero(targets == text.vocabulary.unknown_id))
+    return Evaluation(float(total) / len(text), len(text), unknown, lanes == 1 and precision == "fp32")
+
+
+def predictions(
+    model: CharacterModel,
+    text: Text,
+    lane_starts: Positions,
+    lane_length: int,
+    warm_up: int = 0,
+    precision: str = "fp32",
+    chunk: int = CHUNK,
+    on_progress: OnProgress = lambda characters: None,
+) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """Logits ``(time, lane, vocabulary)`` and targets ``(time, lane)``, chunk after chunk, of stretches side by side.
+
+    Each stretch is read from a state of zero: after the start symbol, or after ``warm_up`` characters before it, which
+    are not predicted. What lies beyond the text's end is ``IGNORED``. No gradient goes from one chunk into another.
+    """
+    device = model.output_bias.device
+    lanes = len(lane_starts)
     chunk = max(1, min(chunk, MOST_LOGITS // (lanes * model.vocabulary_size)))
+    state = model.zero_state(lanes)
     for first, last in _chunks(-warm_up, lane_length, chunk):
         positions = np.arange(first - 1, last)[:, None] + lane_starts  # of what is read and, one later, predicted
         here = text[np.clip(positions, 0, len(text) - 1)]
@@ -86,19 +119,27 @@ def _evaluate(
         inputs[positions[:-1] < 0] = text.vocabulary.start_id
         if resets is not None:
             inputs[resets] = text.vocabulary.start_id
-        if first == 0:  # the first lane has nothing to warm up on: whatever it read so far is forgotten
+        if first == 0 and not warm_up:
+            inputs[0] = text.vocabulary.start_id
+        if first == 0 and warm_up:  # the first lane has nothing to warm up on: what it read so far is forgotten
             for part in state:
-                part[:, 0] = 0
+                part[:, lane_starts == 0] = 0
         with autocast(device, precision):
             logits, state = model(on_device(inputs, device), state, on_device(resets, device))
+        state = tuple(part.detach() for part in state)
         if first >= 0:
-            expected = on_device(targets, device).flatten()
-            losses = functional.cross_entropy(logits.float().flatten(0, 1), expected, reduction="none")
-            total += losses.cpu().sum(dtype=torch.float64).item()  # not every device has float64
-            unknown += int(np.count_nonzero(targets == text.vocabulary.unknown_id))
+            yield logits.float(), targets
         on_progress((last - first) * lanes)
-    total += unknown * text.vocabulary.unknown_nats if unknown else 0.0
-    return Evaluation(total / len(text), len(text), unknown)
+
+
+def losses(logits: Tensor, targets: NDArray[np.int64], vocabulary: Vocabulary) -> Losses:
+    """The nats of each target, ``(time, lane)``; 0 where it is ignored."""
+    expected = on_device(targets, logits.device).flatten()
+    nats = functional.cross_entropy(logits.flatten(0, 1), expected, reduction="none").view(targets.shape)
+    of_targets = nats.cpu().numpy().astype(np.float64)  # not every device has float64
+    if vocabulary.unknown_id is not None:
+        of_targets[targets == vocabulary.unknown_id] += vocabulary.unknown_nats
+    return of_targets
 
 
 def _chunks(first: int, last: int, chunk: int) -> list[tuple[int, int]]:

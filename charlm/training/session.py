@@ -7,13 +7,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
-from charlm.corpus import cache, loading, sources
-from charlm.corpus.encoded import Encoded
+from charlm.corpus import loading, recorded, sources
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.passes import Evaluation
@@ -143,7 +141,7 @@ def plan(
         return _fresh(corpus_names, layers, out, overwrite, cache_folder, quiet)
     path = Path(resume)
     if runs.has_settings(path) and not runs.checkpoints(path):  # likewise: its settings and its text, from step 0
-        names = _names(corpus_names, runs.corpus_record(path), path)
+        names = recorded.names(corpus_names, runs.corpus_record(path), path, _where_now(path))
         return _fresh(names, [(str(path), read_toml(path / "config.toml")), *layers], path, True, cache_folder, quiet)
     return _resumed(corpus_names, layers, path, out, cache_folder, quiet)
 
@@ -217,38 +215,22 @@ def _resumed(
             + ", ".join(f"{name} ({getattr(saved.settings, name)})" for name in changed),
             "Leave these options away, or start a new run: --out checkpoints/NAME.",
         )
-    record = saved.progress.get("corpus", {})
-    encoded = _kept(record, settings, cache_folder) if not corpus_names else None
-    names = _names(corpus_names, record, path) if encoded is None else record["names"]
-    encoded = encoded or loading.read(names, settings, cache_folder, quiet)
-    if [source.sha256 for source in encoded.files] != _sums(record):
-        raise UsageError(
-            f"{path}: the text is not the one it was trained on: {', '.join(map(str, names)) or sources.BUILT_IN}.",
-            "Give the same files as then (corpus.json lists them), or start a new run: --out checkpoints/NAME.",
-        )
-    corpus = loading.of(encoded, names, settings, settings.sequence_length, saved.vocabulary)
+    corpus = recorded.load(
+        corpus_names,
+        saved.progress.get("corpus", {}),
+        settings,
+        saved.vocabulary,
+        path,
+        _where_now(path),
+        cache_folder,
+        quiet,
+    )
     return Plan(settings, corpus, run, saved, False, seen)
 
 
-def _kept(record: dict[str, Any], settings: TrainSettings, cache_folder: Path | None) -> Encoded | None:
-    """A text that is not where it was, or came through a pipe, from the cache."""
-    files = record.get("files", [])
-    if not files or record.get("name") == sources.BUILT_IN or all(sources.is_file(Path(f["path"])) for f in files):
-        return None
-    return cache.recall(cache_folder or cache.default_folder(), _sums(record), settings)
-
-
-def _names(corpus_names: Sequence[str], record: dict[str, Any], path: Path) -> Sequence[str]:
-    """The texts that were named, else those that are recorded. Raises ``UsageError`` if they are gone."""
-    files = [source["path"] for source in record.get("files", [])]
-    names = corpus_names or ([] if record.get("name") == sources.BUILT_IN else files)
-    if not corpus_names and (missing := [name for name in names if not sources.is_file(Path(name))]):
-        raise UsageError(
-            f"{path}: its text is not where it was: {', '.join(missing)}.",
-            f"Say where it is now: charlm train TEXT --resume {path}",
-        )
-    return names
-
-
-def _sums(record: dict[str, Any]) -> list[str]:
-    return [source["sha256"] for source in record.get("files", [])]
+def _where_now(path: Path) -> str:
+    """What to do when the text of a run is not found, or has changed."""
+    return (
+        f"Say where the text of then is now (corpus.json lists its files): charlm train TEXT --resume {path}; "
+        "or start a new run: --out checkpoints/NAME."
+    )

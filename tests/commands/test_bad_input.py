@@ -174,12 +174,12 @@ def test_a_bad_value_of_an_environment_variable_names_it(
     refused(cli, 2, "train", poem_file, says=("CHARLM_TRAIN_HIDDEN_SIZE", value), lines=5)
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "bench"])
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "bench"])
 def test_cuda_where_there_is_none(
     cli: Cli, poem_file: Path, run: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    text = {"train": [poem_file, "--out", "new"], "sample": [run], "bench": []}[command]
+    text = {"train": [poem_file, "--out", "new"], "bench": []}.get(command, [run])
     refused(cli, 2, command, *text, "--device", "cuda", says=("--device cuda", "CUDA", "--device cpu"))
 
 
@@ -190,7 +190,7 @@ def test_a_device_that_is_none(cli: Cli, poem_file: Path, device: str) -> None:
 
 # Checkpoints
 
-READERS = (("sample",), ("info",), ("train", "--resume"))
+READERS = (("sample",), ("info",), ("eval",), ("score",), ("train", "--resume"))
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -204,7 +204,7 @@ def test_a_folder_that_is_no_checkpoint(cli: Cli, tmp_path: Path, reader: tuple[
     refused(cli, 3, *reader, "letters", says=("letters", "neither a run nor a checkpoint"))
 
 
-@pytest.mark.parametrize("reader", READERS[:2])  # a resume starts it again
+@pytest.mark.parametrize("reader", READERS[:-1])  # a resume starts it again
 def test_a_run_that_was_killed_before_its_first_checkpoint(
     cli: Cli, tmp_path: Path, run: Path, reader: tuple[str, ...]
 ) -> None:
@@ -233,12 +233,12 @@ def test_a_checkpoint_with_a_file_missing(cli: Cli, run: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["newest", "-1", "1.5", "²", ""])
-@pytest.mark.parametrize("reader", ["sample", "info"])
+@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score"])
 def test_a_choice_of_checkpoint_that_is_none(cli: Cli, run: Path, reader: str, which: str) -> None:
     refused(cli, 2, reader, "run", f"--checkpoint={which}", says=(f"--checkpoint {which}", "best, last"))
 
 
-@pytest.mark.parametrize("reader", ["sample", "info"])
+@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score"])
 def test_a_step_that_was_not_saved_and_those_that_were(cli: Cli, run: Path, reader: str) -> None:
     refused(cli, 2, reader, "run", "--checkpoint", "77", says=("77", "1, 2, 3, 4"))
 
@@ -262,6 +262,63 @@ def test_characters_of_a_prompt_that_the_model_does_not_know(cli: Cli, run: Path
 )
 def test_ways_of_sampling_that_make_no_sense(cli: Cli, run: Path, option: tuple[str, str]) -> None:
     refused(cli, 2, "sample", "run", *option, says=(option[0],))
+
+
+# What a model is tried on
+
+TRIERS = pytest.mark.parametrize("command", ["eval", "score"])
+
+
+@TRIERS
+def test_texts_that_cannot_be_tried(cli: Cli, run: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "snow.txt").write_text("Die ☃", encoding="utf-8")
+    refused(cli, 2, command, "run", "nowhere.txt", says=("nowhere.txt", "no such file"))
+    refused(cli, 1, command, "run", "empty.txt", says=("empty",))
+    refused(cli, 1, command, "run", "latin.txt", says=("latin.txt", "0xe9", "offset 3", "--encoding"))
+    refused(cli, 1, command, "run", "snow.txt", says=("1 character ", "'☃' (U+2603 SNOWMAN)"))
+    refused(cli, 2, command, "run", "snow.txt", "--encoding", "klingon", says=("klingon",))
+
+
+@TRIERS
+def test_parts_that_are_not_there(cli: Cli, run: Path, poem_file: Path, command: str) -> None:
+    refused(cli, 2, command, "run", "--part", "test", says=("--part test", "--test-fraction"))
+    refused(cli, 2, command, "run", poem_file, "--part", "validation", says=("--part validation",))
+    refused(cli, 2, command, "run", "--encoding", "latin-1", says=("--encoding latin-1",))
+    refused(cli, 2, command, "run", "--part", "best", says=("--part", "validation"), lines=5)
+
+
+@TRIERS
+def test_a_text_of_the_run_that_has_changed(cli: Cli, poem_file: Path, poem: str, command: str) -> None:
+    assert cli("train", poem_file, *TINY, "--max-steps", "1", "--out", "run").code == 0
+    poem_file.write_text(poem + "!", encoding="utf-8")
+    refused(cli, 2, command, "run", says=("not the one it was trained on", "poem.txt", "TEXT"))
+    poem_file.unlink()  # the cache has it
+    assert cli(command, "run").code == 0
+    refused(cli, 2, command, "run", "--cache-dir", "elsewhere", says=("not where it was", "poem.txt", "TEXT"))
+
+
+@pytest.mark.parametrize("options", [("--lanes", "0"), ("--windowed", "0"), ("--windowed", "-1")])
+def test_ways_of_evaluating_that_make_no_sense(cli: Cli, run: Path, options: tuple[str, str]) -> None:
+    refused(cli, 2, "eval", "run", *options, says=options, lines=5)
+
+
+def test_settings_of_a_dynamic_evaluation(cli: Cli, run: Path) -> None:
+    refused(cli, 2, "eval", "run", "--dynamic-decay", "0.1", says=("Add --dynamic",))
+    refused(cli, 2, "eval", "run", "--dynamic", "--dynamic-decay", "1.5", says=("--dynamic-decay = 1.5",))
+
+
+@pytest.mark.parametrize("options", [("eval", "--curve"), ("score", "--html")])
+def test_results_that_cannot_be_written(
+    cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str]
+) -> None:
+    command, option = options
+    monkeypatch.setattr("charlm.evaluation.passes.predictions", None)  # it is said before the work begins
+    monkeypatch.setattr("charlm.evaluation.scores.predictions", None)
+    (tmp_path / "folder").mkdir()
+    refused(cli, 2, command, "run", option, "nowhere/x", says=("nowhere/x", "cannot be written", "No such file"))
+    refused(cli, 2, command, "run", option, "folder", says=("folder", "is a folder"))
 
 
 # What nobody foresaw

@@ -1,0 +1,140 @@
+"""``charlm eval``."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from charlm.commands.options import (
+    SectionedCommand,
+    cache_option,
+    checkpoint_option,
+    common_options,
+    device_option,
+    given,
+    json_option,
+    output_file,
+    run_path,
+    settings_options,
+    standard_output,
+    subject_options,
+    threads_option,
+)
+from charlm.config import DynamicSettings, resolve
+from charlm.errors import UsageError
+
+
+@click.command("eval", cls=SectionedCommand)
+@click.argument("run", type=run_path)
+@click.argument("text", nargs=-1)
+@subject_options
+@checkpoint_option
+@click.option(
+    "--lanes",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Read so many stretches side by side: faster, and approximate.  [default: 1, which is exact]",
+)
+@click.option("--floors", is_flag=True, help="Beside it: n-grams and xz, after the run's training text.")
+@click.option("--windowed", type=click.IntRange(min=1), metavar="N", help="Beside it: each N characters read alone.")
+@click.option("--curve", type=run_path, metavar="FILE.svg", help="Draw the loss by the characters since a cold start.")
+@click.option("--dynamic", is_flag=True, help="Beside it: the model goes on learning from the text (Krause et al.).")
+@device_option
+@threads_option
+@cache_option
+@json_option
+@common_options
+@settings_options({"Dynamic evaluation": DynamicSettings})
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    run: Path,
+    text: tuple[str, ...],
+    part: str | None,
+    encoding: str | None,
+    checkpoint: str,
+    lanes: int,
+    floors: bool,
+    windowed: int | None,
+    curve: Path | None,
+    dynamic: bool,
+    device: str,
+    threads: int,
+    cache_dir: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: object,
+) -> None:
+    """Measure exactly how well the model in RUN predicts TEXT: files, folders, - for standard input; all of it.
+
+    Without TEXT, the validation part of the text that the run was trained on. Every character is predicted once, from
+    all the text before it. A character that the model does not know costs its unknown symbol, and what it takes to say
+    which of all other characters it is; a model without such a symbol refuses it.
+
+    \b
+    charlm eval checkpoints/play
+    charlm eval checkpoints/play hamlet.txt letters/ --encoding latin-1
+    charlm eval checkpoints/play --part test --json
+    charlm eval checkpoints/play --checkpoint last --lanes 32
+    charlm eval checkpoints/play --floors --windowed 256 --curve cold.svg
+    charlm eval checkpoints/play --dynamic --dynamic-segment-length 20
+    """
+    layers = given(context, DynamicSettings)
+    settings = resolve(DynamicSettings, layers)
+    if not dynamic and layers[-1][1]:
+        raise UsageError("--dynamic-…: settings of a dynamic evaluation, which is off.", "Add --dynamic.")
+    from charlm import runs
+    from charlm.evaluation import subject
+    from charlm.evaluation.report import Beside, measure
+    from charlm.model.device import choose_device, prepare_process
+    from charlm.reports.curve import picture
+
+    def progress(what: str, characters: int) -> "tqdm[Any]":
+        return tqdm(total=characters, desc=what, unit="char", unit_scale=True, disable=quiet or None, leave=False)
+
+    place = choose_device(device)
+    prepare_process(threads)
+    saved = runs.read(run, checkpoint)
+    model = saved.model(place)
+    tried = subject.choose(text, part, encoding, saved, run, cache_dir, quiet)
+    own = subject.own_corpus(saved, run, cache_dir, quiet) if floors or dynamic else None
+    beside = Beside(settings if dynamic else None, windowed, floors, cold_start=curve is not None)
+    with output_file(curve) if curve else nullcontext() as drawing:
+        measured = measure(model, tried, own, lanes, beside, progress)
+        if drawing is not None:
+            seen, bits = zip(*(point.values() for point in measured["cold_start"]), strict=True)
+            drawn = picture(seen, bits, measured["bits_per_character"], f"{run}, {tried.name}")
+            drawing.write(drawn.encode("utf-8", "xmlcharrefreplace"))
+    report = {"run": str(run), "step": saved.step, **measured}
+    with standard_output():
+        click.echo(json.dumps(report, indent=1, ensure_ascii=False) if as_json else _page(report))
+
+
+def _page(report: dict[str, Any]) -> str:
+    kind = "exact" if report["exact"] else "approximate: read in lanes"
+    lines = [f"{report['run']}, step {report['step']}, on {report['text']} ({kind})", ""]
+    for name in ("nats_per_character", "bits_per_character", "bits_per_byte", "perplexity"):
+        lines.append(_line(name.replace("_", " "), report[name]))
+    for name in ("characters", "unknown_characters"):
+        lines.append(f"  {name.replace('_', ' '):<40}{report[name]:>10,}")
+    lines.append(f"  {'seconds':<40}{report['seconds']:>10.1f}")
+    beside = []
+    if "dynamic_bits_per_character" in report:
+        beside.append(_line("the model, learning from the text", report["dynamic_bits_per_character"]))
+    if "windowed_bits_per_character" in report:
+        window = f"the model, each {report['windowed_characters']:,} characters alone"
+        beside.append(_line(window, report["windowed_bits_per_character"]))
+    if floors := report.get("floors"):
+        beside += [_line(f"n-grams, {order} before", bits) for order, bits in enumerate(floors["ngram_bits"])]
+        beside.append(_line("xz", floors["xz_bits"]))
+    for point in report.get("cold_start", []):
+        beside.append(_line(f"the model, {point['characters_seen']} read", point["bits_per_character"]))
+    return "\n".join([*lines, "", "Beside it, in bits per character:", *beside] if beside else lines)
+
+
+def _line(name: str, figure: float) -> str:
+    return f"  {name:<40}{figure:>10.4f}"

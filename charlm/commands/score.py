@@ -1,0 +1,107 @@
+"""``charlm score``."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from tqdm import tqdm
+
+from charlm.commands.options import (
+    cache_option,
+    checkpoint_option,
+    common_options,
+    device_option,
+    output_file,
+    run_path,
+    standard_output,
+    subject_options,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from charlm.evaluation.scores import Scores
+    from charlm.evaluation.subject import Subject
+
+
+@click.command("score")
+@click.argument("run", type=run_path)
+@click.argument("text", nargs=-1)
+@subject_options
+@checkpoint_option
+@click.option("--html", type=run_path, metavar="FILE", help="Instead of lines, a page that shades each character.")
+@device_option
+@threads_option
+@cache_option
+@common_options
+def command(
+    run: Path,
+    text: tuple[str, ...],
+    part: str | None,
+    encoding: str | None,
+    checkpoint: str,
+    html: Path | None,
+    device: str,
+    threads: int,
+    cache_dir: Path | None,
+    quiet: bool,
+) -> None:
+    """Show how probable the model in RUN finds each character of TEXT: files, folders, - for standard input.
+
+    Without TEXT, of the validation part of the text that the run was trained on. For each character (a model of bytes:
+    each byte) a line of JSON goes to standard output: its log-probability in nats, given all the text before it, and
+    its rank, 1 if the model found none more probable. They add up to what charlm eval says.
+
+    \b
+    charlm score checkpoints/play hamlet.txt > hamlet.jsonl
+    charlm score checkpoints/play hamlet.txt --encoding latin-1 --html hamlet.html
+    echo "To be, or not to be" | charlm score checkpoints/play -
+    charlm score checkpoints/play --part test --checkpoint last
+    """
+    from charlm import runs
+    from charlm.evaluation import subject
+    from charlm.evaluation.scores import joined, scores
+    from charlm.model.device import choose_device, prepare_process
+    from charlm.reports.surprisal import write_page
+
+    place = choose_device(device)
+    prepare_process(threads)
+    saved = runs.read(run, checkpoint)
+    model = saved.model(place)
+    tried = subject.choose(text, part, encoding, saved, run, cache_dir, quiet)
+    hidden = quiet or (html is None and sys.stdout.isatty())  # the lines themselves show how far it is
+    with tqdm(
+        total=len(tried.text), desc="scoring", unit="char", unit_scale=True, disable=hidden or None, leave=False
+    ) as bar:
+        stretches = scores(model, tried.text, on_progress=bar.update)
+        if html is None:
+            with standard_output():
+                for lines in _json_lines(tried, stretches):
+                    sys.stdout.write(lines)
+                    sys.stdout.flush()
+            return
+        with output_file(html) as file:
+            found = joined(stretches)
+            unit, ids = tried.text.vocabulary.unit, tried.text.stored
+            title = f"{tried.name}, as {run} sees it"
+            write_page(file, title, unit, ids, tried.alphabet, found.log_probabilities, found.ranks)
+    with standard_output():
+        click.echo(html)
+
+
+def _json_lines(tried: "Subject", stretches: "Iterator[Scores]") -> Iterator[str]:
+    """The lines of each stretch of characters; in ASCII, so that no terminal and no pipe can spoil them."""
+    unit = tried.text.vocabulary.unit
+    spelled = [str(ord(c)) if unit == "byte" else json.dumps(c) for c in tried.alphabet]
+    first = 0
+    for stretch in stretches:
+        ids = tried.text.stored[first : first + len(stretch.ranks)].tolist()
+        first += len(ids)
+        yield "".join(
+            f'{{"{unit}": {spelled[id_]}, "log_probability": {log_probability:.6f}, "rank": {rank}}}\n'
+            for id_, log_probability, rank in zip(
+                ids, stretch.log_probabilities.tolist(), stretch.ranks.tolist(), strict=True
+            )
+        )

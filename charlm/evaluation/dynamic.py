@@ -1,0 +1,87 @@
+"""Dynamic evaluation: a model that goes on learning from the text while it predicts it.
+
+Krause, Kahembwe, Murray and Renals, Dynamic Evaluation of Neural Sequence Models, ICML 2018, section 5. The text is cut
+into segments. Each is predicted with the weights θ that the segments before it have left behind, and counted; then its
+gradient moves them, scaled by what gradients are like on the training text, and held near the trained weights θ_g:
+
+    MS = mean over windows k of the training text of (∇L_k)²
+    θ ← θ − η ∇L(segment) / (√MS + ε) + λ (θ_g − θ) ⊙ min(√MS / mean(√MS), 1 / λ)
+
+So a weight that moved much in training moves little here, and is drawn back the more. No character is predicted by
+weights that have seen it, but the figure is one of another model than the static one: it is reported apart.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from charlm.config import DynamicSettings
+from charlm.corpus.batches import Lanes
+from charlm.corpus.text import Text
+from charlm.evaluation.passes import Evaluation, OnProgress, losses, predictions
+from charlm.model.device import full_fp32, on_device
+from charlm.model.language_model import CharacterModel
+
+EPSILON = 1e-3  # ε as a part of the mean of √MS: of a weight that hardly ever moved, a step is no leap
+STATISTICS_LANES = 16
+STATISTICS_WINDOWS = 100  # of the training text, for MS
+
+
+def dynamic(
+    model: CharacterModel,
+    text: Text,
+    training: Text,
+    settings: DynamicSettings,
+    on_progress: OnProgress = lambda characters: None,
+) -> Evaluation:
+    """The mean loss of a copy of ``model`` that learns from ``text`` as it goes; of ``training`` are the gradients.
+
+    ``on_progress`` is told of the characters of ``text``. What was learnt stays when a document begins; the state goes.
+    """
+    segment, decay = settings.dynamic_segment_length, settings.dynamic_decay
+    adapted = copy.deepcopy(model).train()  # cuDNN computes gradients in this mode only
+    adapted.recurrent.dropout.eval()
+    weights = list(adapted.parameters())
+    trained = [weight.detach().clone() for weight in weights]
+    total, unknown = 0.0, 0
+    with full_fp32():
+        root_mean_squares = _root_mean_squares(adapted, training, segment)
+        mean = float(sum(part.sum() for part in root_mean_squares)) / sum(part.numel() for part in root_mean_squares)
+        rates = [settings.dynamic_learning_rate / (part + EPSILON * mean) for part in root_mean_squares]
+        pulls = [(decay * part / mean).clamp(max=1) for part in root_mean_squares]
+        for logits, targets in predictions(
+            adapted, text, np.zeros(1, np.int64), len(text), chunk=segment, on_progress=on_progress
+        ):
+            total += losses(logits.detach(), targets, text.vocabulary).sum()
+            unknown += int(np.count_nonzero(targets == text.vocabulary.unknown_id))
+            gradients = _gradients(weights, logits, on_device(targets, logits.device))
+            with torch.no_grad():
+                for weight, origin, gradient, rate, pull in zip(weights, trained, gradients, rates, pulls, strict=True):
+                    weight.add_(pull * (origin - weight) - rate * gradient)
+    return Evaluation(float(total) / len(text), len(text), unknown)
+
+
+def _root_mean_squares(model: CharacterModel, training: Text, segment: int) -> list[Tensor]:
+    """√MS of every weight, over windows of the training text that are read side by side, their states carried."""
+    lanes = Lanes(training, STATISTICS_LANES, min(segment, len(training)))
+    weights = list(model.parameters())
+    squares = [torch.zeros_like(weight) for weight in weights]
+    state = model.zero_state(lanes.batch_size)
+    device = state[0].device
+    windows = min(STATISTICS_WINDOWS, lanes.windows_per_epoch)
+    for number in range(windows):
+        window = lanes.window(number)
+        inputs, targets = on_device(window.inputs, device), on_device(window.targets, device)
+        logits, state = model(inputs, state, on_device(window.resets, device))
+        state = tuple(part.detach() for part in state)
+        for square, gradient in zip(squares, _gradients(weights, logits, targets), strict=True):
+            square += gradient**2 / windows
+    return [square.sqrt() for square in squares]
+
+
+def _gradients(weights: Sequence[Tensor], logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), weights)

@@ -1,0 +1,43 @@
+"""What a model thinks of each character of a text: how probable it found it, and how many it found more probable."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charlm.corpus.text import Text
+from charlm.evaluation.passes import Losses, OnProgress, losses, predictions
+from charlm.model.device import full_fp32, on_device
+from charlm.model.language_model import CharacterModel, evaluating
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a stretch of characters. ``log_probabilities`` in nats; ``ranks``: 1 for the most probable of all."""
+
+    log_probabilities: Losses
+    ranks: NDArray[np.int64]
+
+
+@torch.inference_mode()
+def scores(model: CharacterModel, text: Text, on_progress: OnProgress = lambda characters: None) -> Iterator[Scores]:
+    """The scores of all characters of a text, one stretch after another, as the exact pass goes through it.
+
+    The sum of the log-probabilities is that pass's loss, unknown characters and all.
+    """
+    with evaluating(model), full_fp32():
+        for logits, targets in predictions(model, text, np.zeros(1, np.int64), len(text), on_progress=on_progress):
+            of_targets = logits.gather(-1, on_device(targets, logits.device)[:, :, None])
+            ranks = 1 + (logits > of_targets).sum(-1)
+            yield Scores(-losses(logits, targets, text.vocabulary)[:, 0], ranks[:, 0].cpu().numpy())
+
+
+def joined(stretches: Iterable[Scores]) -> Scores:
+    """All stretches as one."""
+    found = list(stretches)
+    return Scores(
+        np.concatenate([stretch.log_probabilities for stretch in found]),
+        np.concatenate([stretch.ranks for stretch in found]),
+    )

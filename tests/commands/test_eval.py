@@ -1,0 +1,166 @@
+"""``charlm eval``: the exact figure, what stands beside it, and all of it as JSON."""
+
+import io
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charlm import runs
+from charlm.training import session
+from tests.commands.conftest import Cli
+
+KEYS = {
+    *("run", "step", "text", "exact", "nats_per_character", "bits_per_character", "bits_per_byte", "perplexity"),
+    *("characters", "unknown_characters", "bytes", "seconds"),
+}
+
+
+def measured(cli: Cli, *arguments: object) -> dict[str, Any]:
+    result = cli("eval", *arguments, "--json", "--threads", "1")
+    assert result.code == 0, result.err
+    assert result.err == ""
+    report = json.loads(result.out)
+    assert isinstance(report, dict)
+    return report
+
+
+@pytest.fixture(scope="session")
+def parted(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a test part, an unknown symbol and documents of a line."""
+    folder = tmp_path_factory.mktemp("parted")
+    (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
+    settings = {
+        "hidden_size": 12,
+        "embedding_size": 6,
+        "batch_size": 4,
+        "sequence_length": 16,
+        "threads": 1,
+        "max_steps": 2,
+        "sample_length": 0,
+        "test_fraction": 0.2,
+        "min_count": 20,
+        "document_separator": "\n",
+    }
+    plan = session.plan([str(folder / "poem.txt")], [("test", settings)], out=folder / "run")
+    plan.trainer(quiet=True).train()
+    return folder / "run"
+
+
+def test_it_is_the_figure_that_the_training_ended_with(cli: Cli, trained: Path) -> None:
+    report = measured(cli, trained)
+    assert report.keys() == KEYS
+    expected = runs.summary(trained)["metrics"]["loss_validation_exact"]
+    assert report["nats_per_character"] == pytest.approx(expected, abs=1e-6)
+    assert report["exact"] is True
+    assert report["characters"] == 408
+    assert report["unknown_characters"] == 0
+
+
+def test_the_units_are_those_of_one_figure(cli: Cli, trained: Path, poem: str) -> None:
+    report = measured(cli, trained)
+    validation = poem[-408:]
+    assert report["bits_per_character"] == pytest.approx(report["nats_per_character"] / math.log(2))
+    assert report["perplexity"] == pytest.approx(math.exp(report["nats_per_character"]))
+    assert report["bytes"] == len(validation.encode())
+    assert report["bits_per_byte"] * report["bytes"] == pytest.approx(report["bits_per_character"] * len(validation))
+
+
+def test_a_page_for_people(cli: Cli, trained: Path) -> None:
+    result = cli("eval", trained)
+    assert result.code == 0, result.err
+    for words in ("the validation part of poem (exact)", "nats per character", "bits per byte", "perplexity", "408"):
+        assert words in result.out
+    assert "Beside it" not in result.out
+
+
+def test_texts_standard_input_and_another_encoding(
+    cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "Die Wölfe zählen Schafe.\n"
+    (tmp_path / "utf-8.txt").write_bytes(line.encode())
+    (tmp_path / "latin.txt").write_bytes(line.encode("latin-1"))
+    expected = measured(cli, trained, "utf-8.txt")
+    assert expected["characters"] == len(line)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line.encode())))
+    same = ("nats_per_character", "bits_per_byte", "characters", "bytes")
+    for arguments in (("latin.txt", "--encoding", "latin-1"), ("-",)):
+        found = measured(cli, trained, *arguments)
+        assert {name: found[name] for name in same} == {name: expected[name] for name in same}
+    assert measured(cli, trained, "utf-8.txt", "utf-8.txt")["characters"] == 2 * len(line)
+
+
+def test_the_test_part_with_unknown_characters_and_documents(cli: Cli, parted: Path, poem: str) -> None:
+    report = measured(cli, parted, "--part", "test")
+    start, end = runs.read(parted).progress["corpus"]["ranges"]["test"]
+    assert report["text"] == "the test part of poem"
+    assert report["characters"] == end - start
+    known = set(runs.read(parted).vocabulary.characters)
+    assert report["unknown_characters"] == sum(character not in known for character in poem[start:end]) > 0
+
+
+def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
+    assert measured(cli, trained, "--checkpoint", "1")["step"] == 1
+    assert measured(cli, trained / "step-00000002")["step"] == 2
+
+
+def test_lanes_are_called_approximate(cli: Cli, trained: Path, poem_file: Path, poem: str) -> None:
+    exact = measured(cli, trained, poem_file)
+    report = measured(cli, trained, poem_file, "--lanes", "3")
+    assert report["exact"] is False
+    assert report["nats_per_character"] == pytest.approx(exact["nats_per_character"], abs=0.01)
+    assert "(approximate" in cli("eval", trained, poem_file, "--lanes", "3").out
+    assert measured(cli, trained, "--lanes", "3")["exact"] is True  # too short for more than one
+
+
+def test_dynamic_evaluation_stands_apart(cli: Cli, trained: Path) -> None:
+    static = measured(cli, trained)
+    report = measured(cli, trained, "--dynamic", "--windowed", "50")
+    assert report["nats_per_character"] == static["nats_per_character"]
+    assert report["dynamic_nats_per_character"] < static["nats_per_character"]
+    assert report["windowed_characters"] == 50
+    assert (
+        report["windowed_nats_per_character"]
+        == measured(cli, trained, "--windowed", "50")["windowed_nats_per_character"]
+    )
+    assert report["dynamic_bits_per_character"] == pytest.approx(report["dynamic_nats_per_character"] / math.log(2))
+    other = measured(cli, trained, "--dynamic", "--dynamic-learning-rate", "1e-8", "--dynamic-segment-length", "9")
+    assert other["dynamic_nats_per_character"] == pytest.approx(static["nats_per_character"], abs=1e-3)
+    assert other["dynamic_settings"]["dynamic_segment_length"] == 9
+    assert "learning from the text" in cli("eval", trained, "--dynamic", "--dynamic-decay", "0.1").out
+
+
+def test_floors_of_the_runs_own_text_and_of_another(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    inspected = json.loads(cli("corpus", "inspect", trained.parent / "poem.txt", "--json").out)
+    assert measured(cli, trained, "--floors")["floors"] == inspected["floors"]
+    (tmp_path / "other.txt").write_text("Wölfe" * 20, encoding="utf-8")
+    floors = measured(cli, trained, "other.txt", "--floors")["floors"]
+    assert floors["train_characters"] == inspected["floors"]["train_characters"]
+    assert floors["validation_characters"] == 100
+    assert "xz" in cli("eval", trained, "--floors").out
+
+
+def test_the_curve_is_a_picture_and_figures(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    report = measured(cli, trained, "--curve", "cold.svg")
+    assert (tmp_path / "cold.svg").read_text().startswith("<svg")
+    assert [point["characters_seen"] for point in report["cold_start"]] == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert all(point["bits_per_character"] > 0 for point in report["cold_start"])
+
+
+def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert cli("eval", trained, "--quiet").err == ""
+    shown = cli("eval", trained, "--dynamic", "--windowed", "9", "--curve", "cold.svg").err
+    for what in ("evaluating", "learning on", "window by window", "starting cold"):
+        assert f"{what}:   0%" in shown
+
+
+def test_it_changes_nothing_in_the_run(cli: Cli, trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    cli("eval", trained, "--dynamic")
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before

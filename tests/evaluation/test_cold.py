@@ -1,0 +1,82 @@
+"""Figures of a model that starts cold: each window alone, and by what was read since."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.corpus.text import Text
+from charlm.evaluation import cold
+from charlm.evaluation.passes import evaluate
+from charlm.evaluation.scores import joined, scores
+from charlm.model.language_model import CharacterModel
+from tests.conftest import text_of
+from tests.evaluation.conftest import Make
+
+
+def random_text(count: int, starts: tuple[int, ...] = ()) -> Text:
+    return text_of(np.random.default_rng(0).integers(7, size=count), 7, starts)
+
+
+@pytest.mark.parametrize("window", [1, 7, 300, 1000])
+def test_a_window_is_a_text_of_its_own(make_model: Make, window: int) -> None:
+    model, text = make_model(), random_text(1000)
+    parts = [text.part(range(start, min(start + window, 1000))) for start in range(0, 1000, window)]
+    total = sum(evaluate(model, part).nats_per_character * len(part) for part in parts)
+    result = cold.windowed(model, text, window)
+    assert result.nats_per_character == pytest.approx(total / 1000, abs=1e-5)
+    assert result.characters == 1000
+    assert not result.exact
+
+
+def test_a_window_as_long_as_the_text_gives_the_exact_figure(make_model: Make) -> None:
+    model, text = make_model(), random_text(500, starts=(0, 120, 333))
+    exact = evaluate(model, text).nats_per_character
+    for window in (500, 10**9):
+        assert cold.windowed(model, text, window).nats_per_character == pytest.approx(exact, abs=1e-6)
+    assert abs(cold.windowed(model, text, 3).nats_per_character - exact) > 1e-3
+
+
+def test_the_curve_counts_from_each_start(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cold, "STARTS", 20)
+    monkeypatch.setattr(cold, "LONGEST", 50)
+    model, text = make_model(), random_text(400)
+    alone = [
+        joined(scores(model, text.part(range(start, start + 50)))).log_probabilities
+        for start in np.linspace(0, 350, 20).astype(int)
+    ]
+    by_position = -np.stack(alone).mean(0)
+    points = cold.cold_start(model, text)
+    assert [point.characters_seen for point in points] == [0, 1, 2, 4, 8, 16, 32]
+    for point in points:
+        seen = point.characters_seen
+        expected = by_position[seen : 2 * seen or 1].mean()
+        assert point.nats_per_character == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_document_is_a_cold_start_too(
+    blind_model: Callable[[torch.Tensor], CharacterModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The model never looks back, so a loss says which character it is of: the id is the place in a document of four
+    monkeypatch.setattr(cold, "LONGEST", 16)
+    log_probabilities = torch.log_softmax(torch.arange(7.0), 0)
+    text = text_of([0, 1, 2, 3] * 40, 7, starts=range(0, 160, 4))
+    monkeypatch.setattr(cold, "_curve_starts", lambda text: np.arange(0, 144, 4))
+    points = cold.cold_start(blind_model(log_probabilities), text)
+    nats = (-log_probabilities).tolist()
+    expected = [(0, nats[0]), (1, nats[1]), (2, (nats[2] + nats[3]) / 2)]
+    assert [(point.characters_seen, pytest.approx(point.nats_per_character)) for point in points] == expected
+
+
+def test_a_text_of_one_character_has_a_curve_of_one_point(make_model: Make) -> None:
+    model, text = make_model(), random_text(1)
+    (point,) = cold.cold_start(model, text)
+    assert point.characters_seen == 0
+    assert point.nats_per_character == pytest.approx(evaluate(model, text).nats_per_character, abs=1e-6)
+
+
+def test_progress_tells_of_all_that_is_read(make_model: Make) -> None:
+    text, told = random_text(700), []
+    cold.cold_start(make_model(), text, told.append)
+    assert sum(told) == cold.curve_characters(text)

@@ -1,0 +1,135 @@
+"""What a model is tried on: a part of its own text, found again and verified, or another that is read likewise."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from charlm.checkpoint import Checkpoint
+from charlm.config import TrainSettings
+from charlm.corpus import loading
+from charlm.corpus.floors import floors
+from charlm.errors import TextError, UsageError
+from charlm.evaluation import subject
+from charlm.evaluation.subject import Subject
+
+RUN = Path("run")
+
+
+@pytest.fixture
+def saved(poem_file: Path) -> Checkpoint:
+    return trained_on(poem_file)
+
+
+def trained_on(path: Path, **settings: Any) -> Checkpoint:
+    """A checkpoint of a training on a text, as far as its text goes."""
+    chosen = TrainSettings(**{"test_fraction": 0.1, "sequence_length": 16, **settings})
+    corpus = loading.load([str(path)], chosen, 16)
+    return Checkpoint(1, chosen, corpus.vocabulary, {}, progress={"corpus": corpus.record()})
+
+
+def written(tried: Subject) -> str:
+    return "".join(tried.alphabet[id_] for id_ in tried.text.stored.tolist())
+
+
+def choose(saved: Checkpoint, *names: Path, part: str | None = None, encoding: str | None = None) -> Subject:
+    return subject.choose(list(map(str, names)), part, encoding, saved, RUN)
+
+
+def test_without_a_text_it_is_a_part_of_the_runs_own(saved: Checkpoint, poem: str) -> None:
+    (a, b), (c, d) = (saved.progress["corpus"]["ranges"][part] for part in ("validation", "test"))
+    assert written(choose(saved)) == written(choose(saved, part="validation")) == poem[a:b]
+    assert written(choose(saved, part="test")) == poem[c:d]
+    assert choose(saved).name == "the validation part of poem"
+
+
+def test_a_text_that_is_named_is_taken_whole_and_read_as_the_runs_own(tmp_path: Path, poem: str) -> None:
+    (tmp_path / "poem.txt").write_bytes(poem.encode("latin-1"))
+    (tmp_path / "other.txt").write_bytes("Die Wölfe\r\nzählen.\r\n".encode("latin-1"))
+    saved = trained_on(tmp_path / "poem.txt", encoding="latin-1", newline="lf", document_separator="\n")
+    tried = choose(saved, tmp_path / "other.txt")
+    assert written(tried) == "Die Wölfe\nzählen.\n"
+    assert tried.text[:].tolist() == saved.vocabulary.encode("Die Wölfe\nzählen.\n").tolist()
+    assert tried.text.document_starts.tolist() == [0, 10]
+
+
+def test_its_encoding_can_be_another(saved: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_bytes("été".encode("utf-16"))
+    assert written(choose(saved, tmp_path / "other.txt", encoding="utf-16")) == "été"
+    with pytest.raises(TextError, match="not utf-8"):
+        choose(saved, tmp_path / "other.txt")
+
+
+def test_a_text_may_be_one_document(tmp_path: Path, poem_file: Path) -> None:
+    (tmp_path / "line.txt").write_text("Die")
+    tried = choose(trained_on(poem_file, document_separator="\n"), tmp_path / "line.txt")
+    assert tried.text.document_starts.tolist() == [0]
+
+
+def test_unknown_characters_are_the_unknown_symbol_or_refused_by_name(tmp_path: Path, poem_file: Path) -> None:
+    (tmp_path / "other.txt").write_text("☃Die☃Ж", encoding="utf-8")
+    with pytest.raises(TextError, match=r"2 characters .* SNOWMAN"):
+        choose(trained_on(poem_file), tmp_path / "other.txt")
+    saved = trained_on(poem_file, min_count=75)
+    tried = choose(saved, tmp_path / "other.txt")
+    assert written(tried) == "☃Die☃Ж"
+    assert tried.text[:].tolist().count(saved.vocabulary.unknown_id) >= 3
+
+
+@pytest.mark.parametrize(("unit", "text", "size"), [("character", "dé☃😀", 1 + 2 + 3 + 4), ("byte", "dé☃😀", 10)])
+def test_its_size_is_that_of_its_utf_8(tmp_path: Path, unit: str, text: str, size: int) -> None:
+    (tmp_path / "text.txt").write_text(text * 40, encoding="utf-8")
+    saved = trained_on(tmp_path / "text.txt", unit=unit, test_fraction=0.0)
+    assert choose(saved, tmp_path / "text.txt").size_bytes == 40 * size
+
+
+def test_what_cannot_be_asked_for(saved: Checkpoint, poem_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(UsageError, match="--part test: a text that is named"):
+        choose(saved, poem_file, part="test")
+    with pytest.raises(UsageError, match="--encoding latin-1: the run's own"):
+        choose(saved, encoding="latin-1")
+    with pytest.raises(UsageError, match="--part test: this run has none"):
+        choose(trained_on(poem_file, test_fraction=0.0), part="test")
+    with pytest.raises(TextError, match="empty"):
+        choose(saved, tmp_path / "empty.txt")
+    with pytest.raises(UsageError, match="encoding is of characters, not of bytes"):
+        choose(trained_on(poem_file, unit="byte"), poem_file, encoding="latin-1")
+
+
+def test_the_runs_own_text_is_verified(saved: Checkpoint, poem_file: Path, poem: str) -> None:
+    poem_file.write_text(poem.replace("Schafe", "Ziegen"), encoding="utf-8", newline="")
+    with pytest.raises(UsageError, match="run: the text is not the one it was trained on") as caught:
+        choose(saved)
+    assert "RUN TEXT" in caught.value.hint
+
+
+def test_a_text_that_is_gone_is_in_the_cache_still(saved: Checkpoint, poem_file: Path, tmp_path: Path) -> None:
+    expected = written(choose(saved))
+    poem_file.unlink()
+    assert written(choose(saved)) == expected
+    with pytest.raises(UsageError, match=r"its text is not where it was: .*poem\.txt"):
+        subject.choose([], None, None, saved, RUN, tmp_path / "empty cache")
+
+
+def test_floors_of_its_own_text_are_those_of_the_corpus(saved: Checkpoint) -> None:
+    corpus = subject.own_corpus(saved, RUN)
+    ids, split = corpus.text[:], corpus.split
+    expected = floors(ids[: split.train.stop], ids[split.validation.start : split.validation.stop], corpus.vocabulary)
+    assert subject.floors_of(choose(saved), corpus) == expected
+
+
+def test_floors_of_another_text_are_counted_on_the_characters_of_both(saved: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("e☃" * 50, encoding="utf-8")
+    known = trained_on(tmp_path / "other.txt", test_fraction=0.0)
+    corpus = subject.own_corpus(saved, RUN)
+    found = subject.floors_of(choose(known, tmp_path / "other.txt"), corpus)
+    training = corpus.split.train.stop
+    distinct = len({*corpus.encoded.alphabet, "☃"})
+    e = int(np.count_nonzero(corpus.encoded.ids[:training] == corpus.encoded.alphabet.index("e")))
+    seen = len(np.unique(corpus.encoded.ids[:training]))
+    by_hand = [(count + seen / distinct) / (training + seen) for count in (e, 0)]
+    assert found.ngram_bits[0] == pytest.approx(-sum(math.log2(p) for p in by_hand) / 2)
+    assert found.xz_bits < 8
