@@ -1,20 +1,20 @@
 """charlm from Python: train a model on texts, load one, sample from it, measure it.
 
-    >>> import charlm
-    >>> run = charlm.train("play.txt", out="runs/play", max_steps=30, hidden_size=32, batch_size=4)
-    >>> model = run.load()
-    >>> text = model.sample("ROMEO: ", length=20, seed=1)
-    >>> text == model.sample("ROMEO: ", length=20, seed=1) and len(text) == 20
-    True
-    >>> "".join(model.stream("ROMEO: ", length=20, seed=1)) == text
-    True
-    >>> model.evaluate("But soft!").characters
-    9
-    >>> scores = model.score("But soft!")
-    >>> len(scores.log_probabilities), bool((scores.ranks >= 1).all())
-    (9, True)
-    >>> [character for character, probability in model.next_characters("ROMEO", count=3)]  # doctest: +ELLIPSIS
-    [...]
+>>> import charlm
+>>> run = charlm.train("play.txt", out="runs/play", max_steps=30, hidden_size=32, batch_size=4)
+>>> model = run.load()
+>>> text = model.sample("ROMEO: ", length=20, seed=1)
+>>> text == model.sample("ROMEO: ", length=20, seed=1) and len(text) == 20
+True
+>>> "".join(model.stream("ROMEO: ", length=20, seed=1)) == text
+True
+>>> model.evaluate("But soft!").characters
+9
+>>> scores = model.score("But soft!")
+>>> len(scores.log_probabilities), bool((scores.ranks >= 1).all())
+(9, True)
+>>> [character for character, probability in model.next_characters("ROMEO", count=3)]  # doctest: +ELLIPSIS
+[...]
 """
 
 import re
@@ -61,7 +61,7 @@ def train(
     quiet: bool = True,
     **settings: Any,
 ) -> Run:
-    """Train a model, as ``charlm train`` does with the same names: files, folders, patterns; none for the built-in text.
+    """Train a model, as ``charlm train`` does with the same names: files, folders, patterns; none: the built-in text.
 
     ``settings`` are those of :class:`charlm.config.TrainSettings`, by the names that the options have with underscores.
     Not ``quiet``, it shows its progress on standard error. Raises a :class:`charlm.errors.CharlmError` for whatever

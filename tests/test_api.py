@@ -33,9 +33,7 @@ def model(trained: Path) -> charlm.Model:
     return charlm.load(trained)
 
 
-def test_the_examples_of_the_documentation_are_true(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poem: str
-) -> None:
+def test_the_examples_of_the_documentation_are_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poem: str) -> None:
     (tmp_path / "play.txt").write_text("ROMEO: But soft!\n" + poem, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(api)
@@ -148,4 +146,3 @@ def test_importing_charlm_alone_imports_no_torch_and_says_what_it_has() -> None:
     assert result.stdout == "False ['load', 'train']\n"
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         charlm.nonsense  # noqa: B018
-
