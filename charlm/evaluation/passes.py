@@ -125,7 +125,7 @@ def predictions(
             for part in state:
                 part[:, lane_starts == 0] = 0
         with autocast(device, precision):
-            logits, state = model(on_device(inputs, device), state, on_device(resets, device))
+            logits, state = model(on_device(inputs, device), state, resets)
         state = tuple(part.detach() for part in state)
         if first >= 0:
             yield logits.float(), targets

@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, overload
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -57,14 +57,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-@overload
-def on_device(array: NDArray[Any], device: torch.device) -> Tensor: ...
-@overload
-def on_device(array: NDArray[Any] | None, device: torch.device) -> Tensor | None: ...
-def on_device(array: NDArray[Any] | None, device: torch.device) -> Tensor | None:
-    """A tensor of the array, or none of none, which a GPU fetches while the processor goes on."""
-    if array is None:
-        return None
+def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """A tensor of the array, which a GPU fetches while the processor goes on."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

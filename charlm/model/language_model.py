@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -62,7 +64,7 @@ class CharacterModel(nn.Module):
         """The state before a text: each part ``(layer, lane, hidden)``."""
         return self.recurrent.zero_state(lanes, self.output_bias.device)
 
-    def forward(self, ids: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(self, ids: Tensor, state: State, resets: NDArray[np.bool_] | None = None) -> tuple[Tensor, State]:
         """``ids``: ``(time, lane)``; ``resets``, of the same shape: the state is zero before these steps.
 
         Returns logits ``(time, lane, vocabulary)`` and the state after the last id.

@@ -4,10 +4,15 @@ The kernels are torch's own (oneDNN on a CPU, cuDNN on a GPU). The layers are ca
 happen between them; the kernels themselves go layer by layer too, so that costs nothing.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from charlm.model.cells import CELLS, GATES, STATES, State, unroll
+from charlm.model.cells import GATES, STATES, State
+from charlm.model.packing import Packing
 
 
 class RecurrentLayer(nn.Module):
@@ -42,22 +47,20 @@ class RecurrentLayer(nn.Module):
         if self.cell == "lstm":
             self.bias[self.hidden_size : 2 * self.hidden_size] = 1
 
-    def forward(self, inputs: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
-        """``inputs``: ``(time, lane, input)``; each state ``(lane, hidden)``; ``resets``: ``(time, lane)``.
+    def forward(self, inputs: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """``inputs``: ``(time, lane, input)``, or packed rows with their ``lengths``; each state ``(lane, hidden)``.
 
-        Returns the outputs and the new state. The kernels know no reset inside a sequence: with ``resets``, the
-        reference itself goes step by step.
+        Returns the outputs, as the inputs are, and the new state.
         """
-        if resets is not None:
-            return unroll(CELLS[self.cell], inputs, state, self.weight_ih, self.weight_hh, self.bias, resets)
         weights = [self.weight_ih, self.weight_hh, self.bias, self.second_bias]
         initial = [part.unsqueeze(0) for part in state]
-        if self.cell == "lstm":
-            outputs, h, c = torch.lstm(inputs, initial, weights, True, 1, 0.0, self.training, False, False)
-            return outputs, (h[0], c[0])
-        kernel = torch.gru if self.cell == "gru" else torch.rnn_tanh
-        outputs, h = kernel(inputs, initial[0], weights, True, 1, 0.0, self.training, False, False)
-        return outputs, (h[0],)
+        kernel: Any = {"lstm": torch.lstm, "gru": torch.gru, "rnn": torch.rnn_tanh}[self.cell]
+        before = initial if self.cell == "lstm" else initial[0]
+        if lengths is None:
+            outputs, *after = kernel(inputs, before, weights, True, 1, 0.0, self.training, False, False)
+        else:
+            outputs, *after = kernel(inputs, lengths, before, weights, True, 1, 0.0, self.training, False)
+        return outputs, tuple(part[0] for part in after)
 
 
 class RecurrentStack(nn.Module):
@@ -76,11 +79,21 @@ class RecurrentStack(nn.Module):
         shape = (len(self.layers), lanes, self.hidden_size)
         return tuple(torch.zeros(shape, device=device) for _ in range(self.states))
 
-    def forward(self, inputs: Tensor, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
-        """``inputs``: ``(time, lane, input)``. Returns the last layer's outputs and the state after them, in fp32."""
+    def forward(self, inputs: Tensor, state: State, resets: NDArray[np.bool_] | None = None) -> tuple[Tensor, State]:
+        """``inputs``: ``(time, lane, input)``; ``resets``: ``(time, lane)``, true where the state begins anew.
+
+        Returns the last layer's outputs and the state after them, in fp32.
+        """
+        packing = None if resets is None else Packing(resets, inputs.device)
+        lanes, lengths = inputs.shape[1], None
+        if packing is not None:
+            inputs, lengths = packing.pack(inputs), packing.lengths
         after = []
         for index, layer in enumerate(self.layers):
-            outputs, layer_state = layer(inputs, tuple(part[index] for part in state), resets)
-            after.append(layer_state)
+            layer_state = tuple(part[index] for part in state)
+            outputs, layer_state = layer(inputs, packing.begin(layer_state) if packing else layer_state, lengths)
+            after.append(packing.end(layer_state) if packing else layer_state)
             inputs = self.dropout(outputs)
+        if packing is not None:
+            inputs = packing.unpack(inputs, lanes)
         return inputs, tuple(torch.stack(part).float() for part in zip(*after, strict=True))

@@ -148,7 +148,7 @@ class Trainer:
         inputs, targets = on_device(window.inputs, self.device), on_device(window.targets, self.device)
         state = self.model.zero_state(self.lanes.batch_size) if window.starts_over else self.state.recurrent
         with autocast(self.device, self.precision):
-            logits, state = self.model(inputs, state, on_device(window.resets, self.device))
+            logits, state = self.model(inputs, state, window.resets)
         self.state.recurrent = tuple(part.detach() for part in state)
         self.done.windows += 1
         self.done.characters_since_log += window.characters

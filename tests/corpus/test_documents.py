@@ -123,8 +123,7 @@ def test_training_windows_give_what_each_document_gives_alone(tmp_path: Path, mo
     state = model.zero_state(3)
     for number in range(lanes.windows_per_epoch):
         window = lanes.window(number)
-        resets = None if window.resets is None else torch.from_numpy(window.resets)
-        logits, state = model(torch.from_numpy(window.inputs), state, resets)
+        logits, state = model(torch.from_numpy(window.inputs), state, window.resets)
         costs = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), torch.from_numpy(window.targets).flatten(), reduction="none"
         )
@@ -154,7 +153,7 @@ def test_gradients_do_not_cross_from_one_document_to_the_one_before(tmp_path: Pa
     window = Lanes(corpus.text, 1, 40).window(0)
     assert window.resets is not None
     state = tuple(part.requires_grad_() for part in model.zero_state(1))
-    logits, _ = model(torch.from_numpy(window.inputs), state, torch.from_numpy(window.resets))
+    logits, _ = model(torch.from_numpy(window.inputs), state, window.resets)
     first = int(np.flatnonzero(window.resets[:, 0])[1])
     later = torch.autograd.grad(logits[first:].square().sum(), state, retain_graph=True)
     assert all(not part.any() for part in later)

@@ -24,12 +24,14 @@ def state_of(cell: str, num_layers: int, lanes: int) -> cells.State:
     return tuple(torch.randn(num_layers, lanes, HIDDEN, requires_grad=True) for _ in range(cells.STATES[cell]))
 
 
-def reference(stack: RecurrentStack, cell: str, inputs: Tensor, state: cells.State) -> tuple[Tensor, cells.State]:
+def reference(
+    stack: RecurrentStack, cell: str, inputs: Tensor, state: cells.State, resets: Tensor | None = None
+) -> tuple[Tensor, cells.State]:
     after = []
     for index, layer in enumerate(stack.layers):
         layer_state = tuple(part[index] for part in state)
         inputs, layer_state = cells.unroll(
-            cells.CELLS[cell], inputs, layer_state, layer.weight_ih, layer.weight_hh, layer.bias
+            cells.CELLS[cell], inputs, layer_state, layer.weight_ih, layer.weight_hh, layer.bias, resets
         )
         after.append(layer_state)
     return inputs, tuple(torch.stack(part) for part in zip(*after, strict=True))
@@ -150,3 +152,21 @@ def test_a_zero_state_has_a_part_for_each_kind_of_memory() -> None:
         state = RecurrentStack(cell, INPUT, HIDDEN, 3, 0.0).zero_state(2, torch.device("cpu"))
         assert [tuple(part.shape) for part in state] == [(3, 2, HIDDEN)] * parts
         assert not any(part.any() for part in state)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_resets_give_what_the_reference_gives_gradients_too(cell: str, num_layers: int, share: float) -> None:
+    stack = stack_of(cell, num_layers)
+    resets = torch.rand(TIME, 3, generator=torch.Generator().manual_seed(2)) < share
+    inputs, state = torch.randn(TIME, 3, INPUT, requires_grad=True), state_of(cell, num_layers, 3)
+
+    def fast(inputs: Tensor, state: cells.State) -> tuple[Tensor, cells.State]:
+        return stack(inputs, state, resets.numpy())
+
+    def slow(inputs: Tensor, state: cells.State) -> tuple[Tensor, cells.State]:
+        return reference(stack, cell, inputs, state, resets)
+
+    ours, theirs = everything(stack, fast, inputs, state), everything(stack, slow, inputs, state)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
