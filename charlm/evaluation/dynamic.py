@@ -76,7 +76,7 @@ def _root_mean_squares(model: CharacterModel, training: Text, segment: int) -> l
     for number in range(windows):
         window = lanes.window(number)
         inputs, targets = on_device(window.inputs, device), on_device(window.targets, device)
-        logits, state = model(inputs, state, on_device(window.resets, device))
+        logits, state = model(inputs, state, window.resets)
         state = tuple(part.detach() for part in state)
         for square, gradient in zip(squares, _gradients(weights, logits, targets), strict=True):
             square += gradient**2 / windows

@@ -51,7 +51,7 @@ class Packing:
 
     def unpack(self, rows: Tensor, lanes: int) -> Tensor:
         """``(row, …)`` → ``(time, lane, …)``."""
-        return torch.empty_like(rows).index_copy(0, self.rows, rows).unflatten(0, (-1, lanes))
+        return torch.empty_like(rows).index_copy(0, self.rows, rows).view(-1, lanes, *rows.shape[1:])
 
     def begin(self, state: State) -> State:
         """From the state of the lanes, ``(lane, hidden)``, to that of the stretches: theirs, or zero after a reset."""
