@@ -51,7 +51,9 @@ class CorpusSettings(Settings):
     normalize: Literal["none", "nfc"] = Field("none", description="Unicode normal form; nfc: e + ´ becomes é.")
     min_count: Count = Field(1, description="Characters that occur less often become one unknown symbol.")
     document_separator: str = Field(
-        "", description="Text that ends a document: the next one starts with a fresh state. \\n: documents of one line."
+        "",
+        description="Text that ends a document: the next one starts with a fresh state. \\n: documents of one line.",
+        json_schema_extra={"escapes": True},
     )
     document_per_file: bool = Field(False, description="Each file is a document of its own.")
     validation_fraction: Fraction | Literal["auto"] = Field(
@@ -61,9 +63,10 @@ class CorpusSettings(Settings):
 
     @field_validator("document_separator")
     @classmethod
-    def _escapes(cls, separator: str) -> str:
-        """A shell passes ``\\n`` on as two characters."""
-        return separator.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t").replace("\\0", "\0")
+    def _is_text(cls, separator: str) -> str:
+        if not separator.isprintable():  # else it is
+            separator.encode()  # raises a ValueError for what a shell passed on that is no UTF-8
+        return separator
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

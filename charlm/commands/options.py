@@ -1,12 +1,13 @@
 """From settings to click options, and from presets, environment and flags back to settings."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -17,6 +18,16 @@ from charlm.errors import UsageError
 from charlm.files import written
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Escaped(click.ParamType[str]):
+    """Text in which ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what shells make hard to write."""
+
+    name = "text"
+    meaning: ClassVar = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return re.sub(r"\\([nrt0\\])", lambda found: self.meaning[found[1]], value)
 
 
 class NumberOrWord(click.ParamType[Any]):
@@ -43,7 +54,7 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
         for title, kind in reversed(list(sections.items())):
             for name, setting in reversed(list(_own_settings(kind).items())):
                 flag = "--" + name.replace("_", "-")
-                parameter_type = _click_type(setting.annotation)
+                parameter_type = _click_type(setting)
                 if parameter_type is click.BOOL:
                     flag = f"{flag}/--no-{flag[2:]}"
                 option = click.option(
@@ -182,8 +193,10 @@ def _own_settings(kind: type[Settings]) -> dict[str, FieldInfo]:
     return {name: setting for name, setting in kind.model_fields.items() if name in kind.__annotations__}
 
 
-def _click_type(annotation: Any) -> Any:
-    parts = list(_flatten(annotation))
+def _click_type(setting: FieldInfo) -> Any:
+    if isinstance(setting.json_schema_extra, dict) and setting.json_schema_extra.get("escapes"):
+        return Escaped()
+    parts = list(_flatten(setting.annotation))
     words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
     numbers = [part for part in parts if part in (int, float)]
     if words and numbers:
