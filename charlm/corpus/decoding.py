@@ -50,9 +50,6 @@ def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[s
     data = b"more"
     while data:
         data = stream.read(CHUNK_BYTES)
-        if not offset and data[:HEAD_BYTES].count(0) > HEAD_BYTES // 100 and not is_wide(codec):
-            message = f"{path}: looks like a binary file. To train on the bytes of any file: --unit byte."
-            warnings.warn(message, CharlmWarning, stacklevel=2)
         pending = decoder.getstate()[0]
         try:
             text = decoder.decode(data, final=not data)
@@ -60,6 +57,9 @@ def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[s
             raise _undecodable(path, codec, pending + data, error.start, offset - len(pending), lines) from None
         except UnicodeError:  # utf-16 and utf-32 that want a byte order mark
             raise _undecodable(path, codec, pending + data, 0, offset - len(pending), lines) from None
+        if not offset and data[:HEAD_BYTES].count(0) > HEAD_BYTES // 100 and not is_wide(codec):
+            message = f"{path}: looks like a binary file. To train on the bytes of any file: --unit byte."
+            warnings.warn(message, CharlmWarning, stacklevel=2)
         offset += len(data)
         lines += text.count("\n")
         if text and not begun:
