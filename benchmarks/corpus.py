@@ -3,7 +3,7 @@
     python benchmarks/corpus.py data/warandpeace.txt --folder /tmp --gigabytes 2
 
 Makes files of that size out of the text, over and over (as it is, and with half of its paragraphs written in Cyrillic
-and Chinese characters with emoji), measures, removes them, prints what it found and keeps a line in results/corpus.jsonl.
+and Chinese characters with emoji), measures, removes them, prints what it found and keeps it in results/corpus.jsonl.
 Reading is measured on one core, with the file in the page cache, from opening it to the encoded text being on the disk.
 """
 
