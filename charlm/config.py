@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from charlm.errors import UsageError, did_you_mean
 
 COMMAND_LINE = "command line"
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
+
+
+def unescaped(text: str) -> str:
+    """What is meant where ``\\n`` is written, which a shell and a line pass on as two characters."""
+    return text.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t").replace("\\0", "\0")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -50,7 +60,7 @@ class CorpusSettings(Settings):
     newline: Literal["keep", "lf"] = Field("keep", description="Line ends; lf: all become \\n.")
     normalize: Literal["none", "nfc"] = Field("none", description="Unicode normal form; nfc: e + ´ becomes é.")
     min_count: Count = Field(1, description="Characters that occur less often become one unknown symbol.")
-    document_separator: str = Field(
+    document_separator: Annotated[str, AfterValidator(unescaped)] = Field(
         "", description="Text that ends a document: the next one starts with a fresh state. \\n: documents of one line."
     )
     document_per_file: bool = Field(False, description="Each file is a document of its own.")
@@ -58,12 +68,6 @@ class CorpusSettings(Settings):
         "auto", description="Part of the text to validate on; auto: a tenth, but at most 1,000,000 characters."
     )
     test_fraction: Fraction = Field(0.0, description="Part of the text to keep aside, at its end, for a last test.")
-
-    @field_validator("document_separator")
-    @classmethod
-    def _escapes(cls, separator: str) -> str:
-        """A shell passes ``\\n`` on as two characters."""
-        return separator.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t").replace("\\0", "\0")
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -182,7 +186,9 @@ class SampleSettings(Settings):
     )
     ban: str = Field("", description="Characters that are never drawn.")
     allow: str = Field("", description="The only characters that are drawn; none given: all.")
-    stop: tuple[str, ...] = Field((), description="Text after which a sample ends; may be given several times.")
+    stop: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="Text after which a sample ends; may be given several times."
+    )
     stop_at_line: bool = Field(False, description="End a sample with its first line.")
     num_samples: Count = Field(1, description="Texts to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
