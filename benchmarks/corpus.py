@@ -2,9 +2,9 @@
 
     python benchmarks/corpus.py data/warandpeace.txt --folder /tmp --gigabytes 2
 
-Makes files of that size out of the text (as it is, and with half of its paragraphs written in Cyrillic and Chinese
-characters with emoji), measures, removes them, prints a table and keeps a line in results/corpus.jsonl. Reading is
-measured on one core, with the file in the page cache, from opening it to the encoded text being on the disk.
+Makes files of that size out of the text, over and over (as it is, and with half of its paragraphs written in Cyrillic
+and Chinese characters with emoji), measures, removes them, prints what it found and keeps it in results/corpus.jsonl.
+Reading is measured on one core, with the file in the page cache, from opening it to the encoded text being on the disk.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from charlm.checkpoint import describe_process
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import cache, loading
 from charlm.model.device import prepare_process
@@ -71,7 +73,9 @@ def measure(text: Path, folder: Path, size_bytes: int) -> dict[str, Any]:
             path.stem: {what: _peak_anonymous(path, folder / f"cache-{path.stem}") for what in ("encoding", "cached")}
             for path in (small, large)
         },
-        "documents": _documents(plain, folder),
+        "documents_characters_per_second": _documents(plain, folder),
+        "start_seconds": _start(text, folder),
+        "made_by": describe_process(torch.device("cpu"), "bf16"),
     }
     return result
 
@@ -177,6 +181,28 @@ def _anonymous_bytes(pid: int) -> Iterator[int]:
                 yield int(line.split()[1]) * 1024
     except OSError:  # it has just ended
         return
+
+
+def _start(text: Path, folder: Path) -> dict[str, float]:
+    """From the start of the process to the first step of the default preset, and to torch being imported."""
+    first_step, imported = [], []
+    command = [sys.executable, "-m", "charlm", "train", str(text), "--max-steps", "1", "--log-every", "1"]
+    options = ["--out", str(folder / "run"), "--overwrite", "--cache-dir", str(folder / "cache")]
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        with subprocess.Popen(
+            [*command, *options], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as run:
+            assert run.stderr is not None
+            first_step.append(next(time.perf_counter() - began for line in run.stderr if line.startswith("step 1/")))
+            run.stderr.read()
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        imported.append(time.perf_counter() - began)
+    return {
+        "to_step_1": round(statistics.median(first_step), 2),
+        "import_torch": round(statistics.median(imported), 2),
+    }
 
 
 # Documents

@@ -10,25 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from charlm.errors import UsageError, did_you_mean
 
 COMMAND_LINE = "command line"
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
-
-def unescaped(text: str) -> str:
-    """What is meant where ``\\n`` is written, which a shell and a line pass on as two characters."""
-    return text.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t").replace("\\0", "\0")
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
 class Settings(BaseModel):
@@ -60,14 +51,23 @@ class CorpusSettings(Settings):
     newline: Literal["keep", "lf"] = Field("keep", description="Line ends; lf: all become \\n.")
     normalize: Literal["none", "nfc"] = Field("none", description="Unicode normal form; nfc: e + ´ becomes é.")
     min_count: Count = Field(1, description="Characters that occur less often become one unknown symbol.")
-    document_separator: Annotated[str, AfterValidator(unescaped)] = Field(
-        "", description="Text that ends a document: the next one starts with a fresh state. \\n: documents of one line."
+    document_separator: str = Field(
+        "",
+        description="Text that ends a document: the next one starts with a fresh state. \\n: documents of one line.",
+        json_schema_extra={"escapes": True},
     )
     document_per_file: bool = Field(False, description="Each file is a document of its own.")
     validation_fraction: Fraction | Literal["auto"] = Field(
         "auto", description="Part of the text to validate on; auto: a tenth, but at most 1,000,000 characters."
     )
     test_fraction: Fraction = Field(0.0, description="Part of the text to keep aside, at its end, for a last test.")
+
+    @field_validator("document_separator")
+    @classmethod
+    def _is_text(cls, separator: str) -> str:
+        if not separator.isprintable():  # else it is
+            separator.encode()  # raises a ValueError for what a shell passed on that is no UTF-8
+        return separator
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -186,9 +186,7 @@ class SampleSettings(Settings):
     )
     ban: str = Field("", description="Characters that are never drawn.")
     allow: str = Field("", description="The only characters that are drawn; none given: all.")
-    stop: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        (), description="Text after which a sample ends; may be given several times."
-    )
+    stop: Texts = Field((), description="Text after which a sample ends; may be given several times.")
     stop_at_line: bool = Field(False, description="End a sample with its first line.")
     num_samples: Count = Field(1, description="Texts to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(

@@ -60,7 +60,7 @@ def built(parent: Path) -> Iterator["Building"]:
     building = Building(parent / f"{BUILDING_MARK}{secrets.token_hex(8)}")
     lock = building.folder.with_suffix(".lock")
     try:
-        with locked(lock):
+        with locked(lock, patient=True):  # who clears away may look whether it is held
             building.folder.mkdir()
             yield building
             assert building.path is not None
@@ -125,13 +125,13 @@ def append_line(path: Path, line: str) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, patient: bool = False) -> Iterator[None]:
     """Hold ``path`` as a lock, which ends with the block or, however it dies, with the process.
 
-    Raises ``BlockingIOError`` if another process holds it. The file stays: removing it would let two processes hold
-    locks on two files of one name.
+    Raises ``BlockingIOError`` if another process holds it, at once or, ``patient``, after a while. The file stays:
+    removing it would let two processes hold locks on two files of one name.
     """
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=10 if patient else 0)
     try:
         lock.acquire()
     except Timeout:

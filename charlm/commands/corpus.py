@@ -1,5 +1,6 @@
 """``charlm corpus``: what is done to texts before anything is trained on them."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from charlm.commands.options import (
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import download
+from charlm.errors import CharlmError
 
 SUGGESTED = ("tiny", "default")  # whose time is taken; on a GPU, large too
 SHOWN = 10  # of a list, where people read it; JSON has more
@@ -40,16 +42,23 @@ class KnownCorpora(click.Command):
         with formatter.section("Corpora"):
             formatter.write_dl(
                 [
-                    (name, f"{corpus.description}; {corpus.size_bytes / 1e6:,.1f} MB; {corpus.licence}")
+                    (name, f"{_description(corpus)}; from {corpus.address}; {corpus.checksum_source}")
                     for name, corpus in download.CORPORA.items()
                 ]
             )
 
 
+def _description(corpus: download.Published) -> str:
+    return f"{corpus.description}; {corpus.size_bytes / 1e6:,.1f} MB; {corpus.licence}"
+
+
 @command.command("get", cls=KnownCorpora, short_help="Download a well-known corpus, and verify it.")
 @click.argument("name")
 @click.option(
-    "--folder", type=click.Path(path_type=Path), default="data", help="Where NAME.txt is put.  [default: data]"
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=download.DOWNLOADS,
+    help="Where NAME.txt is put; charlm train NAME looks in data.  [default: data]",
 )
 @common_options
 def get(name: str, folder: Path, quiet: bool) -> None:
@@ -59,7 +68,7 @@ def get(name: str, folder: Path, quiet: bool) -> None:
 
     \b
     charlm corpus get tinyshakespeare
-    charlm train $(charlm corpus get warandpeace)
+    charlm train tinyshakespeare
     """
     path = download.place(name, folder)
     if download.is_there(name, folder):
@@ -130,6 +139,7 @@ def clean(cache_dir: Path | None, quiet: bool) -> None:
 
 def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
     """Seconds of training time with each preset on this machine, and the one to begin with."""
+    from charlm.corpus.split import is_enough
     from charlm.model.device import choose_device
     from charlm.training.estimate import training_seconds
 
@@ -139,11 +149,15 @@ def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
         preset = preset_path(name)
         values = {**read_toml(preset), **settings.model_dump()}
         whole = resolve(TrainSettings, [(str(preset), values)])
-        if len(corpus.split.train) >= whole.sequence_length:
-            seconds[name] = round(training_seconds(whole, corpus), 1)
+        with suppress(CharlmError):  # it would not fit into memory
+            if is_enough(corpus.split, whole.sequence_length):
+                seconds[name] = round(training_seconds(whole, corpus), 1)
         bar.update()
-    large = on_gpu and len(corpus.text) > 10_000_000  # what the preset was made for
-    return {"training_seconds": seconds, "suggested_preset": "large" if large else "default"}
+    wanted = ["default", "tiny"]
+    if len(corpus.text) > 10_000_000:  # what that preset was made for
+        wanted.insert(0, "large")
+    suggested = next((name for name in wanted if name in seconds), None)
+    return {"training_seconds": seconds, "suggested_preset": suggested}
 
 
 def _page(report: dict[str, Any]) -> str:
@@ -174,9 +188,15 @@ def _page(report: dict[str, Any]) -> str:
         "",
         *_floors(report["floors"], unit),
         "",
-        "Training     " + ", ".join(_preset(name, took) for name, took in report["training_seconds"].items()),
-        f"             suggested: charlm train … --config {report['suggested_preset']}",
     ]
+    if report["suggested_preset"]:
+        took = ", ".join(_preset(name, seconds) for name, seconds in report["training_seconds"].items())
+        lines += [
+            f"Training     {took}",
+            f"             suggested: charlm train … --config {report['suggested_preset']}",
+        ]
+    else:
+        lines += ["Training     no preset fits: the text is too short, or has too many characters for this memory"]
     return "\n".join(lines)
 
 
@@ -189,7 +209,10 @@ def _listed(title: str, count: int, characters: list[dict[str, Any]], what: str)
 def _repeated(repeats: dict[str, Any], unit: str) -> str:
     covered, longest = repeats["validation_characters"], repeats["longest"]
     if not covered:
-        return f"Repeats      no {repeats['at_least']} {unit}s in a row lie in both training and validation"
+        return (
+            f"Repeats      no {repeats['at_least']} {unit}s in a row lie in both training and "
+            f"{repeats['validation_looked_at']:,} of validation"
+        )
     stretch = longest[0]
     return (
         f"Repeats      {covered:,} validation {unit}s lie in training too, {repeats['at_least']} or more in a row; "

@@ -14,10 +14,20 @@ from pydantic.fields import FieldInfo
 from charlm.config import COMMAND_LINE, Layer, Settings
 from charlm.errors import UsageError
 from charlm.files import written
+from charlm.generation.terminal import unescaped
 
 ELSEWHERE = "Choose another place for it."
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Escaped(click.ParamType[str]):
+    """Text in which ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what shells make hard to write."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return unescaped(value)
 
 
 class NumberOrWord(click.ParamType[Any]):
@@ -44,7 +54,7 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
         for title, kind in reversed(list(sections.items())):
             for name, setting in reversed(list(_own_settings(kind).items())):
                 flag = "--" + name.replace("_", "-")
-                parameter_type = _click_type(setting.annotation)
+                parameter_type = _click_type(setting)
                 if parameter_type is click.BOOL:
                     flag = f"{flag}/--no-{flag[2:]}"
                 option = click.option(
@@ -194,8 +204,10 @@ def _own_settings(kind: type[Settings]) -> dict[str, FieldInfo]:
     return {name: setting for name, setting in kind.model_fields.items() if name in kind.__annotations__}
 
 
-def _click_type(annotation: Any) -> Any:
-    parts = list(_flatten(annotation))
+def _click_type(setting: FieldInfo) -> Any:
+    if isinstance(setting.json_schema_extra, dict) and setting.json_schema_extra.get("escapes"):
+        return Escaped()
+    parts = list(_flatten(setting.annotation))
     words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
     numbers = [part for part in parts if part in (int, float)]
     if words and numbers:

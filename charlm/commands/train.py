@@ -66,8 +66,9 @@ def command(
             click.echo(line, err=True)
     exact = plan.train(quiet)
     if not quiet:
+        unit = plan.settings.unit
         click.echo(
-            f"Validation: {exact.nats_per_character:.4f} nats, {exact.bits_per_character:.4f} bits per character "
+            f"Validation: {exact.nats_per_character:.4f} nats, {exact.bits_per_character:.4f} bits per {unit} "
             f"(exact, of the best checkpoint).\n"
             f'Sample from it: charlm sample {plan.run} --prompt "…"',
             err=True,

@@ -9,6 +9,7 @@ removed at any time: a text is then read once more.
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,11 +22,11 @@ import platformdirs
 from charlm import files
 from charlm.config import CorpusSettings
 from charlm.corpus import encoded, sources
-from charlm.corpus.decoding import codec_name
 from charlm.corpus.encoded import Encoded
 from charlm.errors import CharlmError
 
 FORMAT = 1
+OUR_TEXT, OUR_NOTE = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{32}\.json")
 VARIABLE = "CHARLM_CACHE_DIR"
 SETTLED_SECONDS = 2  # a change this soon after another may leave a file's time as it is: file systems are that coarse
 
@@ -67,15 +68,19 @@ def recall(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Enc
 
 
 def clean(cache: Path) -> int:
-    """Remove everything, but for what another process is making just now. Returns the bytes that are free now."""
+    """Remove what charlm keeps there, but for what another process is making just now; nothing that is not charlm's.
+
+    Returns the bytes that are free now.
+    """
     before = _size_bytes(cache)
-    for folder in (cache / "texts", cache / "seen"):
-        files.remove_half_built(folder)
-        for path in folder.glob("*"):
-            if path.name.startswith(files.BUILDING_MARK):
-                continue
+    files.remove_half_built(cache / "texts")
+    for path in (cache / "texts").glob("*"):
+        if OUR_TEXT.fullmatch(path.name) and (path / encoded.IDS).is_file():
             with suppress(FileNotFoundError):  # another process cleans up too
-                files.remove_folder(path) if path.is_dir() else files.remove_file(path)
+                files.remove_folder(path)
+    for path in (cache / "seen").glob("*.json"):
+        if OUR_NOTE.fullmatch(path.name):
+            files.remove_file(path)
     return before - _size_bytes(cache)
 
 
@@ -83,17 +88,19 @@ def _read(cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes
     making = cache / "texts"
     files.make_folder(making)
     files.remove_half_built(making)
-    stats_before = _stats(paths)
+    began_ns, stats_before = time.time_ns(), _stats(paths)
     with files.built(making) as building:
         read = encoded.build(building.folder, paths, settings, on_bytes)
         place = _place(cache, [source.sha256 for source in read], settings)
+        _opened(place)  # a damaged one goes, or it would stay
         building.path = place
     result = _opened(place)
     if result is None:
         raise OSError(f"{place}: it is not there any more")
-    if stats_before is not None and stats_before == _stats(paths) and _settled(stats_before):
-        files.make_folder(cache / "seen")
-        files.write_file(_note(cache, stats_before, settings), json.dumps({"text": place.name}).encode())
+    if stats_before is not None and stats_before == _stats(paths) and _settled(stats_before, began_ns):
+        with suppress(OSError):  # a convenience: without it the text is read once more
+            files.make_folder(cache / "seen")
+            files.write_file(_note(cache, stats_before, settings), json.dumps({"text": place.name}).encode())
     return replace(result, files=read)  # the paths as they were named now
 
 
@@ -134,8 +141,8 @@ def _stats(paths: Sequence[Path]) -> list[tuple[str, int, int, int]] | None:
     return [(path, of.st_size, of.st_mtime_ns, of.st_ino) for path, of in stats]
 
 
-def _settled(stats: list[tuple[str, int, int, int]]) -> bool:
-    return max(modified for _, _, modified, _ in stats) < time.time_ns() - SETTLED_SECONDS * 10**9
+def _settled(stats: list[tuple[str, int, int, int]], read_ns: int) -> bool:
+    return max(modified for _, _, modified, _ in stats) < read_ns - SETTLED_SECONDS * 10**9
 
 
 def _note(cache: Path, stats: list[tuple[str, int, int, int]], settings: CorpusSettings) -> Path:
@@ -148,7 +155,7 @@ def _place(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Pat
 
 def _reading(settings: CorpusSettings) -> list[str]:
     """The settings that decide which characters bytes become."""
-    codec = "" if settings.unit == "byte" else codec_name(settings.encoding)
+    codec = "" if settings.unit == "byte" else sources.codec_name(settings.encoding)
     return [settings.unit, codec, settings.decode_errors, settings.newline, settings.normalize]
 
 

@@ -4,33 +4,24 @@ import codecs
 import io
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from charlm.config import CorpusSettings
-from charlm.corpus.sources import CHUNK_BYTES, Stream, looks_binary
-from charlm.errors import TextError, UsageError
+from charlm.corpus.sources import CHUNK_BYTES, HEAD_BYTES, Stream, codec_name, is_wide, looks_binary
+from charlm.errors import CharlmWarning, TextError
 
 SAMPLE_BYTES = 1 << 16  # around a byte that does not decode, to try other encodings on
-MULTIBYTE = ("gb18030", "shift_jis", "euc-kr", "cp1251")
+MULTIBYTE = ("utf-8", "gb18030", "shift_jis", "euc-kr", "cp1251")
 SINGLE_BYTE = ("cp1252", "latin-1")
 
 # Characters before which a text can be cut without changing its normal form C: they combine with nothing before them.
 # Not all of them, but letters of all scripts that are written without spaces or in long lines; a test holds each.
 _CUT = re.compile(
-    r"[\x00-\u02ff\u0370-\u0482\u048a-\u0590\u05d0-\u05ea\u0620-\u064a\u0904-\u0939\u0e01-\u0e30\u3400-\u9fff\uac00-\ud7a3]"
+    r"[\x00-\u02ff\u0370-\u0482\u048a-\u0590\u05d0-\u05ea\u0620-\u064a\u0904-\u0939\u0985-\u09b9\u0b85-\u0bb9"
+    r"\u0e01-\u0e30\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\uac00-\ud7a3\U0001f300-\U0001faff]"
 )
-
-
-def codec_name(encoding: str) -> str:
-    """The name that Python has for an encoding of text. Raises ``UsageError`` if there is none."""
-    try:
-        found = codecs.lookup(encoding)
-        if found._is_text_encoding and found.name != "undefined":
-            return found.name
-    except LookupError:
-        pass
-    raise UsageError(f"--encoding {encoding}: not an encoding of text.", "Common ones: utf-8, latin-1, cp1252.")
 
 
 def characters(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:
@@ -74,6 +65,9 @@ def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[s
             raise _undecodable(path, codec, pending + data, error.start, offset - len(pending), lines) from None
         except UnicodeError:  # utf-16 and utf-32 that want a byte order mark
             raise _undecodable(path, codec, pending + data, 0, offset - len(pending), lines) from None
+        if not offset and data[:HEAD_BYTES].count(0) > HEAD_BYTES // 100 and not is_wide(codec):
+            message = f"{path}: looks like a binary file. To train on the bytes of any file: --unit byte."
+            warnings.warn(message, CharlmWarning, stacklevel=2)
         offset += len(data)
         lines += text.count("\n")
         if text and not begun:
@@ -90,22 +84,23 @@ def _with_one_newline(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _normalized(pieces: Iterator[str]) -> Iterator[str]:
-    held = ""  # from the last place where the text can be cut
+    held: list[str] = []  # from the last place where the text can be cut
     for piece in pieces:
-        held += piece
-        cut = next((len(held) - i - 1 for i, character in enumerate(reversed(held)) if _CUT.match(character)), 0)
-        ready, held = held[:cut], held[cut:]
-        yield unicodedata.normalize("NFC", ready)
-    yield unicodedata.normalize("NFC", held)
+        cut = next((len(piece) - i - 1 for i, character in enumerate(reversed(piece)) if _CUT.match(character)), -1)
+        if cut >= 0:
+            yield unicodedata.normalize("NFC", "".join([*held, piece[:cut]]))
+            held = []
+        held.append(piece[max(cut, 0) :])
+    yield unicodedata.normalize("NFC", "".join(held))
 
 
 def _undecodable(path: Path, codec: str, data: bytes, position: int, before: int, lines: int) -> TextError:
     """``position`` is in ``data``, which begins at byte ``before`` of the text, where ``lines`` lines have begun."""
     byte = f"byte 0x{data[position]:02x}" if position < len(data) else "the end"
     line = lines + data.count(b"\n", 0, position)
-    line_start = data.rfind(b"\n", 0, position) + 1  # a cut there falls between two characters
+    line_start = data.rfind(b"\n", 0, position) + 1  # a cut there falls between two characters, another may not
     sample = data[max(line_start, position - SAMPLE_BYTES // 2) : position + SAMPLE_BYTES // 2]
-    if looks_binary(sample):
+    if looks_binary(sample) and not is_wide(codec):
         hint = "It looks like a binary file; --unit byte trains on the bytes of any file."
     else:
         hint = f"It could be {' or '.join(_fitting(sample))}: --encoding NAME. Or --decode-errors replace."
@@ -117,11 +112,13 @@ def _fitting(sample: bytes) -> list[str]:
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         return ["utf-16"]
     dense = sum(byte >= 0x80 for byte in sample) > 0.3 * len(sample)
-    fitting = []
-    for codec in (*MULTIBYTE, *SINGLE_BYTE) if dense else (*SINGLE_BYTE, *MULTIBYTE):
-        try:
-            codecs.getincrementaldecoder(codec)().decode(sample)
-        except UnicodeDecodeError:
-            continue
-        fitting.append(codec)
-    return fitting[:3]
+    order = (*MULTIBYTE, *SINGLE_BYTE) if dense else ("utf-8", *SINGLE_BYTE, *MULTIBYTE[1:])
+    return [codec for codec in order if any(_decodes(sample[cut:], codec) for cut in range(4))][:3]
+
+
+def _decodes(sample: bytes, codec: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(codec)().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return True

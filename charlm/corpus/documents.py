@@ -1,6 +1,7 @@
 """Where documents begin: after a separator, which is the last thing of the document before, and where files begin."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,33 +21,43 @@ def starts(encoded: Encoded, settings: CorpusSettings, required: bool = True) ->
     Those after a separator are found once and kept beside the ids. Raises ``TextError`` if it occurs nowhere and is
     ``required``: a text may be one document.
     """
-    if not settings.document_separator and not settings.document_per_file:
-        return np.empty(0, dtype=np.int64)
-    found = np.empty(0, dtype=np.int64)
-    if separator := settings.document_separator:
-        name = hashlib.sha256(separator.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        path = encoded.folder / f"documents-{name}.bin"
-        if not path.exists():
-            spelled = separator.encode().decode("latin-1") if settings.unit == "byte" else separator
-            try:
-                _write_starts(path, encoded.ids, Vocabulary(encoded.alphabet).ids_of(spelled).tolist())
-            except OSError as error:
-                raise cache.unwritable(encoded.folder.parent.parent, error) from None
-        found = np.memmap(path, dtype="<i8", mode="r")
-        if len(found) == 1 and required:
-            raise TextError(f"--document-separator {separator!r}: ends no document of this text.", "Look how they end.")
-    return np.union1d(found, encoded.file_starts) if settings.document_per_file else found
+    separator = settings.document_separator
+    of_files = encoded.file_starts if settings.document_per_file else np.empty(0, dtype=np.int64)
+    if not separator:
+        return of_files
+    key = hashlib.sha256(json.dumps([separator, of_files.tolist()]).encode()).hexdigest()[:32]
+    path = encoded.folder / f"documents-{key}.bin"
+    found = _opened(path)
+    if found is None:
+        # the characters of its bytes, where bytes are the characters
+        spelled = Vocabulary([], settings.unit).spelled(separator)
+        try:
+            _write_starts(path, encoded.ids, Vocabulary(encoded.alphabet).ids_of(spelled).tolist(), of_files)
+        except OSError as error:
+            raise cache.unwritable(encoded.folder.parent.parent, error) from None
+        found = _opened(path)
+        assert found is not None, "it has just been written"
+    if len(found) == 1 and required:
+        raise TextError(f"--document-separator {separator!r}: ends no document of this text.", "Look how they end.")
+    return found
 
 
-def _write_starts(path: Path, ids: Ids, separator: list[int]) -> None:
-    """0 and the positions right after each separator, found from left to right, none of them overlapping another.
+def _opened(path: Path) -> Positions | None:
+    """What :func:`_write_starts` wrote, or ``None`` where it is missing or not whole."""
+    if not path.is_file() or not path.stat().st_size or path.stat().st_size % 8:
+        return None
+    stored = np.memmap(path, dtype="<i8", mode="r")
+    return stored[:-1] if stored[-1] == -len(stored) + 1 else None
 
-    An id of -1 is a character that the text does not have.
+
+def _write_starts(path: Path, ids: Ids, separator: list[int], of_files: Positions) -> None:
+    """0, what follows each separator, these found from left to right, none overlapping another, and where files begin.
+
+    An id of -1 is a character that the text does not have. The last number is minus how many came before it.
     """
-    length = len(separator)
+    length, count = len(separator), 0
     last = -length  # start of the separator that was found last
     with files.written(path) as file:
-        file.write(np.zeros(1, "<i8").data)
         for first, block in blocks(ids, overlap=length - 1):
             matches = np.ones(max(0, len(block) - length + 1), dtype=bool)
             for shift, id_ in enumerate(separator):
@@ -58,5 +69,11 @@ def _write_starts(path: Path, ids: Ids, separator: list[int]) -> None:
                     if start >= last + length:
                         kept.append(last := start)
                 at = np.array(kept, dtype=np.int64)
-            ends = at + length
-            file.write(ends[ends < len(ids)].astype("<i8").data)
+            # separators that begin in this block end up to where the next one's do
+            done, to_do = (first + length if first else 0), first + len(block) + 1
+            here = of_files[np.searchsorted(of_files, done) : np.searchsorted(of_files, to_do)]
+            found = np.union1d(np.append(at + length, here), np.zeros(0 if first else 1, dtype=np.int64))
+            found = found[found < len(ids)]
+            count += len(found)
+            file.write(found.astype("<i8").data)
+        file.write(np.array([-count], dtype="<i8").data)

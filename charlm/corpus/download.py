@@ -18,6 +18,7 @@ from urllib.request import OpenerDirector
 from charlm import files
 from charlm.errors import CharlmError, UsageError, did_you_mean
 
+DOWNLOADS = Path("data")  # where corpora are put and looked for, unless another folder is named
 BLOCK_BYTES = 1 << 18
 TIMEOUT_SECONDS = 30  # of silence; a download that goes on may take as long as it takes
 DEFLATE = 8  # the method's number in a zip

@@ -48,7 +48,8 @@ def inspect(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> di
     report["lines"] = asdict(line_lengths(encoded.ids, alphabet))
     report["line_ends"] = asdict(line_ends(encoded.ids, alphabet))
     on_stage()
-    report["repeats"] = asdict(repeats(train, validation[:VALIDATION_AT_MOST]))
+    looked_at = validation[:VALIDATION_AT_MOST]
+    report["repeats"] = {**asdict(repeats(train, looked_at)), "validation_looked_at": len(looked_at)}
     on_stage()
     report["floors"] = asdict(floors(train, validation, alphabet))
     on_stage()

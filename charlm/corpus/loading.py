@@ -19,7 +19,7 @@ from charlm.errors import TextError
 
 @dataclass(frozen=True)
 class Corpus:
-    """``names``: as they were given; ``text``: all of it; ``encoded``: how it lies on disk."""
+    """``names``: as given, none for the built-in corpus; ``text``: all of it; ``encoded``: how it lies on disk."""
 
     name: str
     names: list[str]
@@ -123,7 +123,8 @@ def of(
     if len(vocabulary) == 1:
         raise TextError(f"--min-count {settings.min_count}: no character occurs so often.", "Give a smaller one.")
     text = read_by(vocabulary, encoded, documents.starts(encoded, settings))
-    return Corpus(sources.name_of(names), list(names), encoded, text, split)
+    kept = [] if sources.is_built_in(names) else list(names)
+    return Corpus(sources.name_of(names), kept, encoded, text, split)
 
 
 def vocabulary_of(encoded: Encoded, settings: CorpusSettings) -> Vocabulary:

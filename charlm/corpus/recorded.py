@@ -1,6 +1,7 @@
 """The text of a run once more: where its record says that it lies, or out of the cache; never another one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +19,50 @@ def load(
     given: Sequence[str],
     record: Record,
     settings: TrainSettings,
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | None,
     run: Path,
     hint: str,
     cache_folder: Path | None = None,
     quiet: bool = True,
 ) -> Corpus:
-    """The corpus of a run, as its model reads it: from the ``given`` names, or found again where none are.
+    """The corpus of a run: from the ``given`` names, or found again where none are.
 
-    Raises ``UsageError``, with that ``hint``, if the text is gone, or is not the one of the record.
+    ``vocabulary``: of its model; none: it is made of the text. Raises ``UsageError``, with that ``hint``, if the text
+    is gone, or is not the one of the record.
     """
-    encoded = _kept(record, settings, cache_folder) if not given else None
-    recorded: Sequence[str] = record.get("names", [])
-    used = recorded if encoded is not None else names(given, record, run, hint)
-    encoded = encoded or loading.read(used, settings, cache_folder, quiet)
+    encoded = None if given else _kept(record, settings, cache_folder)
+    if encoded is None:
+        encoded = loading.read(given or _files(record, run, hint), settings, cache_folder, quiet)
     if [source.sha256 for source in encoded.files] != _sums(record):
-        shown = ", ".join(map(str, used)) or sources.BUILT_IN
+        shown = ", ".join(given or _paths(record)[:10])
         raise UsageError(f"{run}: the text is not the one it was trained on: {shown}.", hint)
-    return loading.of(encoded, used, settings, settings.sequence_length, vocabulary)
+    names = given or record.get("names", _paths(record))
+    corpus = loading.of(encoded, names, settings, settings.sequence_length, vocabulary)
+    return corpus if given else replace(corpus, name=record.get("name", corpus.name))
 
 
-def names(given: Sequence[str], record: Record, run: Path, hint: str) -> Sequence[str]:
-    """The texts that were given, else those that are recorded. Raises ``UsageError`` if they are gone."""
-    files = [source["path"] for source in record.get("files", [])]
-    if given or record.get("name") == sources.BUILT_IN:
-        return given
-    if missing := [name for name in files if not sources.is_file(Path(name))]:
-        raise UsageError(f"{run}: its text is not where it was: {', '.join(missing)}.", hint)
-    return files
+def is_built_in(record: Record) -> bool:
+    return not record["names"] if "names" in record else record.get("name") == sources.BUILT_IN
+
+
+def _files(record: Record, run: Path, hint: str) -> list[str]:
+    """The files that are recorded. Raises ``UsageError`` if some are gone."""
+    if is_built_in(record):
+        return []
+    if missing := [path for path in _paths(record) if not sources.is_file(Path(path))]:
+        raise UsageError(f"{run}: its text is not where it was: {', '.join(missing[:10])}.", hint)
+    return _paths(record)
 
 
 def _kept(record: Record, settings: TrainSettings, cache_folder: Path | None) -> Encoded | None:
     """A text that is not where it was, or came through a pipe, from the cache."""
-    files = record.get("files", [])
-    if not files or record.get("name") == sources.BUILT_IN or all(sources.is_file(Path(f["path"])) for f in files):
+    if is_built_in(record) or all(sources.is_file(Path(path)) for path in _paths(record)):
         return None
     return cache.recall(cache_folder or cache.default_folder(), _sums(record), settings)
+
+
+def _paths(record: Record) -> list[str]:
+    return [source["path"] for source in record.get("files", [])]
 
 
 def _sums(record: Record) -> list[str]:

@@ -1,6 +1,7 @@
 """Where text comes from: files, folders, patterns, standard input, compressed files, and the built-in corpus."""
 
 import bz2
+import codecs
 import gzip
 import hashlib
 import lzma
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from charlm.config import CorpusSettings
-from charlm.corpus.download import CORPORA
+from charlm.corpus.download import CORPORA, DOWNLOADS, place
 from charlm.errors import TextError, UsageError
 
 BUILT_IN = "python"
@@ -76,7 +77,7 @@ class Explained:
             if error.errno is not None:  # else it is of a decompressor
                 raise UsageError(f"{self.path}: cannot be read: {error.strerror}.") from None
             damage: Exception = error
-        except (EOFError, zlib.error, lzma.LZMAError) as error:
+        except DAMAGED as error:
             damage = error
         raise TextError(f"{self.path}: a damaged {self.path.suffix} file: {damage}.", "Get it once more.")
 
@@ -89,7 +90,12 @@ def find(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
     """
     if is_built_in(names):
         return _standard_library()
-    paths = [path for name in names for path in _expanded(name, settings)]
+    paths = []
+    for name in names:
+        try:
+            paths += _expanded(name, settings)
+        except OSError as error:  # of a folder on the way
+            raise UsageError(f"{error.filename or name}: cannot be read: {error.strerror}.") from None
     if paths.count(STANDARD_INPUT) > 1:
         raise UsageError("-: standard input can be read once only.", "Name it once.")
     return paths
@@ -102,10 +108,11 @@ def name_of(names: Sequence[str]) -> str:
     first = Path(names[0])
     if first == STANDARD_INPUT:
         return "stdin"
-    if first.is_dir():
-        return first.resolve().name or "corpus"
-    if not first.exists() and (found := _matches(names[0])):
-        first = found[0]
+    with suppress(OSError):  # reading it will say what is wrong with it
+        if first.is_dir():
+            return first.resolve().name or "corpus"
+        if not first.exists() and (found := _matches(names[0])):
+            first = found[0]
     return Path(first.stem if first.suffix in OPENERS else first.name).stem
 
 
@@ -146,6 +153,22 @@ def opened(path: Path) -> Iterator[tuple[Stream, Hashed]]:
                 raise TextError(f"{path}: changed while it was read.", "Try again when nothing writes to it.")
 
 
+def codec_name(encoding: str) -> str:
+    """The name that Python has for an encoding of text. Raises ``UsageError`` if there is none."""
+    try:
+        found = codecs.lookup(encoding)
+        if found._is_text_encoding and found.name != "undefined":
+            return found.name
+    except LookupError:
+        pass
+    raise UsageError(f"--encoding {encoding}: not an encoding of text.", "Common ones: utf-8, latin-1, cp1252.")
+
+
+def is_wide(codec: str) -> bool:
+    """Whether texts in this encoding hold NUL bytes by right."""
+    return codec.startswith(("utf-16", "utf-32"))
+
+
 def looks_binary(data: bytes) -> bool:
     """Whether bytes are hardly those of a text: a NUL is among them, and no byte order mark says why."""
     return b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
@@ -158,23 +181,31 @@ def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
     if path.is_dir():
         return _texts_below(path, settings)
     if path.exists():
-        if path.suffix == ".zst" and ".zst" not in OPENERS:
-            raise UsageError(f"{name}: this Python cannot read .zst.", f"Python 3.14 can; or unpack it: zstd -d {name}")
         return [path]
     if found := [match for match in _matches(name) if match.is_file()]:
         return found
-    hint = f"charlm corpus get {name} downloads it." if name in CORPORA else "Without a name, the built-in one is used."
-    raise UsageError(f"{name}: no such file.", hint)
+    if name not in CORPORA:
+        raise UsageError(f"{name}: no such file.", "Without a name, the built-in corpus is used.")
+    if (downloaded := place(name, DOWNLOADS)).exists():
+        return [downloaded]
+    raise UsageError(f"{name}: no such file.", f"charlm corpus get {name} downloads it.")
 
 
 def _matches(pattern: str) -> list[Path]:
     path = Path(pattern)
-    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if re.search(r"[*?[]", pattern) else []
+    if not re.search(r"[*?[]", pattern):
+        return []
+    try:
+        return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(
+            f"{pattern}: no pattern of files: {error}.", "For folders below, too: folder/**/*.txt"
+        ) from None
 
 
 def _texts_below(folder: Path, settings: CorpusSettings) -> list[Path]:
     found = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent) / name for name in names if not name.startswith(".")]
     texts = [path for path in sorted(found) if path.is_file() and _is_text(path, settings)]
@@ -184,16 +215,22 @@ def _texts_below(folder: Path, settings: CorpusSettings) -> list[Path]:
     return texts
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def _is_text(path: Path, settings: CorpusSettings) -> bool:
     """Whether a file in a folder is taken, told by its first bytes; who names a file means it."""
-    if settings.unit == "byte" or settings.encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
+    if settings.unit == "byte" or is_wide(codec_name(settings.encoding)):
         return True
-    with suppress(OSError, EOFError, zlib.error, lzma.LZMAError), _readable(path) as file:
+    with suppress(OSError, *DAMAGED), _readable(path) as file:
         return not looks_binary(OPENERS.get(path.suffix, _plain)(file).read(HEAD_BYTES))
     return True  # reading it will say what is wrong with it
 
 
 def _readable(path: Path) -> IO[bytes]:
+    if path.suffix == ".zst" and ".zst" not in OPENERS:
+        raise UsageError(f"{path}: this Python cannot read .zst.", f"Python 3.14 can; or unpack it: zstd -d {path}")
     try:
         return path.open("rb", buffering=0)
     except OSError as error:
@@ -209,10 +246,12 @@ def _gzip(stream: Any) -> Stream:
 
 
 OPENERS: dict[str, Callable[[Any], Stream]] = {".gz": _gzip, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
+DAMAGED: tuple[type[Exception], ...] = (EOFError, zlib.error, lzma.LZMAError)
 with suppress(ImportError):  # from Python 3.14 on
     from compression import zstd  # type: ignore[import-not-found, unused-ignore]
 
     OPENERS[".zst"] = zstd.ZstdFile
+    DAMAGED = (*DAMAGED, zstd.ZstdError)
 
 
 def _standard_library() -> list[Path]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from charlm.config import CorpusSettings, SampleSettings, resolve, unescaped
+from charlm.config import CorpusSettings, SampleSettings, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError, did_you_mean
 from charlm.generation.streams import AS_IT_IS, Sampler
+from charlm.generation.terminal import unescaped
 from charlm.model.language_model import CharacterModel
 from charlm.model.stepper import Steppers
 

@@ -1,9 +1,11 @@
-"""Text of a model on its way out: raw into a pipe, harmless on a terminal."""
+"""Text on its way out, raw into a pipe and harmless on a terminal; and text as people write it on a line."""
 
+import re
 import unicodedata
 from typing import TextIO
 
 DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they turn around what comes after
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
 
 
 class Output:
@@ -37,3 +39,8 @@ def _escaped(character: str) -> str:
     if is_control or unicodedata.bidirectional(character) in DIRECTIONS:
         return character.encode("unicode_escape").decode("ascii")
     return character
+
+
+def unescaped(text: str) -> str:
+    """What is meant where ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what is hard to write on a line."""
+    return re.sub(r"\\([nrt0\\])", lambda found: ESCAPES[found[1]], text)

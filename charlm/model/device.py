@@ -1,7 +1,6 @@
 """Where and in what precision the arithmetic happens."""
 
 import ctypes
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -91,28 +90,6 @@ def explained_memory(settings: WindowSettings) -> Iterator[None]:
             f"Lower --batch-size (now {settings.batch_size}), --sequence-length (now {settings.sequence_length}) or "
             "--hidden-size; --accumulation-steps makes up for fewer lanes.",
         ) from None
-
-
-def check_memory(device: torch.device, parameters: int, settings: WindowSettings, vocabulary_size: int) -> None:
-    """Raises ``CharlmError`` where a training cannot fit into this machine's memory: its system would kill it.
-
-    Counted are weights, gradients and two moments, and the logits of a window with their gradient: the least it takes.
-    """
-    logits = settings.batch_size * settings.sequence_length * vocabulary_size
-    needed_bytes, there_bytes = 4 * (4 * parameters + 2 * logits), _physical_memory_bytes()
-    if device.type == "cpu" and needed_bytes > there_bytes:
-        raise CharlmError(
-            f"{vocabulary_size:,} characters: training takes at least {needed_bytes / 1e9:.1f} GB of memory; there are "
-            f"{there_bytes / 1e9:.1f}.",
-            "Make the rare ones one symbol (--min-count), or lower --batch-size, --sequence-length or --hidden-size.",
-        )
-
-
-def _physical_memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # this system does not tell
-        return 1 << 62
 
 
 def prepare_process(threads: int) -> None:

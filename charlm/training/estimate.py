@@ -1,10 +1,14 @@
-"""How long a training would take on this machine, found by doing a little of it."""
+"""What a training would take on this machine: its memory, by counting, and its time, by doing a little of it."""
 
+import math
+import os
 from pathlib import Path
 
 from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
-from charlm.model.device import prepare_process
+from charlm.errors import CharlmError
+from charlm.model.device import choose_device, prepare_process
+from charlm.model.language_model import CharacterModel
 from charlm.training import schedule
 from charlm.training.trainer import Trainer
 
@@ -12,8 +16,30 @@ WARM_UP_STEPS = 3
 STEPS = 8
 
 
+def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
+    """Raises ``CharlmError`` where a training cannot fit into this machine's memory: its system would kill it.
+
+    Counted are weights, gradients and two moments, and the logits of a window with their gradient: the least it takes.
+    """
+    if choose_device(settings.device).type != "cpu":
+        return  # a GPU says so itself
+    parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(vocabulary_size, settings).values())
+    logits = settings.batch_size * settings.sequence_length * vocabulary_size
+    needed_bytes, there_bytes = 4 * (4 * parameters + 2 * logits), _physical_memory_bytes()
+    if needed_bytes > there_bytes:
+        raise CharlmError(
+            f"{vocabulary_size:,} characters: training takes at least {needed_bytes / 1e9:.1f} GB of memory; there are "
+            f"{there_bytes / 1e9:.1f}.",
+            "Make the rare ones one symbol (--min-count), or lower --batch-size, --sequence-length or --hidden-size.",
+        )
+
+
 def training_seconds(settings: TrainSettings, corpus: Corpus) -> float:
-    """Seconds of training time: that of a step times the number of steps. Nothing is written."""
+    """Seconds of training time: that of a step times the number of steps. Nothing is written.
+
+    Raises ``CharlmError`` if it would not fit into memory.
+    """
+    check_memory(settings, len(corpus.vocabulary))
     prepare_process(settings.threads)
     trainer = Trainer(settings, corpus, Path(), quiet=True)
     _take(trainer, WARM_UP_STEPS)
@@ -28,3 +54,10 @@ def _take(trainer: Trainer, steps: int) -> float:
         trainer.train_step()
     with trainer.stopwatch.paused():  # a GPU finishes what it was given first
         return trainer.stopwatch.read() - before
+
+
+def _physical_memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # this system does not tell
+        return 1 << 62

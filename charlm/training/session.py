@@ -3,7 +3,6 @@
 Nothing is written or removed before all of it is known to be right.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from charlm.corpus import loading, recorded, sources
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.passes import Evaluation
-from charlm.model.device import check_memory, choose_device, choose_precision, explained_memory, prepare_process
-from charlm.model.language_model import CharacterModel
+from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
+from charlm.training.estimate import check_memory
 from charlm.training.finetuning import SHAPE, grown_vocabulary
 from charlm.training.trainer import Trainer
 
@@ -29,6 +28,7 @@ FIXED = (
     "beta1",
     "beta2",
     "weight_decay",
+    "init_from",
 )
 
 
@@ -58,10 +58,7 @@ class Plan:
                 raise CharlmError(f"{self.run}: cannot be written: {reason}.", "Choose another --out.") from None
 
     def __post_init__(self) -> None:
-        """Raises ``CharlmError`` where it cannot fit into memory."""
-        size = len(self.corpus.vocabulary)
-        parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(size, self.settings).values())
-        check_memory(choose_device(self.settings.device), parameters, self.settings, size)
+        check_memory(self.settings, len(self.corpus.vocabulary))
 
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
@@ -78,7 +75,7 @@ class Plan:
     def announcement(self) -> Iterable[str]:
         """What people should know before it starts, a line each."""
         corpus, settings, text = self.corpus, self.settings, self.corpus.text
-        what = ", the source of this Python's own standard library" if corpus.name == sources.BUILT_IN else ""
+        what = "" if corpus.names else ", the source of this Python's own standard library"
         yield (
             f"Text: {corpus.name}{what}: {len(text):,} {settings.unit}s, {len(corpus.encoded.alphabet):,} distinct; "
             f"{len(corpus.split.train):,} to train on, {len(corpus.split.validation):,} to validate on."
@@ -141,8 +138,9 @@ def plan(
         return _fresh(corpus_names, layers, out, overwrite, cache_folder, quiet)
     path = Path(resume)
     if runs.has_settings(path) and not runs.checkpoints(path):  # likewise: its settings and its text, from step 0
-        names = recorded.names(corpus_names, runs.corpus_record(path), path, _where_now(path))
-        return _fresh(names, [(str(path), read_toml(path / "config.toml")), *layers], path, True, cache_folder, quiet)
+        record = None if corpus_names else runs.corpus_record(path)
+        layers = [(str(path / "config.toml"), read_toml(path / "config.toml")), *layers]
+        return _fresh(corpus_names, layers, path, True, cache_folder, quiet, record)
     return _resumed(corpus_names, layers, path, out, cache_folder, quiet)
 
 
@@ -157,7 +155,9 @@ def _fresh(
     overwrite: bool,
     cache_folder: Path | None,
     quiet: bool,
+    record: recorded.Record | None = None,
 ) -> Plan:
+    """``record``: of the text, where the run had one that is not named again."""
     settings, origin = resolve(TrainSettings, layers), None
     if settings.init_from:
         settings, origin = _shaped(layers, Path(settings.init_from))
@@ -173,7 +173,10 @@ def _fresh(
         )
     if occupied and not runs.is_run(run):
         raise UsageError(f"{run}: not a run of charlm; --overwrite leaves it alone.", "Choose another --out.")
-    corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
+    if record is None:
+        corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
+    else:
+        corpus = recorded.load([], record, settings, None, run, _where_now(run), cache_folder, quiet)
     if origin is not None:
         corpus = corpus.known_by(grown_vocabulary(origin, corpus.vocabulary))
     return Plan(settings, corpus, run, None, overwrite, [folder.name for folder in runs.checkpoints(run)], origin)
@@ -183,7 +186,9 @@ def _shaped(layers: Sequence[Layer], path: Path) -> tuple[TrainSettings, Checkpo
     """The settings of a training that starts from another's model, whose shape comes before a preset's."""
     origin = runs.read(path)
     shape = {name: getattr(origin.settings, name) for name in SHAPE}
-    settings = resolve(TrainSettings, [*layers[:1], (str(path), shape), *layers[1:]])
+    presets = [layer for layer in layers if layer[0].endswith(".toml")]  # what is asked for comes after them
+    asked = [layer for layer in layers if layer not in presets]
+    settings = resolve(TrainSettings, [*presets, (str(path), shape), *asked])
     if changed := [name for name in SHAPE if getattr(settings, name) != shape[name]]:
         raise UsageError(
             f"--init-from {path}: its model keeps its shape: {', '.join(f'{name} {shape[name]}' for name in changed)}.",

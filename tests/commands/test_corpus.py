@@ -1,12 +1,18 @@
 """``charlm corpus``: texts are had by name, and what goes wrong is said."""
 
 import hashlib
+import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from charlm.corpus import download
+from charlm.config import CorpusSettings, TrainSettings
+from charlm.corpus import download, loading
 from charlm.corpus.download import CORPORA, Published
+from charlm.corpus.split import divide
+from charlm.training import estimate
 from tests.commands.conftest import Cli
 from tests.corpus.test_download import TEXT, Handler, Serve, serve
 
@@ -90,3 +96,107 @@ def test_the_help_of_get_lists_each_corpus_with_size_and_licence(cli: Cli) -> No
     text = " ".join(cli("corpus", "get", "--help").out.split())
     for name, corpus in download.CORPORA.items():
         assert f"{name} {corpus.description}; {corpus.size_bytes / 1e6:,.1f} MB; {corpus.licence}" in text
+
+
+# inspect
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step stands for several."""
+    monkeypatch.setattr(estimate, "WARM_UP_STEPS", 0)
+    monkeypatch.setattr(estimate, "STEPS", 1)
+
+
+def inspected(cli: Cli, *arguments: object) -> Any:
+    result = cli("corpus", "inspect", *arguments, "--json")
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_inspect_counts_what_is_there(cli: Cli, tmp_path: Path) -> None:
+    text = "one line\r\nanother, longer\nthe third\r" + "☃\x07\x07\N{RIGHT-TO-LEFT OVERRIDE}" + "\nabc" * 500
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    report = inspected(cli, "text.txt", "--test-fraction", "0.1")
+    assert report["characters"] == len(text)
+    assert report["size_bytes"] == len(text.encode())
+    assert report["distinct_characters"] == len(set(text))
+    assert report["line_ends"] == {"crlf": 1, "lone_lf": 501, "lone_cr": 1}
+    assert report["lines"]["lines"] == 503
+    assert report["lines"]["longest"] == len("another, longer")
+    assert {"character": "☃", "description": "'☃' (U+2603 SNOWMAN)", "count": 1} in report["rare"]
+    assert [entry["character"] for entry in report["control"]] == ["\x07", "\N{RIGHT-TO-LEFT OVERRIDE}"]
+    assert report["control_characters"] == 3
+    ranges = divide(len(text), CorpusSettings(test_fraction=0.1)).record()
+    assert report["ranges"] == ranges
+    assert report["most_frequent"][:4] in {"".join(p) for p in itertools.permutations("\nabc")}
+    train_end, validation_end = ranges["validation"]
+    assert report["repeats"]["validation_characters"] == validation_end - train_end
+    assert report["repeats"]["longest"][0]["length"] == validation_end - train_end
+    assert report["floors"]["ngram_bits"][2] < report["floors"]["ngram_bits"][0] < 3
+    assert set(report["training_seconds"]) == {"tiny", "default"}
+    assert report["suggested_preset"] == "default"
+
+
+def test_inspect_for_people(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "poem.txt").write_text(poem + "☃\x07", encoding="utf-8", newline="")
+    page = cli("corpus", "inspect", "poem.txt", "--document-separator", r"\n").out
+    for fact in (
+        f"poem: 1 file, {len((poem + '☃' + chr(7)).encode()):,} bytes, {len(poem) + 2:,} characters",
+        "Documents    71",
+        "Line ends    70 \\n\n",
+        "1 × '☃' (U+2603 SNOWMAN)",
+        "1 × '\\x07' (U+0007 BELL)",
+        "no 100 characters in a row lie in both training and 408 of validation",
+        "order 5",
+        "xz",
+        "suggested: charlm train … --config default",
+    ):
+        assert fact in page
+
+
+def test_inspect_of_a_text_that_is_too_short_for_a_preset_says_so(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("ab" * 10)
+    assert inspected(cli, "short.txt")["suggested_preset"] is None
+    assert "no preset fits" in cli("corpus", "inspect", "short.txt").out
+    (tmp_path / "short.txt").write_text("ab" * 20)
+    assert inspected(cli, "short.txt")["suggested_preset"] == "tiny"
+
+
+def test_inspect_of_all_characters_takes_no_more_memory_than_there_is(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(chr(0x4E00 + code) for code in range(20_000)) * 2
+    (tmp_path / "many.txt").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(estimate, "_physical_memory_bytes", lambda: 300_000_000)
+    report = inspected(cli, "many.txt")
+    assert report["rare_characters"] == 20_000
+    assert len(report["rare"]) == 1000
+    assert set(report["training_seconds"]) == {"tiny"}
+    assert report["suggested_preset"] == "tiny"
+
+
+def test_inspect_of_bytes_and_of_rare_characters_hidden(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "any.bin").write_bytes(bytes(range(256)) * 20)
+    assert inspected(cli, "any.bin", "--unit", "byte")["distinct_characters"] == 256
+    (tmp_path / "text.txt").write_text("abc" * 500 + "☃")
+    assert inspected(cli, "text.txt", "--min-count", "5")["distinct_characters"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "says"), [(b"", 1, "empty"), (b"caf\xe9 " * 99, 1, "0xe9"), (None, 2, "no such file")]
+)
+def test_inspect_of_what_is_no_text(cli: Cli, tmp_path: Path, content: bytes | None, code: int, says: str) -> None:
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    result = cli("corpus", "inspect", "text.txt")
+    assert (result.code, result.out) == (code, "")
+    assert says in result.err
+    assert len(result.err.splitlines()) <= 2
+
+
+def test_a_report_can_be_estimated_on_nothing_but_a_few_steps(tmp_path: Path, poem_file: Path) -> None:
+    settings = TrainSettings(hidden_size=8, embedding_size=4, batch_size=2, sequence_length=16, max_steps=10)
+    corpus = loading.load([str(poem_file)], settings, 16)
+    assert 0 < estimate.training_seconds(settings, corpus) < 60
+    assert not (tmp_path / "checkpoints").exists()

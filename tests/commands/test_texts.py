@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from charlm import runs
-from charlm.corpus import encoded
+from charlm.corpus import encoded, sources
 from tests.commands.conftest import Cli
 from tests.commands.test_bad_input import refused
 from tests.conftest import SMALL
@@ -233,10 +233,118 @@ def test_a_min_count_that_leaves_nothing(cli: Cli, poem_file: Path) -> None:
     refused(cli, 1, "train", poem_file, "--min-count", "1000000", says=("--min-count 1000000",))
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"), [(r"\n", "\n"), (r"\\n", r"\n"), (r"\r\n", "\r\n"), (r"\\title", r"\title"), ("\n", "\n")]
+)
+def test_escapes_of_a_separator(cli: Cli, tmp_path: Path, written: str, meant: str) -> None:
+    (tmp_path / "names.txt").write_text(f"Anna{meant}Bert{meant}Cleo{meant}" * 40, newline="")
+    saved = trained(cli, "names.txt", "--document-separator", written)
+    assert saved.settings.document_separator == meant
+    result = cli("train", "--resume", "checkpoints/names", "--max-steps", "4", "--quiet")
+    assert result.code == 0, result.err
+    result = cli("train", "names.txt", "--config", "checkpoints/names/config.toml", "--out", "two", "--quiet")
+    assert result.code == 0, result.err
+    assert runs.read(Path("two")).settings.document_separator == meant
+
+
+def test_a_separator_that_is_no_text(cli: Cli, poem_file: Path) -> None:
+    refused(
+        cli, 2, "train", poem_file, "--unit", "byte", "--document-separator", "\udcff", says=("--document-separator",)
+    )
+
+
+def test_a_text_called_python_is_that_text_and_not_the_built_in_one(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "python.txt").write_text(poem, encoding="utf-8")
+    result = cli("train", "python.txt", *SMALL, "--max-steps", "2")
+    assert result.code == 0, result.err
+    assert "standard library" not in result.err
+    assert cli("train", "--resume", "checkpoints/python", "--max-steps", "4", "--quiet").code == 0
+    shutil.rmtree("checkpoints/python/step-00000002", ignore_errors=True)
+    shutil.rmtree("checkpoints/python/step-00000004")
+    result = cli("train", "--resume", "checkpoints/python", "--quiet")
+    assert result.code == 0, result.err
+    assert files_of(runs.read(Path("checkpoints/python"))) == ["python.txt"]
+
+
+def test_a_run_from_a_pipe_that_was_killed_before_its_first_checkpoint(cli: Cli, pipe: Pipe, poem: str) -> None:
+    pipe(poem.encode())
+    trained(cli, "-")
+    for folder in runs.checkpoints(Path("checkpoints/stdin")):
+        shutil.rmtree(folder)
+    pipe(b"")
+    assert cli("train", "--resume", "checkpoints/stdin", "--quiet").code == 0
+
+
+def test_a_resumed_folder_keeps_its_name(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "letters").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "letters" / name).write_text(poem, encoding="utf-8")
+    trained(cli, "letters")
+    assert cli("train", "--resume", "checkpoints/letters", "--max-steps", "4", "--quiet").code == 0
+    record = runs.read(Path("checkpoints/letters"), "last").progress["corpus"]
+    assert (record["name"], record["names"]) == ("letters", ["letters"])
+
+
+def test_cleaning_up_touches_nothing_that_is_not_charlms(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("mine.txt", "0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef.json"):
+        (tmp_path / "texts" / name).write_text(poem, encoding="utf-8")
+    trained(cli, "texts/mine.txt", "--cache-dir", ".")
+    before = sorted(path.name for path in (tmp_path / "texts").iterdir())
+    assert len(before) == 4
+    assert cli("corpus", "clean", "--cache-dir", ".").code == 0
+    left = sorted(path.name for path in (tmp_path / "texts").iterdir())
+    assert left == [name for name in before if name.startswith(("mine", "0123"))]
+
+
+def test_another_start_on_a_resume_is_refused(cli: Cli, poem_file: Path) -> None:
+    trained(cli, poem_file)
+    refused(cli, 2, "train", "--resume", "checkpoints/poem", "--init-from", "checkpoints/poem", says=("init_from",))
+
+
+def test_a_corpus_that_was_downloaded_can_be_called_by_its_name(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tinyshakespeare.txt").write_text(poem, encoding="utf-8")
+    saved = trained(cli, "tinyshakespeare")
+    assert saved.progress["corpus"]["name"] == "tinyshakespeare"
+
+
+def test_zst_in_a_folder_or_pattern_is_refused_by_name(
+    cli: Cli, tmp_path: Path, poem_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sources.OPENERS, ".zst", raising=False)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.zst").write_bytes(b"\x28\xb5\x2f\xfd")
+    for name in ("folder", "folder/*.zst", "folder/a.zst"):
+        refused(cli, 2, "train", name, says=("a.zst", "cannot read .zst"))
+
+
+def test_a_pattern_that_is_none(cli: Cli) -> None:
+    refused(cli, 2, "train", "texts/**.txt", says=("texts/**.txt", "folder/**/*.txt"))
+
+
+def test_a_folder_that_cannot_be_looked_into(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(folder: Path, onerror: Callable[[OSError], None]) -> list[object]:
+        onerror(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "secret")))
+        return []
+
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(os, "walk", denied)  # permissions do not bind the superuser, who may run this
+    refused(cli, 2, "train", "folder", says=("secret", "Permission denied"))
+
+
+def test_a_binary_file_that_decodes_is_warned_of(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "archive.tar").write_bytes(b"name\0\0\0" * 1000 + poem.encode())
+    result = cli("train", "archive.tar", *SMALL, "--max-steps", "1")
+    assert result.code == 0, result.err
+    assert "archive.tar: looks like a binary file" in result.err
+    assert "--unit byte" in result.err
+
+
 def test_all_characters_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     (tmp_path / "all.txt").write_bytes(everything.encode())
-    monkeypatch.setattr("charlm.model.device._physical_memory_bytes", lambda: 16 * 10**9)
+    monkeypatch.setattr("charlm.training.estimate._physical_memory_bytes", lambda: 16 * 10**9)
     refused(cli, 1, "train", "all.txt", says=("1,112,064 characters", "GB", "--min-count"))
 
 

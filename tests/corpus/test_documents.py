@@ -52,8 +52,28 @@ def test_a_document_begins_after_each_separator_from_left_to_right(block: int, t
         assert starts(load(Path(folder), text, document_separator=separator)) == expected
 
 
-def test_escapes_of_a_separator_are_read(tmp_path: Path) -> None:
-    assert starts(load(tmp_path, "one\r\n\ttwo\r\n\tthree", document_separator=r"\r\n\t")) == [0, 6, 12]
+def test_separators_of_several_characters(tmp_path: Path) -> None:
+    assert starts(load(tmp_path, "one\r\n\ttwo\r\n\tthree", document_separator="\r\n\t")) == [0, 6, 12]
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut by a number", "emptied", "overwritten"])
+def test_starts_that_are_not_whole_are_found_again(tmp_path: Path, damage: str) -> None:
+    corpus = load(tmp_path, "name\n" * 30, document_separator="\n")
+    (path,) = corpus.encoded.folder.glob("documents-*")
+    data = path.read_bytes()
+    path.unlink()  # what is mapped must not change under the one who reads it
+    path.write_bytes({"cut": data[:-3], "cut by a number": data[:-8], "emptied": b"", "overwritten": b"x" * 16}[damage])
+    again = load(tmp_path, "name\n" * 30, document_separator="\n")
+    assert starts(again) == starts(corpus) == list(range(0, 150, 5))
+
+
+@pytest.mark.parametrize("block", [3, 5, 1 << 20])
+def test_starts_of_files_and_after_separators_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(encoded, "BLOCK", block)
+    corpus = load(tmp_path, "ab.cd", ".x.", "no", "one..", document_per_file=True, document_separator=".")
+    assert starts(corpus) == [0, 3, 5, 6, 8, 10, 14]
 
 
 def test_separators_of_any_script_and_of_bytes(tmp_path: Path) -> None:

@@ -57,4 +57,4 @@ def test_another_text_is_refused(corpus: Corpus, poem_file: Path) -> None:
 def test_the_built_in_text_is_found_by_its_name() -> None:
     built_in = loading.load([], SETTINGS, 16)
     assert again(built_in).name == "python"
-    assert recorded.names([], built_in.record(), RUN, "") == []
+    assert recorded._files(built_in.record(), RUN, "") == []

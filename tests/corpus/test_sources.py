@@ -189,7 +189,7 @@ def test_zst_is_refused_by_name_where_python_cannot_read_it(here: Path, monkeypa
     make("text.zst")
     monkeypatch.delitem(sources.OPENERS, ".zst", raising=False)
     with pytest.raises(UsageError, match=r"^text\.zst: this Python cannot read \.zst\.") as raised:
-        found("text.zst")
+        read("text.zst")
     assert "zstd -d text.zst" in raised.value.hint
 
 

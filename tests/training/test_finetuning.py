@@ -32,7 +32,7 @@ def new_text(tmp_path: Path) -> Path:
 
 
 def plan(origin: Path, text: Path, run: str = "new", **changes: object) -> session.Plan:
-    layers = [("preset", SETTINGS), ("command line", {"init_from": str(origin), **changes})]
+    layers = [("preset.toml", SETTINGS), ("command line", {"init_from": str(origin), **changes})]
     return session.plan([str(text)], layers, out=text.parent / run)
 
 
@@ -88,7 +88,10 @@ def test_an_unknown_symbol_is_taken_along(make_trainer: Make, new_text: Path, po
 
 
 def test_its_shape_comes_before_that_of_a_preset_and_dropout_is_free(origin: Path, new_text: Path) -> None:
-    layers = [("preset", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}), ("command line", {"init_from": str(origin)})]
+    layers = [
+        ("preset.toml", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}),
+        ("command line", {"init_from": str(origin)}),
+    ]
     settings = session.plan([str(new_text)], layers, out=new_text.parent / "new").settings
     assert (settings.hidden_size, settings.cell) == (12, "lstm")
     assert plan(origin, new_text, dropout=0.5).settings.dropout == 0.5

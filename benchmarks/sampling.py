@@ -1,0 +1,64 @@
+"""What the arithmetic of sampling costs in bits, and how soon the first character is there.
+
+    charlm train data/tinyshakespeare.txt --hidden-size 512 --max-minutes 7 --out checkpoints/sampling
+    python benchmarks/sampling.py checkpoints/sampling
+
+The validation text of the run goes through the step-by-step network of `charlm sample`, once in each precision. Speeds
+beside plain torch are what `charlm bench` measures.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import charlm
+from charlm.evaluation.subject import own_corpus
+from charlm.model.device import prepare_process
+from charlm.model.stepper import Stepper
+
+FIRST_CHARACTERS = 7  # times the first character is waited for
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--characters", type=int, default=100_000)
+    arguments = parser.parse_args()
+    prepare_process(0)
+    model = charlm.load(arguments.run)
+    seconds = []
+    for _ in range(FIRST_CHARACTERS):
+        began = time.perf_counter()
+        next(model.stream("\n", seed=1))
+        seconds.append(time.perf_counter() - began)
+    print(
+        f"first character: {seconds[0] * 1e3:.1f} ms the first time, median {statistics.median(seconds) * 1e3:.1f} ms"
+    )
+    corpus = own_corpus(model.checkpoint, arguments.run)
+    text = corpus.part(corpus.split.validation)
+    ids = text[: arguments.characters]
+    exact = bits(model, ids, "fp32")
+    print(f"{len(ids):,} characters, bits per character: fp32 {exact:.5f}, auto {bits(model, ids, 'auto'):.5f}")
+
+
+def bits(model: charlm.Model, ids: np.ndarray, precision: str) -> float:
+    """The mean of -log2 p of each id, from the start symbol on, one step at a time."""
+    stepper = Stepper(model.network, 1, precision)
+    stepper.start(model.network.zero_state(1))
+    total, read = 0.0, np.array([model.vocabulary.start_id])
+    with torch.inference_mode():
+        for id_ in tqdm(ids, desc=precision):
+            logits = stepper.step(read)[0].astype(np.float64)
+            total += float(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[id_])
+            read = np.array([id_])
+    return total / len(ids) / math.log(2)
+
+
+if __name__ == "__main__":
+    main()
