@@ -60,8 +60,8 @@ def command(
     made, the others when they are done, with separators on standard error.
 
     What may be drawn is narrowed in this order: --ban and --allow, --temperature, --top-k, --top-p, --min-p. --json
-    prints an object a text: text, seed, log-probability in nats of the path that drew it, bits per character (a model of
-    bytes: per byte), and what ended it.
+    prints an object a text: text, seed, log-probability in nats of the path that drew it, bits per character (of a
+    model of bytes: per byte), and what ended it.
 
     \b
     charlm sample checkpoints/play
