@@ -13,8 +13,9 @@ True
 >>> scores = model.score("But soft!")
 >>> len(scores.log_probabilities), bool((scores.ranks >= 1).all())
 (9, True)
->>> [character for character, probability in model.next_characters("ROMEO", count=3)]  # doctest: +ELLIPSIS
-[...]
+>>> (character, probability), *others = model.next_characters("ROMEO", count=3)
+>>> len(character), 0 < probability < 1, len(others)
+(1, True, 2)
 """
 
 import re
@@ -28,12 +29,15 @@ import numpy as np
 from charlm import runs
 from charlm.checkpoint import Checkpoint
 from charlm.config import SampleSettings, TrainSettings, preset_path, read_toml, resolve
+from charlm.corpus.decoding import as_read
 from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
+from charlm.errors import TextError, UsageError
 from charlm.evaluation.passes import Evaluation, evaluate
 from charlm.evaluation.scores import Scores, joined, scores
 from charlm.generation.streams import Sample, Sampler
 from charlm.model.device import choose_device
+from charlm.model.stepper import Steppers
 from charlm.training import session
 
 Names = str | Path | Sequence[str | Path]
@@ -66,6 +70,10 @@ def train(
     ``settings`` are those of :class:`charlm.config.TrainSettings`, by the names that the options have with underscores.
     Not ``quiet``, it shows its progress on standard error. Raises a :class:`charlm.errors.CharlmError` for whatever
     cannot be; a signal ends it with ``TrainingInterruptedError``, after everything was saved.
+
+    What it changes in this process, and leaves so: torch's number of threads where ``threads`` is given, denormal
+    numbers are flushed to zero, fp32 products of a GPU may be TF32, and glibc keeps freed memory. While it trains in
+    the main thread, it handles SIGINT and SIGTERM itself.
     """
     names = [str(corpus)] if isinstance(corpus, str | Path) else [str(name) for name in corpus]
     layers = [("charlm.train()", settings)]
@@ -87,11 +95,17 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "auto") -> "M
 
 
 class Model:
-    """A trained model with its vocabulary. Texts are strings; what it does not know in them raises ``TextError``."""
+    """A trained model with its vocabulary.
+
+    Texts are strings, read as the text was that it was trained on: line ends, normal form, documents. Characters that
+    it does not know raise ``TextError``, unless it has an unknown symbol. Of a model of bytes, a character is a byte.
+    Settings that cannot be raise ``UsageError``.
+    """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         self.checkpoint = checkpoint
         self.network = checkpoint.model(choose_device(device))
+        self.steppers = Steppers(self.network)
 
     @property
     def settings(self) -> TrainSettings:
@@ -106,30 +120,49 @@ class Model:
         return self.samples(prompt, **settings)[0].text
 
     def samples(self, prompt: str = "", **settings: Any) -> list[Sample]:
-        """``num_samples`` texts, made side by side, each with its log-probability in nats and what ended it."""
+        """``num_samples`` texts, made side by side, each with its log-probability in nats and what ended it:
+        ``length``, ``stop`` or ``line``.
+        """
         return self._sampler(prompt, settings).samples()
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
-        """What goes on from ``prompt``, a character at a time as it is made."""
+        """What goes on from ``prompt``, a character at a time as it is made.
+
+        Several streams of a model may be read in turns.
+        """
         return self._sampler(prompt, settings).stream()
 
-    def next_characters(self, prompt: str = "", count: int = 10) -> list[tuple[str, float]]:
-        """The most probable characters after ``prompt``, with their probabilities, the most probable first."""
-        return self._sampler(prompt, {}).next_characters(count)
+    def next_characters(self, prompt: str = "", count: int = 10, unknown: str = "error") -> list[tuple[str, float]]:
+        """The most probable characters after ``prompt``, with their probabilities from 0 to 1, the most probable first.
+
+        ``unknown``: what becomes of characters of the prompt that the model does not know, as in :meth:`sample`.
+        """
+        return self._sampler(prompt, {"unknown": unknown}).next_characters(count)
 
     def evaluate(self, text: str, lanes: int = 1) -> Evaluation:
-        """The mean loss in nats and bits per character, exact with one lane."""
+        """The mean loss in nats and bits per character; exact with one lane, faster with several, on a long text.
+
+        Raises ``TextError`` if there is no text, ``UsageError`` if there is no lane.
+        """
+        if lanes < 1:
+            raise UsageError(f"evaluate(): lanes = {lanes}: must be at least 1.")
         return evaluate(self.network, self._text(text), lanes)
 
     def score(self, text: str) -> Scores:
-        """Log-probability in nats, and rank from 1, of each character: each ``(characters,)``."""
+        """Log-probability in nats, and rank from 1, of each character: each ``(characters,)``.
+
+        Raises ``TextError`` if there is no text.
+        """
         return joined(scores(self.network, self._text(text)))
 
     def _sampler(self, prompt: str, settings: dict[str, Any]) -> Sampler:
         chosen = resolve(SampleSettings, [("sample()", {**settings, "prompt": prompt})])
-        return Sampler(self.network, self.vocabulary, chosen, self.settings.document_separator)
+        return Sampler(self.network, self.vocabulary, chosen, self.settings, self.steppers)
 
     def _text(self, text: str) -> Text:
+        if not text:
+            raise TextError("The text is empty.", "Give a text with something in it.")
+        text = as_read(text, self.settings)
         ids = self.vocabulary.encode(text, "replace")
         separator = self.vocabulary.spelled(self.settings.document_separator)
         ends = [match.end() for match in re.finditer(re.escape(separator), self.vocabulary.spelled(text))]

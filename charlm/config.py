@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from charlm.errors import UsageError, did_you_mean
 
@@ -19,6 +19,7 @@ LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
 class Settings(BaseModel):
@@ -185,7 +186,7 @@ class SampleSettings(Settings):
     )
     ban: str = Field("", description="Characters that are never drawn.")
     allow: str = Field("", description="The only characters that are drawn; none given: all.")
-    stop: tuple[str, ...] = Field((), description="Text after which a sample ends; may be given several times.")
+    stop: Texts = Field((), description="Text after which a sample ends; may be given several times.")
     stop_at_line: bool = Field(False, description="End a sample with its first line.")
     num_samples: Count = Field(1, description="Texts to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(

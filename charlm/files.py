@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, TextIO, cast
 
 from filelock import FileLock, Timeout
 
@@ -179,6 +179,11 @@ def say_at_once(text: str) -> None:
     """To standard error past all buffers, which may be in the middle of a write when a signal is handled."""
     with suppress(OSError):
         os.write(2, text.encode())
+
+
+def nowhere(mode: Literal["r", "w"]) -> TextIO:
+    """What stands in for a standard stream that is closed: nothing comes from it, and what is written is gone."""
+    return cast(TextIO, Path(os.devnull).open(mode, encoding="utf-8"))
 
 
 def write_log(text: str) -> Path:

@@ -2,6 +2,7 @@
 
 import doctest
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -13,7 +14,10 @@ import charlm
 from charlm import api, errors, runs
 from charlm.corpus.text import Text
 from charlm.evaluation.passes import evaluate
+from charlm.model import stepper
+from charlm.model.stepper import Stepper
 from tests.commands.conftest import trained
+from tests.conftest import ROOT
 
 __all__ = ["trained"]  # a fixture
 
@@ -39,6 +43,16 @@ def test_the_examples_of_the_documentation_are_true(tmp_path: Path, monkeypatch:
     result = doctest.testmod(api)
     assert result.attempted >= 8
     assert result.failed == 0
+
+
+def test_the_example_of_the_readme_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poem: str) -> None:
+    (tmp_path / "play.txt").write_text("ROMEO: But soft!\n" + poem, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHARLM_CACHE_DIR", "cache")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block.replace("max_minutes=5", "max_steps=2, hidden_size=8, batch_size=4, threads=1"), names)
+    assert isinstance(names["model"], charlm.Model)
 
 
 def test_training_returns_a_run_that_can_be_loaded(tmp_path: Path, poem_file: Path) -> None:
@@ -105,6 +119,43 @@ def test_evaluating_and_scoring_are_one_figure(model: charlm.Model, poem: str) -
     assert evaluation.nats_per_character == expected
     with pytest.raises(errors.TextError, match="SNOWMAN"):
         model.evaluate("☃")
+
+
+def test_nothing_is_neither_evaluated_nor_scored(model: charlm.Model) -> None:
+    for measure in (model.evaluate, model.score):
+        with pytest.raises(errors.TextError, match="empty"):
+            measure("")
+    for lanes in (0, -1):
+        with pytest.raises(errors.UsageError, match="lanes"):
+            model.evaluate("Die", lanes=lanes)
+
+
+def test_texts_to_stop_at_may_be_a_list(model: charlm.Model) -> None:
+    (sample,) = model.samples("Die", length=500, seed=1, stop=["e", "a"])
+    assert sample.ended_by == "stop"
+
+
+def test_streams_may_be_read_in_turns_and_weights_are_laid_out_once(
+    model: charlm.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(
+        stepper, "Stepper", lambda network, lanes, precision: made.append(lanes) or Stepper(network, lanes, precision)
+    )
+    expected = [model.sample(prompt, length=9, seed=1) for prompt in ("Die", "und")]
+    assert made == [1]
+    streams = [model.stream(prompt, length=9, seed=1) for prompt in ("Die", "und")]
+    assert ["".join(text) for text in zip(*zip(*streams, strict=True), strict=True)] == expected
+
+
+def test_texts_are_read_as_the_training_read_its_own(tmp_path: Path, poem: str) -> None:
+    path = tmp_path / "poem.txt"
+    path.write_text(poem, encoding="utf-8", newline="")
+    model = charlm.train(path, out=tmp_path / "run", newline="lf", normalize="nfc", **SMALL).load()
+    theirs, ours = "e\N{COMBINING ACUTE ACCENT}te\r\n", "\N{LATIN SMALL LETTER E WITH ACUTE}te\n"
+    assert model.evaluate(theirs) == model.evaluate(ours)
+    assert model.sample(theirs, length=9, seed=1) == model.sample(ours, length=9, seed=1)
+    assert model.next_characters("☃Die", 1, unknown="skip") == model.next_characters("Die", 1)
 
 
 def test_the_next_characters_are_what_scoring_says(model: charlm.Model) -> None:

@@ -328,3 +328,9 @@ def test_an_unknown_preset_suggests_the_nearest_and_lists_all() -> None:
     with pytest.raises(UsageError, match=r"^--config tinny: no such preset\. Did you mean tiny\?") as raised:
         config.preset_path("tinny")
     assert all(path.stem in raised.value.hint for path in PRESETS)
+
+
+def test_texts_to_stop_at_may_be_a_list() -> None:
+    assert resolve(SampleSettings, [("test", {"stop": ["ACT", "SCENE"]})]).stop == ("ACT", "SCENE")
+    with pytest.raises(UsageError, match="stop"):
+        resolve(SampleSettings, [("test", {"stop": [1]})])

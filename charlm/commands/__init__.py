@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from charlm import __version__
+from charlm.commands.terminal import prepare_streams
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
 
 COMMANDS = {
@@ -60,6 +61,7 @@ def group() -> None:
 
 def main() -> NoReturn:
     """Run the command line; every way it can end has its exit code, and none is a traceback."""
+    prepare_streams()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning  # type: ignore[assignment]

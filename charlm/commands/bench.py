@@ -1,6 +1,5 @@
 """``charlm bench``."""
 
-import json
 from typing import Any
 
 import click
@@ -12,8 +11,8 @@ from charlm.commands.options import (
     given,
     json_option,
     settings_options,
-    standard_output,
 )
+from charlm.commands.terminal import print_json, standard_output
 from charlm.config import (
     BenchSettings,
     DeviceSettings,
@@ -56,7 +55,7 @@ def command(context: click.Context, /, config: str, rounds: int, as_json: bool, 
     with tqdm(total=benchmark.turns(rounds), desc="measuring", disable=quiet or None, leave=False) as bar:
         result = benchmark.run(settings, rounds, bar.update)
     with standard_output():
-        click.echo(json.dumps(result, indent=1) if as_json else _page(result))
+        print_json(result) if as_json else click.echo(_page(result))
 
 
 def _page(result: dict[str, Any]) -> str:

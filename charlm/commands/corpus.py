@@ -1,6 +1,5 @@
 """``charlm corpus``: what is done to texts before anything is trained on them."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from charlm.commands.options import (
     given,
     json_option,
     settings_options,
-    standard_output,
 )
+from charlm.commands.terminal import print_json, standard_output
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import download
 from charlm.errors import CharlmError
@@ -118,7 +117,7 @@ def inspect(
         report = inspection.inspect(loaded, bar.update)
         report.update(_presets(loaded, settings, bar))
     with standard_output():
-        click.echo(json.dumps(report, indent=1, ensure_ascii=False) if as_json else _page(report))
+        print_json(report) if as_json else click.echo(_page(report))
 
 
 @command.command("clean", short_help="Empty the cache of encoded texts.")

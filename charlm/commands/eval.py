@@ -1,6 +1,5 @@
 """``charlm eval``."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from charlm.commands.options import (
     output_file,
     run_path,
     settings_options,
-    standard_output,
     subject_options,
     threads_option,
 )
+from charlm.commands.terminal import print_json, standard_output
 from charlm.config import DynamicSettings, resolve
 from charlm.errors import UsageError
 
@@ -40,7 +39,8 @@ from charlm.errors import UsageError
 )
 @click.option("--floors", is_flag=True, help="Beside it: n-grams and xz, after the run's training text.")
 @click.option("--windowed", type=click.IntRange(min=1), metavar="N", help="Beside it: each N characters read alone.")
-@click.option("--curve", type=run_path, metavar="FILE.svg", help="Draw the loss by the characters since a cold start.")
+@click.option("--cold-start", is_flag=True, help="Beside it: the loss by the characters read since a cold start.")
+@click.option("--curve", type=run_path, metavar="FILE.svg", help="Draw that; --cold-start comes with it.")
 @click.option("--dynamic", is_flag=True, help="Beside it: the model goes on learning from the text (Krause et al.).")
 @device_option
 @threads_option
@@ -60,6 +60,7 @@ def command(
     lanes: int,
     floors: bool,
     windowed: int | None,
+    cold_start: bool,
     curve: Path | None,
     dynamic: bool,
     device: str,
@@ -80,8 +81,10 @@ def command(
     charlm eval checkpoints/play hamlet.txt letters/ --encoding latin-1
     charlm eval checkpoints/play --part test --json
     charlm eval checkpoints/play --checkpoint last --lanes 32
-    charlm eval checkpoints/play --floors --windowed 256 --curve cold.svg
+    charlm eval checkpoints/play --floors --windowed 256 --cold-start
+    charlm eval checkpoints/play --curve cold.svg
     charlm eval checkpoints/play --dynamic --dynamic-segment-length 20
+    charlm eval checkpoints/play --dynamic --dynamic-learning-rate 3e-5 --dynamic-decay 0.01
     """
     layers = given(context, DynamicSettings)
     settings = resolve(DynamicSettings, layers)
@@ -93,47 +96,56 @@ def command(
     from charlm.model.device import choose_device, prepare_process
     from charlm.reports.curve import picture
 
-    def progress(what: str, characters: int) -> "tqdm[Any]":
-        return tqdm(total=characters, desc=what, unit="char", unit_scale=True, disable=quiet or None, leave=False)
-
     place = choose_device(device)
     prepare_process(threads)
     saved = runs.read(run, checkpoint)
+    unit = {"character": "char", "byte": "byte"}[saved.settings.unit]
+
+    def progress(what: str, characters: int) -> "tqdm[Any]":
+        return tqdm(total=characters, desc=what, unit=unit, unit_scale=True, disable=quiet or None, leave=False)
+
     model = saved.model(place)
     tried = subject.choose(text, part, encoding, saved, run, cache_dir, quiet)
     own = subject.own_corpus(saved, run, cache_dir, quiet) if floors or dynamic else None
-    beside = Beside(settings if dynamic else None, windowed, floors, cold_start=curve is not None)
+    beside = Beside(settings if dynamic else None, windowed, floors, cold_start or curve is not None)
     with output_file(curve) if curve else nullcontext() as drawing:
         measured = measure(model, tried, own, lanes, beside, progress)
         if drawing is not None:
-            seen, bits = zip(*(point.values() for point in measured["cold_start"]), strict=True)
+            seen = [point["characters_seen"] for point in measured["cold_start"]]
+            bits = [point["bits_per_character"] for point in measured["cold_start"]]
             drawn = picture(seen, bits, measured["bits_per_character"], f"{run}, {tried.name}")
             drawing.write(drawn.encode("utf-8", "xmlcharrefreplace"))
     report = {"run": str(run), "step": saved.step, **measured}
     with standard_output():
-        click.echo(json.dumps(report, indent=1, ensure_ascii=False) if as_json else _page(report))
+        print_json(report) if as_json else click.echo(_page(report))
 
 
 def _page(report: dict[str, Any]) -> str:
-    kind = "exact" if report["exact"] else "approximate: read in lanes"
+    unit, lanes = report["unit"], report["lanes"]
+    kind = "exact" if report["exact"] else f"approximate: read in {lanes} lane{'s' * (lanes > 1)}"
     lines = [f"{report['run']}, step {report['step']}, on {report['text']} ({kind})", ""]
-    for name in ("nats_per_character", "bits_per_character", "bits_per_byte", "perplexity"):
-        lines.append(_line(name.replace("_", " "), report[name]))
-    for name in ("characters", "unknown_characters"):
-        lines.append(f"  {name.replace('_', ' '):<40}{report[name]:>10,}")
+    figures = {
+        f"nats per {unit}": "nats_per_character",
+        f"bits per {unit}": "bits_per_character",
+        "bits per byte": "bits_per_byte",  # with a model of bytes, the same once more, and one line
+        "perplexity": "perplexity",
+    }
+    lines += [_line(title, report[name]) for title, name in figures.items()]
+    for title, name in ((f"{unit}s", "characters"), (f"unknown {unit}s", "unknown_characters")):
+        lines.append(f"  {title:<40}{report[name]:>10,}")
     lines.append(f"  {'seconds':<40}{report['seconds']:>10.1f}")
     beside = []
     if "dynamic_bits_per_character" in report:
         beside.append(_line("the model, learning from the text", report["dynamic_bits_per_character"]))
     if "windowed_bits_per_character" in report:
-        window = f"the model, each {report['windowed_characters']:,} characters alone"
+        window = f"the model, each {report['windowed_characters']:,} {unit}s alone"
         beside.append(_line(window, report["windowed_bits_per_character"]))
     if floors := report.get("floors"):
         beside += [_line(f"n-grams, {order} before", bits) for order, bits in enumerate(floors["ngram_bits"])]
         beside.append(_line("xz", floors["xz_bits"]))
     for point in report.get("cold_start", []):
         beside.append(_line(f"the model, {point['characters_seen']} read", point["bits_per_character"]))
-    return "\n".join([*lines, "", "Beside it, in bits per character:", *beside] if beside else lines)
+    return "\n".join([*lines, "", f"Beside it, in bits per {unit}:", *beside] if beside else lines)
 
 
 def _line(name: str, figure: float) -> str:

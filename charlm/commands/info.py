@@ -1,13 +1,13 @@
 """``charlm info``."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
-from charlm.commands.options import checkpoint_option, common_options, json_option, run_path, standard_output
+from charlm.commands.options import checkpoint_option, common_options, json_option, run_path
+from charlm.commands.terminal import print_json, standard_output
 from charlm.config import SECTIONS
 from charlm.errors import CharlmError, CharlmWarning
 
@@ -37,7 +37,7 @@ def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool)
             warnings.warn(f"left out: {error.message}", CharlmWarning, stacklevel=1)
     with standard_output():
         if as_json:
-            click.echo(json.dumps(found if len(runs) > 1 else found[0], indent=1, ensure_ascii=False))
+            print_json(found if len(runs) > 1 else found[0])
         elif len(runs) > 1:
             click.echo(_table(found))
         else:

@@ -1,13 +1,11 @@
 """From settings to click options, and from presets, environment and flags back to settings."""
 
 import os
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, BinaryIO, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -16,6 +14,9 @@ from pydantic.fields import FieldInfo
 from charlm.config import COMMAND_LINE, Layer, Settings
 from charlm.errors import UsageError
 from charlm.files import written
+from charlm.generation.terminal import unescaped
+
+ELSEWHERE = "Choose another place for it."
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -24,10 +25,9 @@ class Escaped(click.ParamType[str]):
     """Text in which ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what shells make hard to write."""
 
     name = "text"
-    meaning: ClassVar = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return re.sub(r"\\([nrt0\\])", lambda found: self.meaning[found[1]], value)
+        return unescaped(value)
 
 
 class NumberOrWord(click.ParamType[Any]):
@@ -87,30 +87,41 @@ def given(context: click.Context, kind: type[Settings]) -> list[Layer]:
     return layers
 
 
-@contextmanager
-def standard_output() -> Iterator[None]:
-    """Where text is written that a reader may have enough of: ``charlm sample … | head`` ends quietly."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+class OutputFile:
+    """What :func:`output_file` gives."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.file = file
+
+    def write(self, data: bytes) -> None:
+        with _told(self.path):
+            self.file.write(data)
 
 
 @contextmanager
-def output_file(path: Path) -> Iterator[BinaryIO]:
+def output_file(path: Path) -> Iterator[OutputFile]:
     """A file for what the block works out, begun before it: who cannot write there learns it at once.
 
-    Raises ``UsageError`` where it cannot be written.
+    Raises ``UsageError`` where it cannot be written; what else the block raises is its own.
     """
-    hint = "Choose another place for it."
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder.", hint)
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no plain file, and is not replaced"
+        raise UsageError(f"{path}: is {what}.", ELSEWHERE)
+    with ExitStack() as stack:
+        with _told(path):
+            file = stack.enter_context(written(path))
+        yield OutputFile(path, file)
+        with _told(path):
+            stack.close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        with written(path) as file:
-            yield file
+        yield
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}.", hint) from None
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}.", ELSEWHERE) from None
 
 
 def common_options(function: Function) -> Function:

@@ -1,6 +1,5 @@
 """``charlm sample``."""
 
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from typing import Any
 
 import click
 
-from charlm.commands import terminal
 from charlm.commands.options import (
     SectionedCommand,
     checkpoint_option,
@@ -20,11 +18,12 @@ from charlm.commands.options import (
     json_option,
     run_path,
     settings_options,
-    standard_output,
     threads_option,
 )
+from charlm.commands.terminal import print_json, standard_output
 from charlm.config import SampleSettings, resolve
 from charlm.errors import CharlmError, UsageError
+from charlm.generation.terminal import Output
 
 
 @click.command("sample", cls=SectionedCommand)
@@ -61,8 +60,8 @@ def command(
     made, the others when they are done, with separators on standard error.
 
     What may be drawn is narrowed in this order: --ban and --allow, --temperature, --top-k, --top-p, --min-p. --json
-    prints an object a text: text, seed, log-probability in nats of the path that drew it, bits per character, and what
-    ended it.
+    prints an object a text: text, seed, log-probability in nats of the path that drew it, bits per character (of a
+    model of bytes: per byte), and what ended it.
 
     \b
     charlm sample checkpoints/play
@@ -73,15 +72,15 @@ def command(
     charlm sample checkpoints/play --allow "abcdefghijklmnopqrstuvwxyz " --stop-at-line
     charlm sample checkpoints/play --num-samples 64 --json
     charlm sample checkpoints/play --prompt "To be, or not to b" --top-next 5
-    charlm sample checkpoints/play --interactive
+    charlm sample checkpoints/play --checkpoint last --interactive --no-echo
     """
     settings = resolve(SampleSettings, given(context, SampleSettings))
-    if prompt_file is not None:
-        if settings.prompt:
-            raise UsageError("--prompt and --prompt-file: there can be one prompt.", "Leave one of them away.")
-        settings = settings.model_copy(update={"prompt": _read(prompt_file)})
-    if interactive and (as_json or top_next or prompt_file):
-        raise UsageError("--interactive: not with --json, --top-next or --prompt-file.", "Leave them away.")
+    if prompt_file is not None and settings.prompt:
+        raise UsageError("--prompt and --prompt-file: there can be one prompt.", "Leave one of them away.")
+    if interactive and (as_json or top_next or prompt_file or settings.num_samples > 1):
+        raise UsageError(
+            "--interactive: not with --json, --top-next, --prompt-file or --num-samples.", "Leave them away."
+        )
     from charlm import runs
     from charlm.generation.interactive import Conversation
     from charlm.generation.streams import Sampler
@@ -90,25 +89,29 @@ def command(
     place = choose_device(device)
     prepare_process(threads)
     chosen = runs.read(run, checkpoint)
-    model, separator = chosen.model(place), chosen.settings.document_separator
+    unit = chosen.settings.unit
+    if prompt_file is not None:
+        settings = settings.model_copy(update={"prompt": _read(prompt_file, unit)})
+    model = chosen.model(place)
     with standard_output():
         if interactive:
-            _converse(Conversation(model, chosen.vocabulary, settings, separator))
+            _converse(Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)
             return
-        sampler = Sampler(model, chosen.vocabulary, settings, separator)
+        sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
         if top_next:
-            _show_next(sampler.next_characters(top_next), as_json)
+            _show_next(sampler.next_characters(top_next), unit, as_json)
         elif as_json:
             for sample in sampler.samples():
-                click.echo(json.dumps(_object(sample, settings.prompt), ensure_ascii=False))
+                print_json(_object(sample, settings.prompt, unit), indent=None)
         else:
             _write(sampler, settings.prompt if echo else "", quiet)
 
 
-def _read(name: str) -> str:
+def _read(name: str, unit: str) -> str:
+    """The prompt in a file: UTF-8, perhaps with a byte order mark; for a model of bytes, whatever bytes there are."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return data.decode("utf-8")
+        return data.decode("utf-8", "surrogateescape") if unit == "byte" else data.decode().removeprefix("\ufeff")
     except OSError as error:
         raise UsageError(f"--prompt-file {name}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
@@ -117,7 +120,7 @@ def _read(name: str) -> str:
 
 def _write(sampler: Any, prompt: str, quiet: bool) -> None:
     """The first sample as it is made, then the others."""
-    output, samples = terminal.standard(), sampler.begin()
+    output, samples = Output(sys.stdout), sampler.begin()
 
     def begin(sample: Any) -> None:
         if len(samples) > 1 and not quiet:
@@ -133,48 +136,57 @@ def _write(sampler: Any, prompt: str, quiet: bool) -> None:
         output.write(sample.text + "\n")
 
 
-def _object(sample: Any, prompt: str) -> dict[str, Any]:
+def _object(sample: Any, prompt: str, unit: str) -> dict[str, Any]:
     nats = sample.log_probability_nats
     return {
         "index": sample.index,
         "seed": sample.seed,
         "prompt": prompt,
         "text": sample.text,
-        "characters": len(sample.characters),
+        f"{unit}s": len(sample.characters),
         "log_probability_nats": nats,
-        "bits_per_character": -nats / math.log(2) / len(sample.characters) if sample.characters else None,
+        f"bits_per_{unit}": -nats / math.log(2) / len(sample.characters) if sample.characters else None,
         "ended_by": sample.ended_by,
     }
 
 
-def _show_next(characters: list[tuple[str, float]], as_json: bool) -> None:
+def _show_next(characters: list[tuple[str, float]], unit: str, as_json: bool) -> None:
+    if unit == "byte":
+        found: list[tuple[str | int, float]] = [(ord(byte), probability) for byte, probability in characters]
+    else:
+        found = list(characters)
     if as_json:
-        objects = [{"character": character, "probability": probability} for character, probability in characters]
-        click.echo(json.dumps(objects, indent=1, ensure_ascii=False))
+        print_json([{unit: what, "probability": probability} for what, probability in found])
         return
-    output = terminal.standard()
-    for character, probability in characters:
-        output.write(f"{probability:8.4f}  {character!r}\n")
+    output = Output(sys.stdout)
+    for what, probability in found:
+        output.write(f"{probability:8.4f}  {what!r}\n")
 
 
-def _converse(conversation: Any) -> None:
-    output = terminal.standard()
+def _converse(conversation: Any, echo: bool) -> None:
+    output = Output(sys.stdout)
+    if conversation.prompt:
+        _answer(output, conversation.prompt if echo else "", conversation.again())
     for line in _lines():
-        try:
-            echoed = False
-            for piece in conversation.answer(line):
-                if not echoed and not line.startswith(":"):
-                    output.write(line)
-                echoed = True
-                output.write(piece)
-            if echoed:
-                output.write("\n")
-        except CharlmError as error:
-            click.echo(str(error), err=True)
-        except KeyboardInterrupt:  # ends this text, not the conversation
-            output.write("\n")
+        is_prompt = not line.startswith(":")
+        _answer(output, line if echo and is_prompt else "", conversation.answer(line))
         if conversation.ended:
             return
+
+
+def _answer(output: Output, prompt: str, pieces: Iterator[str]) -> None:
+    """One answer, a line of its own; nothing where there is nothing to say."""
+    begun = False
+    try:
+        for piece in pieces:
+            output.write(piece if begun else prompt + piece)
+            begun = True
+        if begun:
+            output.write("\n")
+    except CharlmError as error:
+        click.echo(str(error), err=True)
+    except KeyboardInterrupt:  # ends this text, not the conversation
+        output.write("\n")
 
 
 def _lines() -> Iterator[str]:

@@ -16,10 +16,10 @@ from charlm.commands.options import (
     device_option,
     output_file,
     run_path,
-    standard_output,
     subject_options,
     threads_option,
 )
+from charlm.commands.terminal import standard_output
 
 if TYPE_CHECKING:
     from charlm.evaluation.scores import Scores
@@ -72,8 +72,9 @@ def command(
     model = saved.model(place)
     tried = subject.choose(text, part, encoding, saved, run, cache_dir, quiet)
     hidden = quiet or (html is None and sys.stdout.isatty())  # the lines themselves show how far it is
+    unit = {"character": "char", "byte": "byte"}[saved.settings.unit]
     with tqdm(
-        total=len(tried.text), desc="scoring", unit="char", unit_scale=True, disable=hidden or None, leave=False
+        total=len(tried.text), desc="scoring", unit=unit, unit_scale=True, disable=hidden or None, leave=False
     ) as bar:
         stretches = scores(model, tried.text, on_progress=bar.update)
         if html is None:
@@ -84,9 +85,16 @@ def command(
             return
         with output_file(html) as file:
             found = joined(stretches)
-            unit, ids = tried.text.vocabulary.unit, tried.text.stored
             title = f"{tried.name}, as {run} sees it"
-            write_page(file, title, unit, ids, tried.alphabet, found.log_probabilities, found.ranks)
+            write_page(
+                file,
+                title,
+                saved.settings.unit,
+                tried.text.stored,
+                tried.alphabet,
+                found.log_probabilities,
+                found.ranks,
+            )
     with standard_output():
         click.echo(html)
 

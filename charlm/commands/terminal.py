@@ -1,49 +1,46 @@
-"""Text of a model on its way out: raw into a pipe, harmless on a terminal."""
+"""The three standard streams: there, able to take any text, and quiet about a reader that has had enough."""
 
+import errno
 import io
+import json
+import os
 import sys
-import unicodedata
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they turn around what comes after
+import click
+
+READER_GONE = (errno.EPIPE, errno.EINVAL)  # a broken pipe; what Windows says of one
 
 
-class Output:
-    """Writes text as it comes.
+def prepare_streams() -> None:
+    """Have standard streams that are closed lead nowhere, and those that are open take every character.
 
-    An output whose encoding lacks a character gets a question mark for it. On a terminal, characters that would command
-    it are shown escaped: controls but for tab and line ends, and those that turn the direction of writing.
+    For a character that its encoding lacks, an output gets a question mark.
     """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from charlm.files import nowhere
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.escapes = stream.isatty()
-        self.carriage_return = False  # held until it is known whether it is part of a line end
+        sys.stdin = sys.stdin or nowhere("r")  # in this order: each takes the number that the missing one has left
+        sys.stdout = sys.stdout or nowhere("w")
+        sys.stderr = sys.stderr or nowhere("w")
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
-    def write(self, text: str) -> None:
-        self.stream.write(self._harmless(text) if self.escapes else text)
-        self.stream.flush()
 
-    def _harmless(self, text: str) -> str:
-        shown = []
-        for character in text:
-            if self.carriage_return and character != "\n":
-                shown.append("\\r")
-            self.carriage_return = character == "\r"
-            if not self.carriage_return:
-                shown.append(escaped(character))
-        return "".join(shown)
+def print_json(content: object, indent: int | None = 1) -> None:
+    """An object on standard output, in ASCII: every encoding has it, and no terminal obeys it."""
+    click.echo(json.dumps(content, indent=indent))
 
 
-def escaped(character: str) -> str:
-    """A character, or how it is written in Python if a terminal would obey it."""
-    is_control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n"
-    if is_control or unicodedata.bidirectional(character) in DIRECTIONS:
-        return character.encode("unicode_escape").decode("ascii")
-    return character
-
-
-def standard() -> Output:
-    return Output(sys.stdout)
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Where text is written that a reader may have enough of: ``charlm sample … | head`` ends quietly."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in READER_GONE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,8 +11,8 @@ from charlm.commands.options import (
     given,
     run_path,
     settings_options,
-    standard_output,
 )
+from charlm.commands.terminal import standard_output
 from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
 
 

@@ -34,12 +34,20 @@ def characters(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator
         while data := stream.read(CHUNK_BYTES):
             yield data.decode("latin-1")
         return
-    pieces = _decoded(stream, path, settings)
+    yield from _unified(_decoded(stream, path, settings), settings)
+
+
+def as_read(text: str, settings: CorpusSettings) -> str:
+    """A string as it would be in a text that is read so: line ends and normal form; where bytes are, as it is."""
+    return "".join(_unified(iter([text]), settings))
+
+
+def _unified(pieces: Iterator[str], settings: CorpusSettings) -> Iterator[str]:
     if settings.newline == "lf":
         pieces = _with_one_newline(pieces)
     if settings.normalize == "nfc":
         pieces = _normalized(pieces)
-    yield from pieces
+    return pieces
 
 
 def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:

@@ -12,6 +12,7 @@ weights that have seen it, but the figure is one of another model than the stati
 """
 
 import copy
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.nn import functional
 from charlm.config import DynamicSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.text import Text
+from charlm.errors import CharlmError
 from charlm.evaluation.passes import Evaluation, OnProgress, losses, predictions
 from charlm.model.device import full_fp32, on_device
 from charlm.model.language_model import CharacterModel
@@ -41,6 +43,7 @@ def dynamic(
     """The mean loss of a copy of ``model`` that learns from ``text`` as it goes; of ``training`` are the gradients.
 
     ``on_progress`` is told of the characters of ``text``. What was learnt stays when a document begins; the state goes.
+    Raises ``CharlmError`` if the model diverges.
     """
     segment, decay = settings.dynamic_segment_length, settings.dynamic_decay
     adapted = copy.deepcopy(model).train()  # cuDNN computes gradients in this mode only
@@ -57,6 +60,11 @@ def dynamic(
             adapted, text, np.zeros(1, np.int64), len(text), chunk=segment, on_progress=on_progress
         ):
             total += losses(logits.detach(), targets, text.vocabulary).sum()
+            if not math.isfinite(total):
+                raise CharlmError(
+                    "The model has diverged while it learnt from the text: its loss is not a finite number any more.",
+                    f"Lower --dynamic-learning-rate (now {settings.dynamic_learning_rate:g}).",
+                )
             unknown += int(np.count_nonzero(targets == text.vocabulary.unknown_id))
             gradients = _gradients(weights, logits, on_device(targets, logits.device))
             with torch.no_grad():

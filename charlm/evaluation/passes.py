@@ -37,13 +37,14 @@ class Evaluation:
 
     Of these, ``unknown`` are not in the vocabulary: each costs what the unknown symbol does, and what it takes to say
     which of all other characters it is, so that models of different vocabularies can be compared. ``exact``: each was
-    predicted from all the text before it, in fp32.
+    predicted from all the text before it, in fp32. ``lanes``: how many stretches were read side by side.
     """
 
     nats_per_character: float
     characters: int
     unknown: int = 0
     exact: bool = True
+    lanes: int = 1
 
     @property
     def bits_per_character(self) -> float:
@@ -76,7 +77,8 @@ def evaluate(
 
     With one lane in fp32 this is the exact figure: the whole text is one sequence, its state carried, and reset where a
     document begins. Several lanes are
-    faster and an approximation: each reads ``WARM_UP`` characters before its own, from a state of zero.
+    faster and an approximation: each reads ``WARM_UP`` characters before its own, from a state of zero, and a text that
+    has fewer for each has fewer lanes.
     """
     lanes = min(lanes, max(1, len(text) // WARM_UP))
     lane_length = -(-len(text) // lanes)
@@ -89,7 +91,7 @@ def evaluate(
         ):
             total += losses(logits, targets, text.vocabulary).sum()
             unknown += int(np.count_nonzero(targets == text.vocabulary.unknown_id))
-    return Evaluation(float(total) / len(text), len(text), unknown, lanes == 1 and precision == "fp32")
+    return Evaluation(float(total) / len(text), len(text), unknown, lanes == 1 and precision == "fp32", lanes)
 
 
 def predictions(

@@ -44,7 +44,9 @@ def measure(
         static = evaluate(model, text, lanes, on_progress=bar.update)
     report: dict[str, Any] = {
         "text": subject.name,
+        "unit": text.vocabulary.unit,
         "exact": static.exact,
+        "lanes": static.lanes,
         "nats_per_character": static.nats_per_character,
         "bits_per_character": static.bits_per_character,
         "bits_per_byte": static.bits_per_byte(subject.size_bytes),
@@ -74,7 +76,11 @@ def measure(
         with progress("starting cold", cold.curve_characters(text)) as bar:
             points = cold.cold_start(model, text, bar.update)
         report["cold_start"] = [
-            {"characters_seen": point.characters_seen, "bits_per_character": point.bits_per_character}
+            {
+                "characters_seen": point.characters_seen,
+                "nats_per_character": point.nats_per_character,
+                "bits_per_character": point.bits_per_character,
+            }
             for point in points
         ]
     return report

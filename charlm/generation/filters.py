@@ -21,8 +21,14 @@ Weights = NDArray[np.float64]
 def mask_of(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
     """What is added to the logits ``(vocabulary,)``: 0 for what may be drawn, minus infinity for what may not.
 
-    The unknown symbol never is. Raises ``UsageError`` if nothing is left.
+    The unknown symbol never is. Raises ``UsageError`` if nothing is left, or if bytes are named by
+    characters that are several of them.
     """
+    if vocabulary.unit == "byte" and not (settings.ban + settings.allow).isascii():
+        raise UsageError(
+            "--ban, --allow: this model draws bytes, and a character beyond ASCII is several.",
+            "Name characters of ASCII only.",
+        )
     allowed = set(vocabulary.spelled(settings.allow) or vocabulary.characters) - set(vocabulary.spelled(settings.ban))
     mask = np.full(len(vocabulary), -np.inf)
     mask[[id_ for id_, character in enumerate(vocabulary.characters) if character in allowed]] = 0

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 
-from charlm.config import SampleSettings, resolve
+from charlm.config import CorpusSettings, SampleSettings, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError, did_you_mean
-from charlm.generation.streams import Sampler
+from charlm.generation.streams import AS_IT_IS, Sampler
+from charlm.generation.terminal import unescaped
 from charlm.model.language_model import CharacterModel
+from charlm.model.stepper import Steppers
 
 HELP = """\
 A line is a prompt; its continuation follows. An empty line begins a text. Commands:
-  :NAME VALUE   change a setting, as the option of that name does: :temperature 0.5, :length 200, :stop-at-line on
+  :NAME VALUE   change a setting, as the option of that name does: :temperature 0.5, :length 200, :stop-at-line on;
+                after :ban, :allow and :stop spaces count, and \\n is the end of a line
   :settings     show them
   :again        the last prompt once more, with another seed where that is random
   :help         this
@@ -22,12 +25,17 @@ class Conversation:
     """Answers lines with text. Raises nothing that a line could cause: what is wrong with it is the answer."""
 
     def __init__(
-        self, model: CharacterModel, vocabulary: Vocabulary, settings: SampleSettings, document_separator: str = ""
+        self,
+        model: CharacterModel,
+        vocabulary: Vocabulary,
+        settings: SampleSettings,
+        corpus: CorpusSettings = AS_IT_IS,
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.settings = settings
-        self.document_separator = document_separator
+        self.corpus = corpus
+        self.steppers = Steppers(model)
         self.prompt = settings.prompt
         self.ended = False
 
@@ -35,12 +43,12 @@ class Conversation:
         """The answer to a line, piece by piece as it is made. Raises ``CharlmError`` if it cannot be answered."""
         if not line.startswith(":"):
             self.prompt = line
-            yield from self._continued()
+            yield from self.again()
             return
-        name, _, value = line[1:].strip().partition(" ")
-        name = name.replace("-", "_")
+        name, _, value = line[1:].lstrip().partition(" ")
+        name = name.strip().replace("-", "_")
         if name == "again":
-            yield from self._continued()
+            yield from self.again()
         elif name in ("quit", "exit", "q"):
             self.ended = True
         elif name == "help":
@@ -49,24 +57,28 @@ class Conversation:
             values = self.settings.model_dump(include=set(CHANGEABLE))
             yield ", ".join(f"{name} {value!r}" for name, value in values.items())
         elif name in CHANGEABLE:
-            changed = {**self.settings.model_dump(), name: _value(name, value.strip())}
+            changed = {**self.settings.model_dump(), name: _value(name, value)}
             self.settings = resolve(SampleSettings, [(f":{name} {value}", changed)])
         else:
             known = [*CHANGEABLE, "again", "help", "settings", "quit"]
             raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", ":help lists them.")
 
-    def _continued(self) -> Iterator[str]:
+    def again(self) -> Iterator[str]:
+        """A continuation of the last prompt, which to begin with is that of the settings."""
         settings = self.settings.model_copy(update={"prompt": self.prompt})
-        yield from Sampler(self.model, self.vocabulary, settings, self.document_separator).stream()
+        yield from Sampler(self.model, self.vocabulary, settings, self.corpus, self.steppers).stream()
 
 
 def _value(name: str, text: str) -> object:
     """What was typed, as the type that the setting has; what is no such thing stays text, and is refused as such."""
     default = SampleSettings.model_fields[name].default
+    if name in ("ban", "allow"):
+        return unescaped(text)
+    if isinstance(default, tuple):
+        return (unescaped(text),) if text else ()
+    text = text.strip()
     if isinstance(default, bool):
         return {"on": True, "off": False}.get(text, text)
-    if isinstance(default, tuple):
-        return (text,) if text else ()
     if isinstance(default, str) and name != "seed":
         return text
     for kind in (int, float):

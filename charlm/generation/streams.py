@@ -3,6 +3,7 @@
 import codecs
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,13 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charlm.config import SampleSettings
+from charlm.config import CorpusSettings, SampleSettings
+from charlm.corpus.decoding import as_read
 from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS, Vocabulary
+from charlm.errors import TextError
 from charlm.generation.filters import draw, mask_of, weigh
 from charlm.model.cells import State
+from charlm.model.device import full_fp32
 from charlm.model.language_model import CharacterModel, evaluating
-from charlm.model.stepper import Stepper, read
+from charlm.model.stepper import Steppers, read
 
+AS_IT_IS = CorpusSettings()  # of a text: nothing in it is changed
 BLOCK = 256  # random numbers of a stream that are made at once
 
 
@@ -47,7 +52,8 @@ class Sample:
 class Sampler:
     """Generates ``settings.num_samples`` texts from one model and one prompt.
 
-    ``document_separator``: what ended a document in training; after it a sample begins a new one, from a fresh state.
+    ``corpus``: how the text was read that the model was trained on. The prompt is read the same way; after what ended a
+    document there, a sample begins a new one, from a fresh state. ``steppers``: those of the model, where it has some.
 
     Raises ``TextError`` if the prompt has unknown characters, ``UsageError`` if nothing may be drawn.
     """
@@ -57,7 +63,8 @@ class Sampler:
         model: CharacterModel,
         vocabulary: Vocabulary,
         settings: SampleSettings,
-        document_separator: str = "",
+        corpus: CorpusSettings = AS_IT_IS,
+        steppers: Steppers | None = None,
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
@@ -65,37 +72,50 @@ class Sampler:
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
         self.mask = mask_of(vocabulary, settings)
         self.stops = [vocabulary.spelled(stop) for stop in settings.stop]
-        self.separator = vocabulary.spelled(document_separator)
-        prompt = settings.prompt.rpartition(document_separator)[2] if document_separator else settings.prompt
-        self.after_prompt = self.after(vocabulary.encode(prompt, settings.unknown).tolist())
+        self.shown = [*vocabulary.characters, UNKNOWN_SHOWN_AS]
+        self.steppers = steppers or Steppers(model)
+        self.arithmetic = full_fp32 if settings.precision == "fp32" else nullcontext
+        self.separator = vocabulary.spelled(corpus.document_separator)
+        self.prompt_ids = self._encoded(as_read(settings.prompt, corpus), corpus.document_separator)
+        not_enough = len(self.separator) - 1  # characters, to be a whole separator
+        self.prompt_end = [self.shown[id_] for id_ in self.prompt_ids[max(0, len(self.prompt_ids) - not_enough) :]]
+
+    def _encoded(self, prompt: str, separator: str) -> list[int]:
+        """The ids of a prompt from its last document on."""
+        try:
+            ids = self.vocabulary.encode(
+                prompt.rpartition(separator)[2] if separator else prompt, self.settings.unknown
+            )
+        except TextError as error:
+            ways = "skip leaves them out" + ", replace makes them one symbol" * self.vocabulary.has_unknown
+            raise TextError(error.message, f"--unknown {ways}; charlm info lists what the model knows.") from None
+        return [int(id_) for id_ in ids]
 
     def after(self, ids: list[int]) -> tuple[NDArray[np.float32], State]:
         """Logits and state after a text that starts with these ids."""
         read_ids = torch.tensor([self.vocabulary.start_id, *ids], device=self.model.output_bias.device)
-        with evaluating(self.model):
+        with evaluating(self.model), self.arithmetic():
             return read(self.model, read_ids[:, None])
+
+    @cached_property
+    def after_prompt(self) -> tuple[NDArray[np.float32], State]:
+        return self.after(self.prompt_ids)
 
     @cached_property
     def after_start(self) -> tuple[NDArray[np.float32], State]:
         """Before a document's first character."""
         return self.after([])
 
-    @cached_property
-    def stepper(self) -> Stepper:
-        """Laid out when it is first needed: the first characters are there before."""
-        return Stepper(self.model, self.settings.num_samples, self.settings.precision)
-
     def next_characters(self, count: int) -> list[tuple[str, float]]:
-        """The most probable characters after the prompt, with the model's own probabilities: nothing narrows them.
-
-        Bytes are shown as the characters of their numbers, the unknown symbol as U+FFFD.
+        """The most probable characters after the prompt, with the model's own probabilities: nothing narrows them, and
+        they are of fp32. Bytes are shown as the characters of their numbers, the unknown symbol as U+FFFD.
         """
-        logits = self.after_prompt[0][0].astype(np.float64)
+        with full_fp32():
+            logits = self.after(self.prompt_ids)[0][0].astype(np.float64)
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
-        shown = [*self.vocabulary.characters, UNKNOWN_SHOWN_AS]
         first = np.argsort(-probabilities, kind="stable")[:count]
-        return [(shown[id_], float(probabilities[id_])) for id_ in first]
+        return [(self.shown[id_], float(probabilities[id_])) for id_ in first]
 
     def stream(self) -> Iterator[str]:
         """The characters of the first sample."""
@@ -120,27 +140,27 @@ class Sampler:
         return samples
 
     def write(self, samples: list[Sample]) -> Iterator[None]:
-        """At each step, add a character to every sample that has not ended. One writing at a time."""
-        self.being_written = samples
+        """At each step, add a character to every sample that has not ended."""
         logits, state = self.after_prompt
         logits = logits.repeat(len(samples), axis=0)
         stepper = None
-        for numbers in uniform_numbers(self.seed, len(samples)) if self.settings.length else ():
-            ids, log_probabilities = draw(weigh(logits, self.mask, self.settings), numbers)
-            for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
-                self._add(sample, self.vocabulary.characters[id_], nats)
-            yield
-            if all(sample.ended_by for sample in samples):
-                return
-            assert self.being_written is samples, "another writing has begun"
-            if stepper is None:
-                stepper = self.stepper
-                stepper.start(state)
-            logits = stepper.step(ids)
-            if self.separator and (ended := [sample.index for sample in samples if self._ends(sample, self.separator)]):
-                logits = logits.copy()
-                logits[ended], fresh = self.after_start
-                stepper.start(fresh, ended)
+        with ExitStack() as lent:
+            for numbers in uniform_numbers(self.seed, len(samples)) if self.settings.length else ():
+                ids, log_probabilities = draw(weigh(logits, self.mask, self.settings), numbers)
+                for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
+                    self._add(sample, self.vocabulary.characters[id_], nats)
+                yield
+                if all(sample.ended_by for sample in samples):
+                    return
+                with self.arithmetic():
+                    if stepper is None:  # no sooner: the first characters are there before it is laid out
+                        stepper = lent.enter_context(self.steppers.lent(len(samples), self.settings.precision))
+                        stepper.start(state)
+                    logits = stepper.step(ids)
+                    if ended := [sample.index for sample in samples if self._ends_document(sample)]:
+                        logits = logits.copy()
+                        logits[ended], fresh = self.after_start
+                        stepper.start(fresh, ended)
 
     def _add(self, sample: Sample, character: str, nats: float) -> None:
         if sample.ended_by:  # it keeps its place among the others, and what is drawn for it does not count
@@ -158,6 +178,13 @@ class Sampler:
 
     def _ends(self, sample: Sample, text: str) -> bool:
         return sample.characters[-len(text) :] == list(text)
+
+    def _ends_document(self, sample: Sample) -> bool:
+        """Whether a separator is complete, which may have begun in the prompt. One that has ended begins none."""
+        size = len(self.separator)
+        if not size or sample.ended_by:
+            return False
+        return [*self.prompt_end, *sample.characters[-size:]][-size:] == list(self.separator)
 
 
 def uniform_numbers(seed: int, streams: int) -> Iterator[NDArray[np.float64]]:

@@ -10,13 +10,15 @@ A step of one character costs as much in calls as in arithmetic, so there are as
   Elsewhere torch does it, under the same names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from charlm.model.cells import STATES, State
 from charlm.model.language_model import CharacterModel
@@ -64,6 +66,25 @@ class Stepper:
             rows = layer.step(rows)
         logits: NDArray[np.float32] = rows if self.device.type == "cpu" else rows.cpu().numpy()
         return logits
+
+
+class Steppers:
+    """Steppers of one model, kept from one text to the next: to lay the weights out takes longer than many a text.
+
+    One is lent to one text at a time. Whoever changes the weights needs new ones.
+    """
+
+    def __init__(self, model: CharacterModel) -> None:
+        self.model = model
+        self.idle: dict[tuple[int, str], Stepper] = {}
+
+    @contextmanager
+    def lent(self, lanes: int, precision: str) -> Iterator[Stepper]:
+        stepper = self.idle.pop((lanes, precision), None) or Stepper(self.model, lanes, precision)
+        try:
+            yield stepper
+        finally:
+            self.idle[lanes, precision] = stepper
 
 
 class LayerStep:
@@ -148,5 +169,6 @@ def read(model: CharacterModel, ids: Tensor, chunk: int = 1024) -> tuple[NDArray
     """
     state = model.zero_state(ids.shape[1])
     for start in range(0, len(ids), chunk):
-        logits, state = model(ids[start : start + chunk], state)
-    return logits[-1].cpu().numpy(), state
+        outputs, state = model.recurrent(model.embedding(ids[start : start + chunk]), state)
+    logits = functional.linear(outputs[-1], model.output_matrix(), model.output_bias)
+    return logits.cpu().numpy(), state

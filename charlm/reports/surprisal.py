@@ -8,7 +8,7 @@ import base64
 import html
 import unicodedata
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,12 @@ document.querySelectorAll(".text div").forEach(block => blocks.observe(block));
 """
 
 
+class Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
 def write_page(
-    file: BinaryIO,
+    file: Writable,
     title: str,
     unit: str,
     ids: NDArray[np.integer[Any]],

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from charlm import files
 from charlm.config import TrainSettings
 from charlm.errors import CharlmWarning
+from charlm.generation.terminal import harmless
 from charlm.runs import METRICS
 from charlm.training.board import Board
 
@@ -81,7 +82,8 @@ class Monitor:
 
     def sample(self, step: int, text: str) -> None:
         self.board.verbatim(step, "sample", text)
-        self.say(f"--- a sample after step {step}\n{text.strip()}\n---")
+        shown = harmless(text.strip()) if sys.stderr.isatty() else text.strip()
+        self.say(f"--- a sample after step {step}\n{shown}\n---")
 
     def say(self, text: str) -> None:
         """A line for people, above the bar."""

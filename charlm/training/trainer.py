@@ -227,8 +227,7 @@ class Trainer:
             self.done.evaluations_without_better += 1
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=self.done.steps)
-            separator = self.settings.document_separator
-            sampler = Sampler(self.model, self.corpus.vocabulary, options, document_separator=separator)
+            sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
             self.monitor.sample(self.done.steps, "".join(sampler.stream()))
 
     def saving_is_due(self) -> bool:

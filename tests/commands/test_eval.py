@@ -1,20 +1,35 @@
 """``charlm eval``: the exact figure, what stands beside it, and all of it as JSON."""
 
+import errno
 import io
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import zeros_like
 
 from charlm import runs
+from charlm.evaluation import dynamic
 from charlm.training import session
 from tests.commands.conftest import Cli
 
 KEYS = {
-    *("run", "step", "text", "exact", "nats_per_character", "bits_per_character", "bits_per_byte", "perplexity"),
+    *(
+        "run",
+        "step",
+        "text",
+        "unit",
+        "exact",
+        "lanes",
+        "nats_per_character",
+        "bits_per_character",
+        "bits_per_byte",
+        "perplexity",
+    ),
     *("characters", "unknown_characters", "bytes", "seconds"),
 }
 
@@ -112,7 +127,8 @@ def test_lanes_are_called_approximate(cli: Cli, trained: Path, poem_file: Path, 
     report = measured(cli, trained, poem_file, "--lanes", "3")
     assert report["exact"] is False
     assert report["nats_per_character"] == pytest.approx(exact["nats_per_character"], abs=0.01)
-    assert "(approximate" in cli("eval", trained, poem_file, "--lanes", "3").out
+    assert report["lanes"] == 3
+    assert "read in 4 lanes)" in cli("eval", trained, poem_file, "--lanes", "64").out  # too short for more
     assert measured(cli, trained, "--lanes", "3")["exact"] is True  # too short for more than one
 
 
@@ -147,7 +163,59 @@ def test_the_curve_is_a_picture_and_figures(cli: Cli, trained: Path, tmp_path: P
     report = measured(cli, trained, "--curve", "cold.svg")
     assert (tmp_path / "cold.svg").read_text().startswith("<svg")
     assert [point["characters_seen"] for point in report["cold_start"]] == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
-    assert all(point["bits_per_character"] > 0 for point in report["cold_start"])
+    for point in report["cold_start"]:
+        assert point["bits_per_character"] > 0
+        assert point["bits_per_character"] == pytest.approx(point["nats_per_character"] / math.log(2))
+    assert measured(cli, trained, "--cold-start")["cold_start"] == report["cold_start"]
+
+
+def test_a_model_that_diverges_while_it_learns_is_no_figure(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic, "_root_mean_squares", lambda model, *text: list(map(zeros_like, model.parameters())))
+    result = cli("eval", trained, "--dynamic", "--dynamic-learning-rate", "10")
+    assert (result.code, result.out) == (1, "")
+    assert "Lower --dynamic-learning-rate (now 10)." in result.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs devices that are files")
+def test_only_a_plain_file_is_replaced_by_a_picture(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, says in (("pipe", "no plain file"), (os.devnull, "no plain file"), (tmp_path, "a folder")):
+        result = cli("eval", trained, "--curve", path)
+        assert (result.code, result.out) == (2, "")
+        assert f"{path}: is {says}" in result.err
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_fault_of_the_measuring_is_not_one_of_the_picture(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def failing(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("charlm.evaluation.report.measure", failing)
+    result = cli("eval", trained, "--curve", "cold.svg")
+    assert result.code == 1
+    assert "cannot be written" not in result.err
+    assert not (tmp_path / "cold.svg").exists()
+
+
+def test_a_picture_that_cannot_be_written_is_said(cli: Cli, trained: Path) -> None:
+    result = cli("eval", trained, "--curve", "nowhere/cold.svg")
+    assert result.code == 2
+    assert "cold.svg: cannot be written: No such file" in result.err
+
+
+def test_a_model_of_bytes_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+    settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
+    layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
+    session.plan([str(poem_file)], layers, out=tmp_path / "run").trainer(quiet=True).train()
+    page = cli("eval", "run", "--windowed", "9", "--cold-start").out
+    assert page.count("bits per byte") == 2  # the figure, and over what stands beside it
+    assert "each 9 bytes alone" in page
+    assert "character" not in page
+    assert measured(cli, "run")["unit"] == "byte"
 
 
 def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(

@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from click import Context, Option
 
 from charlm import __version__
-from charlm.commands import COMMANDS
+from charlm.commands import COMMANDS, group
 from charlm.config import SampleSettings, TrainSettings
 from tests.commands.conftest import Cli
 from tests.conftest import ROOT
@@ -23,6 +24,21 @@ def help_of(cli: Cli, *command: str) -> str:
 def test_the_help_of_each_command_has_an_example(cli: Cli, command: str) -> None:
     examples = [line for line in help_of(cli, command).splitlines() if line.startswith(f"  charlm {command}")]
     assert examples
+
+
+COMMON = {"--help", "--debug", "--quiet", "--threads", "--device", "--cache-dir", "--json"}  # of several commands
+
+
+@pytest.mark.parametrize("command", ["sample", "eval", "score"])
+def test_every_option_has_an_example(cli: Cli, command: str) -> None:
+    examples = [line for line in help_of(cli, command).splitlines() if f"charlm {command} " in line]
+    shown = {word for line in examples for word in line.split()}
+    found = group.get_command(Context(group), command)
+    assert found is not None
+    options = [parameter for parameter in found.params if isinstance(parameter, Option)]
+    names = [{*option.opts, *option.secondary_opts} for option in options if not COMMON & set(option.opts)]
+    assert len(names) > 3
+    assert [name for name in names if not name & shown] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

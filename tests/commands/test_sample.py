@@ -1,20 +1,28 @@
 """``charlm sample``: text on standard output, all else on standard error."""
 
+import errno
 import io
 import json
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from torch import Tensor
 
 from charlm import runs
 from charlm.commands import terminal
+from charlm.generation import streams
+from charlm.generation.streams import Sampler
+from charlm.model import products
+from charlm.model.language_model import CharacterModel
+from charlm.training import session
 from tests.commands.conftest import Cli, Result
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Run
 
 
 def test_the_text_is_the_prompt_and_as_many_characters_as_asked_for(cli: Cli, trained: Path) -> None:
@@ -135,6 +143,7 @@ def test_unknown_characters_of_a_prompt_can_be_skipped(cli: Cli, trained: Path) 
         (("--prompt-file", "latin.txt"), 1, "offset 3"),
         (("--prompt-file", "latin.txt", "--prompt", "a"), 2, "one prompt"),
         (("--interactive", "--json"), 2, "--interactive"),
+        (("--interactive", "--num-samples", "2"), 2, "--num-samples"),
         (("--ban", "x", "--allow", "x"), 2, "--allow and --ban"),
         (("--top-p", "0"), 2, "--top-p"),
         (("--min-p", "1.5"), 2, "--min-p"),
@@ -205,19 +214,29 @@ def test_the_next_characters_with_their_probabilities(cli: Cli, trained: Path) -
     assert f"{probabilities[0]:.4f}" in table[0]
 
 
-def test_precision_is_the_users_choice(cli: Cli, trained: Path) -> None:
-    fixed = ("--length", "50", "--seed", "1")
-    assert (
-        cli("sample", trained, *fixed, "--precision", "fp32").out == cli("sample", trained, *fixed).out
-    )  # it is small
+def test_precision_is_the_users_choice(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def eight_bits(weight: Tensor, bias: Tensor, hidden: Tensor) -> products.Product:
+        made.append(weight.numel())
+        return products.blas_product(weight, bias, hidden)
+
+    monkeypatch.setattr(products, "INT8_FROM", 1)
+    monkeypatch.setattr(products, "int8_product", eight_bits)
+    assert cli("sample", trained, "--length", "5", "--precision", "fp32").code == 0
+    assert not made
+    assert cli("sample", trained, "--length", "5").code == 0
+    assert made
 
 
 # Conversations
 
 
-def converse(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Result:
+def converse(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, options: tuple[str, ...] = ()
+) -> Result:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-    return cli("sample", trained, "--interactive", "--length", "20", "--seed", "3")
+    return cli("sample", trained, "--interactive", "--length", "20", "--seed", "3", *options)
 
 
 def test_a_prompt_in_a_continuation_out(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +273,57 @@ def test_help_lists_the_commands(cli: Cli, trained: Path, monkeypatch: pytest.Mo
     assert ":again" in converse(cli, trained, monkeypatch, ":help").out
 
 
-# Terminals
+def test_a_conversation_begins_with_the_prompt_that_is_given(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [cli("sample", trained, "--prompt", p, "--length", "20", "--seed", "3").out for p in ("Träume", "Die")]
+    result = converse(cli, trained, monkeypatch, "Die", options=("--prompt", "Träume"))
+    assert result.out == "".join(expected)
+    shorter = converse(cli, trained, monkeypatch, "Die", options=("--prompt", "Träume", "--no-echo"))
+    assert shorter.out == expected[0].removeprefix("Träume") + expected[1].removeprefix("Die")
+
+
+def test_spaces_and_line_ends_can_be_banned_allowed_and_stopped_at(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (r":ban  e\n", ":allow a ", r":stop \n ", ":length  7 ", ":settings")
+    said = converse(cli, trained, monkeypatch, *lines).out
+    for setting in (r"ban ' e\n'", "allow 'a '", r"stop ('\n ',)", "length 7"):
+        assert setting in said
+
+
+def test_a_terminal_is_asked_line_by_line_until_its_end(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["Die", ":again"]
+
+    def typed(question: str) -> str:
+        if not lines:
+            raise EOFError
+        return lines.pop(0)
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr("builtins.input", typed)
+    result = cli("sample", trained, "--interactive", "--length", "20", "--seed", "3")
+    text = cli("sample", trained, "--prompt", "Die", "--length", "20", "--seed", "3").out
+    assert (result.code, result.out) == (0, text + text.removeprefix("Die"))
+    assert result.err == "A line is a prompt. :help tells more, Ctrl-D ends.\n\n"
+
+
+def test_an_interrupt_ends_a_text_and_not_the_conversation(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Sampler.stream
+
+    def interrupted(self: Sampler) -> Iterator[str]:
+        monkeypatch.setattr(Sampler, "stream", whole)
+        yield "ab"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sampler, "stream", interrupted)
+    result = converse(cli, trained, monkeypatch, "Die", "Die")
+    assert result.code == 0
+    assert result.out == "Dieab\n" + cli("sample", trained, "--prompt", "Die", "--length", "20", "--seed", "3").out
 
 
 class Terminal(io.StringIO):
@@ -262,33 +331,111 @@ class Terminal(io.StringIO):
         return True
 
 
+# Models of bytes
+
+
+@pytest.fixture(scope="session")
+def of_bytes(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained on bytes."""
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
+    settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
+    layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
+    session.plan([str(folder / "poem.txt")], layers, out=folder / "run").trainer(quiet=True).train()
+    return folder / "run"
+
+
+def test_a_model_of_bytes_speaks_of_bytes(cli: Cli, of_bytes: Path) -> None:
+    found = json.loads(cli("sample", of_bytes, "--top-next", "256", "--json").out)
+    assert sorted(entry["byte"] for entry in found) == list(range(256))
+    number = cli("sample", of_bytes, "--top-next", "1").out.split()[-1]
+    assert int(number) == found[0]["byte"]
+    sample = json.loads(cli("sample", of_bytes, "--length", "9", "--json").out)
+    assert sample["bytes"] == 9
+    assert sample["bits_per_byte"] > 0
+    refused = cli("sample", of_bytes, "--ban", "é")
+    assert refused.code == 2
+    assert "bytes" in refused.err
+
+
+def test_any_bytes_are_a_prompt_of_a_model_of_bytes(
+    cli: Cli, of_bytes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[list[int]] = []
+    whole = streams.read
+
+    def noted(model: CharacterModel, ids: Tensor) -> Any:
+        prompts.append(ids[:, 0].tolist())
+        return whole(model, ids)
+
+    monkeypatch.setattr(streams, "read", noted)
+    (tmp_path / "prompt").write_bytes(b"\xef\xbb\xbf\xff\0")
+    for options in ((), ("--json",)):
+        assert cli("sample", of_bytes, "--prompt-file", "prompt", "--length", "5", *options).code == 0
+    assert prompts == [[256, 0xEF, 0xBB, 0xBF, 0xFF, 0]] * 2
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfDie")
+    fixed = ("--length", "30", "--seed", "1")
+    expected = cli("sample", trained, "--prompt", "Die", *fixed).out
+    assert cli("sample", trained, "--prompt-file", "prompt.txt", *fixed).out == expected
+
+
+# Outputs that cannot take everything
+
+
+@pytest.fixture(scope="session")
+def chinese(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose characters hardly any encoding has."""
+    folder = tmp_path_factory.mktemp("chinese")
+    (folder / "text.txt").write_text("天地玄黃，宇宙洪荒。\n" * 60, encoding="utf-8")
+    settings = {"hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1, "threads": 1}
+    plan = session.plan([str(folder / "text.txt")], [("test", {**settings, "sample_length": 0})], out=folder / "run")
+    plan.trainer(quiet=True).train()
+    return folder / "run"
+
+
 @pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain, é 漢 👩\u200d🚀\t\n", "plain, é 漢 👩\u200d🚀\t\n"),
-        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
-        ("one\r\ntwo\rthree", "one\ntwo\\rthree"),
-        ("a\u202eb\u2066c", "a\\u202eb\\u2066c"),
-        ("\x00\x7f\x9b", "\\x00\\x7f\\x9b"),
-    ],
+    "arguments",
+    [("sample", "--help"), ("info", "RUN"), ("sample", "RUN", "--length", "9"), ("sample", "RUN", "--json")],
 )
-@pytest.mark.parametrize("piecewise", [False, True])
-def test_a_terminal_is_not_commanded_by_what_a_model_writes(text: str, shown: str, piecewise: bool) -> None:
-    stream = Terminal()
-    output = terminal.Output(stream)
-    for piece in text if piecewise else [text]:
-        output.write(piece)
-    assert stream.getvalue() == shown
+def test_an_output_that_lacks_a_character_gets_a_question_mark(
+    charlm: Run, chinese: Path, arguments: tuple[str, ...]
+) -> None:
+    process = charlm(*(chinese if word == "RUN" else word for word in arguments), env={"PYTHONIOENCODING": "cp1252"})
+    assert (process.returncode, process.stderr) == (0, "")
+    if "--json" in arguments:
+        assert set(json.loads(process.stdout)["text"]) <= set("天地玄黃，宇宙洪荒。\n")
+    else:
+        assert "?" in process.stdout
 
 
-def test_a_pipe_gets_what_the_model_wrote() -> None:
-    stream = io.StringIO()
-    terminal.Output(stream).write("\x1b[31m\r\x00")
-    assert stream.getvalue() == "\x1b[31m\r\x00"
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_no_fault(trained: Path, closed: str, tmp_path: Path) -> None:
+    command = f'exec "{sys.executable}" -m charlm sample "{trained}" --interactive --prompt Die --length 5 {closed}'
+    process = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("Die") == (">&-" not in closed.split())
+    assert not list(tmp_path.iterdir())  # no log of a traceback
 
 
-def test_an_encoding_that_lacks_a_character_gets_a_question_mark() -> None:
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="cp1252")
-    terminal.Output(stream).write("é漢")
-    assert raw.getvalue() == "é?".encode("cp1252")
+def test_windows_says_of_a_broken_pipe_that_an_argument_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    led_away: list[int] = []
+    monkeypatch.setattr(os, "dup2", lambda new, old: led_away.append(old))
+    with terminal.standard_output():
+        raise OSError(errno.EINVAL, "Invalid argument")
+    assert len(led_away) == 1
+    with pytest.raises(OSError, match="No space"), terminal.standard_output():
+        raise OSError(errno.ENOSPC, "No space left")

@@ -150,3 +150,11 @@ def test_bytes_are_read_as_they_are(data: bytes) -> None:
 def test_an_encoding_that_is_none_of_text_is_refused(encoding: str) -> None:
     with pytest.raises(UsageError, match=f"^--encoding {encoding}: "):
         decode(b"abcd", encoding=encoding)
+
+
+@pytest.mark.parametrize("unify", [{}, {"newline": "lf"}, {"normalize": "nfc"}, {"newline": "lf", "normalize": "nfc"}])
+def test_a_string_is_read_as_a_file_is(unify: dict[str, str]) -> None:
+    text = "e\N{COMBINING ACUTE ACCENT}t\r\ne\rx\n"
+    read = decoding.as_read(text, CorpusSettings(**unify))
+    assert read == decode(text.encode(), **unify)
+    assert (read == text) == (not unify)

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from charlm.config import DynamicSettings, ModelSettings
 from charlm.corpus.text import Text
+from charlm.errors import CharlmError
 from charlm.evaluation import dynamic as module
 from charlm.evaluation.dynamic import dynamic
 from charlm.evaluation.passes import evaluate
@@ -105,3 +106,14 @@ def test_with_tied_weights_and_documents_every_character_counts(make_model: Make
 
 def test_a_training_text_shorter_than_a_segment_will_do(make_model: Make) -> None:
     assert dynamic(make_model(), random_text(40), random_text(5, 1), SETTINGS).characters == 40
+
+
+def test_a_model_that_diverges_is_an_error_that_says_what_to_lower(
+    make_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(model: CharacterModel, *text: object) -> list[torch.Tensor]:
+        return [torch.zeros_like(weight) for weight in model.parameters()]
+
+    monkeypatch.setattr(module, "_root_mean_squares", nothing)  # what a step is divided by
+    with pytest.raises(CharlmError, match=r"Lower --dynamic-learning-rate \(now 10\)"):
+        dynamic(make_model(), random_text(3000), random_text(3000, 1), DynamicSettings(dynamic_learning_rate=10.0))

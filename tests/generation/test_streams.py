@@ -2,17 +2,21 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from charlm.config import ModelSettings, SampleSettings
+from charlm.config import CorpusSettings, ModelSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
+from charlm.generation import streams
 from charlm.generation.streams import BLOCK, Sampler, mix, uniform_numbers
-from charlm.model import products
+from charlm.model import products, stepper
 from charlm.model.language_model import CharacterModel
+from charlm.model.stepper import Stepper, Steppers
 
 VOCABULARY = Vocabulary(list("\nabcdefg"))
 
@@ -80,13 +84,47 @@ def test_a_sampler_can_write_again(model: CharacterModel) -> None:
     assert sampler.samples() == sampler.samples()
 
 
-def test_two_writings_at_a_time_are_a_mistake_that_is_noticed(model: CharacterModel) -> None:
+def test_texts_that_are_written_in_turns_do_not_disturb_one_another(model: CharacterModel) -> None:
     sampler = sampler_of(model)
-    first, second = sampler.stream(), sampler.stream()
-    next(first)
-    next(second)
-    with pytest.raises(AssertionError, match="another writing"):
-        next(first)
+    in_turns = list(zip(sampler.stream(), sampler.stream(), strict=True))
+    assert ["".join(text) for text in zip(*in_turns, strict=True)] == texts(model) * 2
+
+
+def test_the_weights_are_laid_out_once_for_all_texts(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[object, ...]] = []
+    monkeypatch.setattr(stepper, "Stepper", lambda *details: made.append(details[1:]) or Stepper(*details))
+    steppers = Steppers(model)
+    for prompt in ("a", "b", "c"):
+        Sampler(model, VOCABULARY, SampleSettings(prompt=prompt, length=5), steppers=steppers).samples()
+    Sampler(model, VOCABULARY, SampleSettings(num_samples=2, length=5), steppers=steppers).samples()
+    assert made == [(1, "auto"), (2, "auto")]
+
+
+def test_fp32_is_all_of_fp32_and_so_are_probabilities(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any) -> Any:
+            seen.append(torch.get_float32_matmul_precision())
+            return function(*arguments)
+
+        return wrapper
+
+    monkeypatch.setattr(streams, "read", noted(streams.read))
+    monkeypatch.setattr(Stepper, "step", noted(Stepper.step))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.set_float32_matmul_precision("high")
+    try:
+        for precision, expected in (("auto", "high"), ("fp32", "highest")):
+            sampler_of(model, length=3, precision=precision).samples()
+            assert seen == [expected] * 3  # the prompt, two steps
+            seen.clear()
+            sampler_of(model, precision=precision).next_characters(1)
+            assert seen == ["highest"]
+            seen.clear()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_each_step_adds_a_character_to_each_sample_that_goes_on(model: CharacterModel) -> None:
@@ -182,6 +220,7 @@ def test_unknown_characters_of_a_prompt_are_refused_and_listed(model: CharacterM
     assert "U+00E9" in str(caught.value)
     assert "'☃' (U+2603 SNOWMAN)" in str(caught.value)
     assert "'a'" not in str(caught.value)
+    assert "--unknown skip" in caught.value.hint
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -328,17 +367,25 @@ def test_bytes_that_end_in_the_middle_of_a_character_are_shown_as_one_that_is_mi
     assert list(sampler.stream()) == ["\N{REPLACEMENT CHARACTER}"]
 
 
-def test_bytes_stop_at_a_text_and_are_allowed_by_characters() -> None:
-    settings = SampleSettings(length=5000, seed=1, allow="ab€", stop=("a€b",))
-    (sample,) = Sampler(byte_model(bytes(range(256))), Vocabulary.of_bytes(), settings).samples()
+def test_bytes_stop_at_a_text_and_are_allowed_and_banned() -> None:
+    settings = SampleSettings(length=5000, seed=1, stop=("€b",))
+    (sample,) = Sampler(byte_model("€b".encode()), Vocabulary.of_bytes(), settings).samples()
     assert sample.ended_by == "stop"
-    assert sample.text.endswith("a€b")
-    assert set("".join(sample.characters).encode("latin-1")) <= set("ab€".encode())
+    assert sample.text.endswith("€b")
+    everything = byte_model(bytes(range(256)))
+    (sample,) = Sampler(everything, Vocabulary.of_bytes(), SampleSettings(length=99, allow="ab", ban="b")).samples()
+    assert set(sample.text) == {"a"}
+
+
+@pytest.mark.parametrize("settings", [{"ban": "é"}, {"allow": "aé"}])
+def test_bytes_are_not_named_by_characters_that_are_several(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="beyond ASCII is several"):
+        Sampler(byte_model(b"a"), Vocabulary.of_bytes(), SampleSettings(**settings))
 
 
 def test_a_sample_begins_a_new_document_after_each_separator(model: CharacterModel) -> None:
     options = SampleSettings(length=300, seed=5, num_samples=4, temperature=1.0)
-    sampler = Sampler(model, VOCABULARY, options, "a\n")
+    sampler = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n"))
     for sample in sampler.samples():
         *ended, last = sample.text.split("a\n")
         assert ended  # with so few characters, some document ends
@@ -353,7 +400,42 @@ def test_a_sample_begins_a_new_document_after_each_separator(model: CharacterMod
 def test_a_prompt_is_read_from_its_last_document_on(model: CharacterModel) -> None:
     def continued(prompt: str) -> list[str]:
         options = SampleSettings(length=60, seed=5, prompt=prompt)
-        return list(Sampler(model, VOCABULARY, options, document_separator="a\n").stream())
+        return list(Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).stream())
 
     assert continued("bcda\ndeca\nfg") == continued("fg") != continued("bcdab\ndecab\nfg")
     assert continued("bca\n") == continued("")
+
+
+def test_a_document_that_began_in_the_prompt_ends_with_the_separator(model: CharacterModel) -> None:
+    options = SampleSettings(length=2, seed=5, prompt="bcda", temperature=1.0, num_samples=40)
+    samples = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).samples()
+    ending = [sample for sample in samples if sample.text[0] == "\n"]
+    assert ending
+    for sample in ending:
+        first, second = (VOCABULARY.characters.index(character) for character in sample.text)
+        expected = math.log(next_probabilities(model, "bcda")[first]) + math.log(next_probabilities(model, "")[second])
+        assert sample.log_probability_nats == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_sample_that_has_ended_begins_no_document(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    start = Stepper.start
+
+    def noted(self: Stepper, state: Any, lanes: Any = slice(None)) -> None:
+        started.append(lanes)
+        start(self, state, lanes)
+
+    monkeypatch.setattr(Stepper, "start", noted)
+    options = SampleSettings(length=300, seed=5, num_samples=4, stop=("a\n",))
+    samples = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).samples()
+    assert [sample.ended_by for sample in samples] == ["stop"] * 4
+    assert started == [slice(None)]
+
+
+def test_a_prompt_is_read_as_the_text_of_the_training_was(model: CharacterModel) -> None:
+    lines = CorpusSettings(newline="lf", normalize="nfc")
+    sampler = Sampler(model, VOCABULARY, SampleSettings(prompt="ab\r\nc\r"), lines)
+    assert sampler.prompt_ids == VOCABULARY.encode("ab\nc\n").tolist()
+    accented = Vocabulary(["a", "e", "\N{LATIN SMALL LETTER E WITH ACUTE}", *"bcdfg"])
+    sampler = Sampler(model, accented, SampleSettings(prompt="e\N{COMBINING ACUTE ACCENT}a"), lines)
+    assert sampler.prompt_ids == [2, 0]

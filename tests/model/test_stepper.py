@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from charlm.config import ModelSettings
 from charlm.model import products
@@ -64,6 +65,21 @@ def test_reading_a_prompt_equals_stepping_through_it_whatever_the_chunk(cell: st
     torch.testing.assert_close(torch.from_numpy(logits), by_steps[-1], rtol=0, atol=1e-5)
     stepper.start(state)
     np.testing.assert_allclose(stepper.step(ids[1].numpy()), goes_on, rtol=0, atol=1e-5)
+
+
+def test_reading_a_prompt_makes_logits_of_its_end_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids, sizes = model_of("lstm"), some_ids(2), []
+    linear = functional.linear
+
+    def noted(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        outputs = linear(inputs, weight, bias)
+        if weight.shape[0] == VOCABULARY:
+            sizes.append(outputs.numel())
+        return outputs
+
+    monkeypatch.setattr(functional, "linear", noted)
+    read(model, ids, chunk=7)
+    assert sizes == [2 * VOCABULARY]
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])

@@ -240,6 +240,21 @@ def test_without_a_terminal_there_is_a_plain_line_a_log_point(
     assert "\x1b" not in captured.err
 
 
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "\\x1b[2Jhello"), (False, "\x1b[2Jhello")])
+def test_a_sample_does_not_command_the_terminal(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+    shown: str,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    monitor = Monitor(tmp_path, TrainSettings(), 1, quiet=False)
+    monitor.sample(1, "\x1b[2Jhello")
+    monitor.close()
+    assert shown in capsys.readouterr().err.splitlines()
+
+
 def test_quiet_says_nothing_and_records_everything(make_trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(max_steps=4)
     trainer.train()

@@ -1,0 +1,46 @@
+"""Text on its way out, raw into a pipe and harmless on a terminal; and text as people write it on a line."""
+
+import re
+import unicodedata
+from typing import TextIO
+
+DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they turn around what comes after
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
+
+
+class Output:
+    """Writes text as it comes; on a terminal as :func:`harmless` has it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.escapes = stream.isatty()
+        self.held = ""  # a carriage return, until it is known whether it is part of a line end
+
+    def write(self, text: str) -> None:
+        if self.escapes:
+            text = self.held + text
+            self.held = "\r" * text.endswith("\r")
+            text = harmless(text.removesuffix(self.held))
+        self.stream.write(text)
+        self.stream.flush()
+
+
+def harmless(text: str) -> str:
+    """A text in which characters are escaped that would command a terminal.
+
+    These are controls but for tab and line ends, and those that turn the direction of writing.
+    """
+    return "".join(map(_escaped, text.replace("\r\n", "\n")))
+
+
+def _escaped(character: str) -> str:
+    """A character, or how it is written in Python if a terminal would obey it."""
+    is_control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n"
+    if is_control or unicodedata.bidirectional(character) in DIRECTIONS:
+        return character.encode("unicode_escape").decode("ascii")
+    return character
+
+
+def unescaped(text: str) -> str:
+    """What is meant where ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what is hard to write on a line."""
+    return re.sub(r"\\([nrt0\\])", lambda found: ESCAPES[found[1]], text)
