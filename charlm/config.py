@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from charlm.errors import UsageError, did_you_mean
 
 COMMAND_LINE = "command line"
+ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -54,7 +56,7 @@ class CorpusSettings(Settings):
     document_separator: str = Field(
         "",
         description="Text that ends a document: the next one starts with a fresh state. \\n: documents of one line.",
-        json_schema_extra={"escapes": True},
+        json_schema_extra=ESCAPES,
     )
     document_per_file: bool = Field(False, description="Each file is a document of its own.")
     validation_fraction: Fraction | Literal["auto"] = Field(
@@ -184,9 +186,9 @@ class SampleSettings(Settings):
     min_p: float = Field(
         0.0, ge=0, le=1, description="Draw from what is at least this probable beside the most probable; 0: from all."
     )
-    ban: str = Field("", description="Characters that are never drawn.")
-    allow: str = Field("", description="The only characters that are drawn; none given: all.")
-    stop: Texts = Field((), description="Text after which a sample ends; may be given several times.")
+    ban: str = Field("", description="Characters that are never drawn.", json_schema_extra=ESCAPES)
+    allow: str = Field("", description="The only characters drawn; none given: all.", json_schema_extra=ESCAPES)
+    stop: Texts = Field((), description="Text that ends a sample; several may be given.", json_schema_extra=ESCAPES)
     stop_at_line: bool = Field(False, description="End a sample with its first line.")
     num_samples: Count = Field(1, description="Texts to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(

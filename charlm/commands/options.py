@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from charlm.config import COMMAND_LINE, Layer, Settings
+from charlm.config import COMMAND_LINE, ESCAPES, Layer, Settings
 from charlm.errors import UsageError
 from charlm.files import written
 from charlm.generation.terminal import unescaped
@@ -205,7 +205,7 @@ def _own_settings(kind: type[Settings]) -> dict[str, FieldInfo]:
 
 
 def _click_type(setting: FieldInfo) -> Any:
-    if isinstance(setting.json_schema_extra, dict) and setting.json_schema_extra.get("escapes"):
+    if setting.json_schema_extra == ESCAPES:
         return Escaped()
     parts = list(_flatten(setting.annotation))
     words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))

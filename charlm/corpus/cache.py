@@ -110,9 +110,11 @@ def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encod
         return None
     try:
         name = json.loads(_note(cache, stats, settings).read_bytes())["text"]
-        found = _opened(cache / "texts" / name)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if not isinstance(name, str) or not OUR_TEXT.fullmatch(name):  # a damaged note must not lead out of the cache
+        return None
+    found = _opened(cache / "texts" / name)
     if found is None or len(found.files) != len(paths):
         return None
     return replace(found, files=[replace(f, path=str(path)) for f, path in zip(found.files, paths, strict=True)])

@@ -76,9 +76,8 @@ def evaluate(
     """The mean loss of ``model`` over a text.
 
     With one lane in fp32 this is the exact figure: the whole text is one sequence, its state carried, and reset where a
-    document begins. Several lanes are
-    faster and an approximation: each reads ``WARM_UP`` characters before its own, from a state of zero, and a text that
-    has fewer for each has fewer lanes.
+    document begins. Several lanes are faster and an approximation: each reads ``WARM_UP`` characters before its own,
+    from a state of zero, and a text that has fewer for each has fewer lanes.
     """
     lanes = min(lanes, max(1, len(text) // WARM_UP))
     lane_length = -(-len(text) // lanes)

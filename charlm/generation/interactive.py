@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from charlm.config import CorpusSettings, SampleSettings, resolve
+from charlm.config import ESCAPES, CorpusSettings, SampleSettings, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError, did_you_mean
 from charlm.generation.streams import AS_IT_IS, Sampler
@@ -71,12 +71,11 @@ class Conversation:
 
 def _value(name: str, text: str) -> object:
     """What was typed, as the type that the setting has; what is no such thing stays text, and is refused as such."""
-    default = SampleSettings.model_fields[name].default
-    if name in ("ban", "allow"):
-        return unescaped(text)
+    setting = SampleSettings.model_fields[name]
+    default = setting.default
+    text = unescaped(text) if setting.json_schema_extra == ESCAPES else text.strip()
     if isinstance(default, tuple):
-        return (unescaped(text),) if text else ()
-    text = text.strip()
+        return (text,) if text else ()
     if isinstance(default, bool):
         return {"on": True, "off": False}.get(text, text)
     if isinstance(default, str) and name != "seed":

@@ -171,6 +171,15 @@ def test_characters_can_be_banned_and_allowed(cli: Cli, trained: Path) -> None:
     assert set(cli("sample", trained, "--allow", "abc", *fixed).out) <= set("abc\n")
 
 
+def test_escapes_stand_for_what_is_hard_to_type(cli: Cli, trained: Path) -> None:
+    fixed = ("--length", "300", "--temperature", "2", "--seed", "1", "--no-echo")
+    free = cli("sample", trained, *fixed).out
+    assert "\n" in free[:-1]
+    assert cli("sample", trained, *fixed, "--stop", r"\n").out == free[: free.index("\n") + 1] + "\n"
+    assert "\n" not in cli("sample", trained, *fixed, "--ban", r"\n").out[:-1]
+    assert set(cli("sample", trained, *fixed, "--allow", r"\n").out) == {"\n"}
+
+
 @pytest.mark.parametrize("option", [("--top-k", "1"), ("--top-p", "1e-9"), ("--min-p", "1"), ("--temperature", "0")])
 def test_every_way_of_narrowing_ends_at_the_most_probable_character(
     cli: Cli, trained: Path, option: tuple[str, str]

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -147,6 +148,19 @@ def test_a_damaged_note_is_written_anew(path: Path, built: list[Path], content: 
     get(path)
     assert len(built) == 2
     assert path.exists()
+
+
+def test_a_note_that_leads_out_of_the_cache_is_not_followed(path: Path, built: list[Path]) -> None:
+    get(path)
+    (note,) = (path.parent / "cache" / "seen").iterdir()
+    mine = path.parent / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("Dear")
+    for name in (str(mine), "../../mine"):
+        note.write_text(json.dumps({"text": name}))
+        get(path)
+        assert (mine / "letter.txt").read_text() == "Dear"
+    assert len(built) == 3
 
 
 def test_a_text_that_cannot_be_read_leaves_nothing(path: Path) -> None:

@@ -12,30 +12,30 @@ from charlm.model.language_model import CharacterModel
 Make = Callable[..., CharacterModel]
 
 
+def small_model(vocabulary_size: int = 7, **changes: object) -> CharacterModel:
+    """Weights large enough that the past matters."""
+    shape = {"hidden_size": 6, "embedding_size": 4, "num_layers": 2, "dropout": 0.3, **changes}
+    model = CharacterModel(vocabulary_size, ModelSettings(**shape))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return model
+
+
+def unmoved_model(log_probabilities: torch.Tensor) -> CharacterModel:
+    """A model that predicts the same distribution whatever it reads."""
+    model = CharacterModel(len(log_probabilities), ModelSettings(hidden_size=4, embedding_size=4, num_layers=1))
+    with torch.no_grad():
+        assert model.output_weight is not None
+        model.output_weight.zero_()
+        model.output_bias.copy_(log_probabilities)
+    return model
+
+
 @pytest.fixture
 def make_model() -> Make:
-    """Makes a model with weights large enough that the past matters."""
-
-    def make(vocabulary_size: int = 7, **changes: object) -> CharacterModel:
-        shape = {"hidden_size": 6, "embedding_size": 4, "num_layers": 2, "dropout": 0.3, **changes}
-        model = CharacterModel(vocabulary_size, ModelSettings(**shape))
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.7)
-        return model
-
-    return make
+    return small_model
 
 
 @pytest.fixture
 def blind_model() -> Callable[[torch.Tensor], CharacterModel]:
-    """Makes a model that predicts the same distribution whatever it reads."""
-
-    def make(log_probabilities: torch.Tensor) -> CharacterModel:
-        model = CharacterModel(len(log_probabilities), ModelSettings(hidden_size=4, embedding_size=4, num_layers=1))
-        with torch.no_grad():
-            assert model.output_weight is not None
-            model.output_weight.zero_()
-            model.output_bias.copy_(log_probabilities)
-        return model
-
-    return make
+    return unmoved_model

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from charlm.config import ModelSettings
 from charlm.corpus.batches import Lanes
@@ -15,6 +14,7 @@ from charlm.evaluation.passes import MOST_LANES, Evaluation, evaluate, lanes_for
 from charlm.model import cells
 from charlm.model.language_model import CharacterModel
 from tests.conftest import text_of
+from tests.evaluation.conftest import small_model, unmoved_model
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +40,6 @@ def trained(poem: str, text: Text) -> CharacterModel:
         model.loss(logits, torch.from_numpy(window.targets)).backward()
         optimizer.step()
     return model.eval()
-
-
-def small_model(vocabulary_size: int = 7, cell: str = "lstm") -> CharacterModel:
-    """Weights large enough that the past matters."""
-    settings = ModelSettings(cell=cell, hidden_size=6, embedding_size=4, num_layers=2, dropout=0.0)
-    model = CharacterModel(vocabulary_size, settings)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.7)
-    return model
-
-
-def blind_model(log_probabilities: torch.Tensor) -> CharacterModel:
-    """A model that predicts the same distribution whatever it reads."""
-    model = CharacterModel(len(log_probabilities), ModelSettings(hidden_size=4, embedding_size=4, num_layers=1))
-    with torch.no_grad():
-        assert model.output_weight is not None
-        model.output_weight.zero_()
-        model.output_bias.copy_(log_probabilities)
-    return model
 
 
 def random_text(count: int, vocabulary_size: int = 7) -> Text:
@@ -87,7 +68,7 @@ def naively(model: CharacterModel, text: Text) -> float:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_the_exact_pass_is_what_a_naive_loop_gives(cell: str) -> None:
-    model, text = small_model(cell=cell), random_text(600)
+    model, text = small_model(cell=cell, dropout=0.0), random_text(600)
     result = evaluate(model, text)
     assert result.nats_per_character == pytest.approx(naively(model, text), abs=1e-6)
     assert result.characters == 600
@@ -125,13 +106,13 @@ def test_each_character_counts_once(count: int, lanes: int) -> None:
     log_probabilities = torch.log_softmax(torch.randn(7), 0)
     text = random_text(count)
     expected = -log_probabilities[torch.from_numpy(text[:])].double().mean().item()
-    result = evaluate(blind_model(log_probabilities), text, lanes)
+    result = evaluate(unmoved_model(log_probabilities), text, lanes)
     assert result.nats_per_character == pytest.approx(expected, abs=1e-6)
     assert result.characters == count
 
 
 def test_guessing_evenly_costs_the_logarithm_of_the_number_of_characters() -> None:
-    result = evaluate(blind_model(torch.zeros(7)), random_text(500))
+    result = evaluate(unmoved_model(torch.zeros(7)), random_text(500))
     assert result.nats_per_character == pytest.approx(math.log(7), abs=1e-6)
     assert result.bits_per_character == pytest.approx(math.log2(7), abs=1e-6)
 
@@ -142,7 +123,7 @@ def test_bits_are_nats_divided_by_the_logarithm_of_two() -> None:
 
 
 def test_the_first_character_is_predicted_from_the_start_symbol_and_counts() -> None:
-    model, text = small_model(), random_text(1)
+    model, text = small_model(dropout=0.0), random_text(1)
     logits, _ = model(torch.tensor([[model.vocabulary_size]]), model.zero_state(1))
     expected = -torch.log_softmax(logits[0, 0], -1)[text[:][0]].item()
     assert evaluate(model, text).nats_per_character == pytest.approx(expected, abs=1e-6)
@@ -152,7 +133,7 @@ def test_the_first_character_is_predicted_from_the_start_symbol_and_counts() -> 
 
 
 def test_in_lanes_too_the_text_starts_with_the_start_symbol_and_a_state_of_zero() -> None:
-    model, text = small_model(), random_text(2000)
+    model, text = small_model(dropout=0.0), random_text(2000)
     with torch.no_grad():  # what the start symbol leaves in the state is all that the next steps see
         model.embedding.weight[model.vocabulary_size] = 5
     exact = evaluate(model, text.part(range(1000))).nats_per_character
@@ -183,7 +164,7 @@ def test_bf16_is_near_fp32(trained: CharacterModel, text: Text) -> None:
 
 def test_progress_tells_of_every_character_of_an_exact_pass() -> None:
     told: list[int] = []
-    evaluate(small_model(), random_text(1000), chunk=300, on_progress=told.append)
+    evaluate(small_model(dropout=0.0), random_text(1000), chunk=300, on_progress=told.append)
     assert sum(told) == 1000
     assert len(told) == 4
 
@@ -199,7 +180,7 @@ def test_an_unknown_character_costs_its_symbol_and_which_of_all_others_it_is() -
     vocabulary = Vocabulary(["a", "b"], has_unknown=True)
     text = Text(vocabulary, np.array([0, 2, 1, 2], dtype=np.uint8))
     log_probabilities = torch.log_softmax(torch.tensor([0.3, -0.5, 1.2]), 0)
-    result = evaluate(blind_model(log_probabilities), text)
+    result = evaluate(unmoved_model(log_probabilities), text)
     a, b, unknown = (-log_probabilities.double()).tolist()
     expected = (a + b + 2 * (unknown + math.log(1_112_062))) / 4
     assert result.nats_per_character == pytest.approx(expected, abs=1e-6)
