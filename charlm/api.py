@@ -145,7 +145,7 @@ class Model:
         Raises ``TextError`` if there is no text, ``UsageError`` if there is no lane.
         """
         if lanes < 1:
-            raise UsageError(f"evaluate(): lanes = {lanes}: must be at least 1.")
+            raise UsageError(f"evaluate(): lanes must be at least 1, not {lanes}.")
         return evaluate(self.network, self._text(text), lanes)
 
     def score(self, text: str) -> Scores:
@@ -161,7 +161,7 @@ class Model:
 
     def _text(self, text: str) -> Text:
         if not text:
-            raise TextError("The text is empty.", "Give a text with something in it.")
+            raise TextError("The text is empty.", "Pass a non-empty text.")
         text = as_read(text, self.settings)
         ids = self.vocabulary.encode(text, "replace")
         separator = self.vocabulary.spelled(self.settings.document_separator)

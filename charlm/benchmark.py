@@ -81,13 +81,13 @@ def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] 
     training = {
         "charlm": (charlm_training, settings),
         "same model, nn.LSTM fp32": (plain_training, settings),
-        "char-rnn's shape, nn.LSTM fp32": (plain_training, shape_of_char_rnn),
+        "char-rnn-like model, nn.LSTM fp32": (plain_training, shape_of_char_rnn),
     }
     products = {"fp32": (product_fp32, settings), "bf16": (product_bf16, settings)}
     sampling = {
         f"sampling_{streams}": {
             "charlm": (partial(charlm_sampling, streams=streams), settings),
-            "same model, nn.LSTM a character at a time": (partial(plain_sampling, PlainModel, streams), settings),
+            "same model, nn.LSTM per character": (partial(plain_sampling, PlainModel, streams), settings),
             "same model, nn.LSTMCell": (partial(plain_sampling, PlainCells, streams), settings),
         }
         for streams in STREAMS

@@ -61,7 +61,7 @@ class Checkpoint:
         found = {name: tuple(weight.shape) for name, weight in self.weights.items()}
         if expected != found:  # compared before a model of the claimed size is made
             different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-            raise CheckpointError(f"{self.folder}: the weights do not fit the settings: {', '.join(different[:3])}.")
+            raise CheckpointError(f"{self.folder}: the weights do not match the settings: {', '.join(different[:3])}.")
         model = CharacterModel(len(self.vocabulary), self.settings)
         model.load_state_dict(self.weights)
         return model.to(device).eval()
@@ -109,14 +109,14 @@ def verified(folder: Path) -> Checkpoint:
         entry = manifest.get(name)
         data = _read(folder / name)
         if not isinstance(entry, dict) or entry.get("size") != len(data) or entry.get("sha256") != files.sha256(data):
-            raise _damaged(folder, f"{name} is not what was written")
+            raise _damaged(folder, f"{name} has the wrong size or checksum")
         contents[name] = data
     config = _parse(contents["config.json"], folder / "config.json")
     version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{folder}: format_version {version}; this charlm ({__version__}) reads {FORMAT_VERSION}.",
-            "A newer charlm made it: pip install --upgrade charlm.",
+            f"{folder}: unsupported format_version {version}; charlm {__version__} reads version {FORMAT_VERSION}.",
+            "It may have been written by a newer version of charlm; upgrade charlm to read it.",
         )
     try:
         known = ConfigFile(**config)
@@ -136,7 +136,10 @@ def verified(folder: Path) -> Checkpoint:
 
 
 def _damaged(folder: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{folder}: a damaged checkpoint: {what}.", "Choose another: --checkpoint STEP.")
+    return CheckpointError(
+        f"{folder}: damaged checkpoint: {what}.",
+        "Choose another checkpoint of the run: --checkpoint STEP, or --resume RUN/step-N.",
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -147,21 +150,21 @@ def _read(path: Path) -> bytes:
     """The bytes of a file that lies in its folder itself: a link could lead anywhere."""
     try:
         if path.is_symlink():
-            raise CheckpointError(f"{path}: a link; a checkpoint holds its files itself.")
+            raise CheckpointError(f"{path}: is a symbolic link; checkpoints must contain regular files.")
         return path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path.parent}: no checkpoint: {path.name} is missing.") from None
+        raise CheckpointError(f"{path.parent}: not a checkpoint: {path.name} is missing.") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:
     if len(data) > JSON_AT_MOST_BYTES:
-        raise CheckpointError(f"{path}: damaged: {len(data):,} bytes of JSON.")
+        raise CheckpointError(f"{path}: damaged: too large for a JSON file ({len(data):,} bytes).")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: damaged: not JSON.") from None
+        raise CheckpointError(f"{path}: damaged: invalid JSON.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: damaged: not a JSON object.")
     return content

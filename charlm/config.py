@@ -44,25 +44,25 @@ class CorpusSettings(Settings):
     """How the text is read and divided."""
 
     unit: Literal["character", "byte"] = Field(
-        "character", description="What is predicted; byte: the raw bytes of any file at all."
+        "character", description="What to model: Unicode characters, or the raw bytes of any file."
     )
-    encoding: str = Field("utf-8", description="Encoding of the text files.")
+    encoding: str = Field("utf-8", description="Encoding of the input files.")
     decode_errors: Literal["error", "replace"] = Field(
-        "error", description="What becomes of bytes that do not decode; replace: U+FFFD."
+        "error", description="Undecodable bytes: fail with an error, or replace with U+FFFD."
     )
-    newline: Literal["keep", "lf"] = Field("keep", description="Line ends; lf: all become \\n.")
-    normalize: Literal["none", "nfc"] = Field("none", description="Unicode normal form; nfc: e + ´ becomes é.")
-    min_count: Count = Field(1, description="Characters that occur less often become one unknown symbol.")
+    newline: Literal["keep", "lf"] = Field("keep", description="Line endings: keep them, or convert all to LF (\\n).")
+    normalize: Literal["none", "nfc"] = Field("none", description="Unicode normalization; nfc turns e + ´ into é.")
+    min_count: Count = Field(1, description="Map characters that occur fewer times than this to one unknown token.")
     document_separator: str = Field(
         "",
-        description="Text that ends a document: the next one starts with a fresh state. \\n: documents of one line.",
+        description="Text that ends a document; the state is reset after it. \\n: one document per line.",
         json_schema_extra=ESCAPES,
     )
-    document_per_file: bool = Field(False, description="Each file is a document of its own.")
+    document_per_file: bool = Field(False, description="Treat each file as a separate document.")
     validation_fraction: Fraction | Literal["auto"] = Field(
-        "auto", description="Part of the text to validate on; auto: a tenth, but at most 1,000,000 characters."
+        "auto", description="Fraction held out for validation; auto: 0.1, but at most 1,000,000 characters."
     )
-    test_fraction: Fraction = Field(0.0, description="Part of the text to keep aside, at its end, for a last test.")
+    test_fraction: Fraction = Field(0.0, description="Fraction held out for testing, at the end of the text.")
 
     @field_validator("document_separator")
     @classmethod
@@ -75,81 +75,83 @@ class CorpusSettings(Settings):
         yield from super().problems()
         validation = 0.1 if self.validation_fraction == "auto" else self.validation_fraction
         if validation + self.test_fraction >= 1:
-            yield "validation_fraction and test_fraction together must be below 1."
+            yield "the sum of validation_fraction and test_fraction must be less than 1."
         if self.unit == "byte":
             of_characters = ("encoding", "decode_errors", "newline", "normalize", "min_count")
             for name in of_characters:
                 if getattr(self, name) != CorpusSettings.model_fields[name].default:
-                    yield f"{name} is of characters, not of bytes: leave it away with unit byte."
+                    yield f"{name} does not apply to bytes: remove it, or use unit = character."
 
 
 class ModelSettings(Settings):
     """The shape of the network."""
 
-    cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="The recurrent cell.")
-    embedding_size: Count = Field(64, description="Numbers that stand for a character at the input.")
-    hidden_size: Count = Field(384, description="Units of a layer.")
-    num_layers: Count = Field(2, description="Recurrent layers, one on another.")
-    dropout: Fraction = Field(0.2, description="Part of each layer's output that is dropped in training.")
-    tie_weights: bool = Field(False, description="One matrix for embedding and output.")
+    cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="Type of recurrent cell.")
+    embedding_size: Count = Field(64, description="Size of the character embeddings.")
+    hidden_size: Count = Field(384, description="Hidden units per layer.")
+    num_layers: Count = Field(2, description="Number of stacked recurrent layers.")
+    dropout: Fraction = Field(0.2, description="Dropout probability after each layer.")
+    tie_weights: bool = Field(False, description="Share one matrix between embedding and output layer.")
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if self.tie_weights and self.embedding_size != self.hidden_size:
-            yield f"tie_weights needs embedding_size = hidden_size (now {self.embedding_size} and {self.hidden_size})."
+            yield f"tie_weights needs embedding_size = hidden_size (got {self.embedding_size} and {self.hidden_size})."
 
 
 class WindowSettings(Settings):
     """The size of what one forward pass reads."""
 
-    batch_size: Count = Field(32, description="Lanes: stretches of text read side by side.")
-    sequence_length: Count = Field(64, description="Characters through which gradients flow back.")
+    batch_size: Count = Field(32, description="Number of text streams trained on in parallel.")
+    sequence_length: Count = Field(64, description="Characters per window: how far gradients are backpropagated.")
 
 
 class OptimizationSettings(Settings):
     """How the network learns, and for how long."""
 
-    accumulation_steps: Count = Field(1, description="Windows whose gradients make one step.")
-    learning_rate: float = Field(4e-3, gt=0, le=10, description="Highest learning rate (AdamW).")
-    warmup_steps: int = Field(50, ge=0, description="Steps over which the learning rate rises.")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
-    weight_decay: float = Field(0.05, ge=0, le=10, description="Decoupled weight decay of the matrices.")
-    beta1: Fraction = Field(0.9, description="Decay of AdamW's mean of gradients.")
-    beta2: Fraction = Field(0.99, description="Decay of AdamW's mean of squared gradients.")
-    gradient_clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0: no clipping.")
-    max_steps: int = Field(3200, ge=0, description="Length in steps; 0: not limited by steps.")
-    max_epochs: float = Field(0.0, ge=0, description="Length in passes over the training text; 0: not limited.")
-    max_minutes: float = Field(0.0, ge=0, description="Length in minutes of training time; 0: not limited.")
-    patience: int = Field(0, ge=0, description="Stop after so many evaluations without a better one; 0: never.")
-    seed: int = Field(1, ge=0, lt=2**63, description="Seed of the initial weights and of dropout.")
-    init_from: str = Field("", description="Run or checkpoint to start from: its model, its weights, on this text.")
+    accumulation_steps: Count = Field(1, description="Windows whose gradients are accumulated per optimizer step.")
+    learning_rate: float = Field(4e-3, gt=0, le=10, description="Peak learning rate (AdamW).")
+    warmup_steps: int = Field(50, ge=0, description="Steps of linear learning rate warmup.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate schedule.")
+    weight_decay: float = Field(0.05, ge=0, le=10, description="Decoupled weight decay; biases are exempt.")
+    beta1: Fraction = Field(0.9, description="AdamW beta1: decay rate of the gradient average.")
+    beta2: Fraction = Field(0.99, description="AdamW beta2: decay rate of the squared gradient average.")
+    gradient_clip: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
+    max_steps: int = Field(3200, ge=0, description="Stop after this many steps; 0: no limit.")
+    max_epochs: float = Field(0.0, ge=0, description="Stop after this many passes over the training text; 0: no limit.")
+    max_minutes: float = Field(0.0, ge=0, description="Stop after this many minutes of training time; 0: no limit.")
+    patience: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
+    seed: int = Field(1, ge=0, lt=2**63, description="Random seed for initial weights and dropout.")
+    init_from: str = Field(
+        "", description="Run or checkpoint to finetune: its architecture and weights are the starting point."
+    )
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if not any(getattr(self, name) for name in LENGTHS):
-            yield "one of max_steps, max_epochs and max_minutes must be above 0."
+            yield "at least one of max_steps, max_epochs and max_minutes must be greater than 0."
 
 
 class RunSettings(Settings):
     """What happens around the learning."""
 
-    log_every: Count = Field(10, description="Steps between two log points.")
+    log_every: Count = Field(10, description="Steps between log entries.")
     evaluate_every: Count | Literal["auto"] = Field(
-        "auto", description="Steps between two evaluations; auto: so many that they take under a tenth of the time."
+        "auto", description="Steps between evaluations; auto: as often as fits in 10% of the time."
     )
-    save_every: float = Field(5.0, gt=0, description="Most minutes of training between two checkpoints.")
-    keep: int = Field(2, ge=0, description="Checkpoints kept beside the best and the newest.")
-    sample_length: int = Field(200, ge=0, description="Characters of the samples shown while training; 0: none.")
+    save_every: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
+    keep: int = Field(2, ge=0, description="Checkpoints to keep in addition to the best and the latest.")
+    sample_length: int = Field(200, ge=0, description="Characters of sample text shown after each evaluation; 0: none.")
 
 
 class DeviceSettings(Settings):
     """Where and how the arithmetic is done."""
 
-    device: str = Field("auto", description="auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps.")
+    device: str = Field("auto", description="auto (CUDA if available, else CPU), cpu, cuda, cuda:1 or mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Arithmetic of the matrices; auto: bf16 where the processor is faster with it."
+        "auto", description="Matrix multiplication precision; auto: bf16 on CPUs with native support."
     )
-    threads: int = Field(0, ge=0, description="Threads of the processor; 0: one a core.")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: PyTorch's default.")
 
 
 class TrainSettings(DeviceSettings, RunSettings, OptimizationSettings, WindowSettings, ModelSettings, CorpusSettings):
@@ -157,11 +159,11 @@ class TrainSettings(DeviceSettings, RunSettings, OptimizationSettings, WindowSet
 
 
 SECTIONS: Mapping[str, type[Settings]] = {
-    "Text": CorpusSettings,
+    "Data": CorpusSettings,
     "Model": ModelSettings,
-    "Windows": WindowSettings,
-    "Learning": OptimizationSettings,
-    "Run": RunSettings,
+    "Batching": WindowSettings,
+    "Optimization": OptimizationSettings,
+    "Logging and checkpoints": RunSettings,
     "Device": DeviceSettings,
 }
 
@@ -173,45 +175,54 @@ class BenchSettings(DeviceSettings, WindowSettings, ModelSettings):
 class SampleSettings(Settings):
     """How text is generated."""
 
-    prompt: str = Field("", description="Text to go on from.")
+    prompt: str = Field("", description="Text to continue.")
     unknown: Literal["error", "skip", "replace"] = Field(
-        "error", description="Characters of the prompt that the model does not know; replace: its unknown symbol."
+        "error", description="Prompt characters the model does not know: fail, drop, or use its unknown token."
     )
-    length: int = Field(500, ge=0, description="Most characters to generate.")
-    temperature: float = Field(0.8, ge=0, description="Below 1 is safer, above 1 wilder; 0: always the most probable.")
-    top_k: int = Field(0, ge=0, description="Draw from the k most probable characters only; 0: from all.")
+    length: int = Field(500, ge=0, description="Maximum number of characters to generate.")
+    temperature: float = Field(
+        0.8, ge=0, description="Lower is more predictable, higher more varied; 0: always the likeliest character."
+    )
+    top_k: int = Field(0, ge=0, description="Sample only from the k likeliest characters; 0: off.")
     top_p: float = Field(
-        1.0, gt=0, le=1, description="Draw from the fewest characters that are this probable together; 1: from all."
+        1.0,
+        gt=0,
+        le=1,
+        description="Sample only from the likeliest characters that add up to this probability; 1: off.",
     )
     min_p: float = Field(
-        0.0, ge=0, le=1, description="Draw from what is at least this probable beside the most probable; 0: from all."
+        0.0, ge=0, le=1, description="Drop characters less likely than this fraction of the likeliest one; 0: off."
     )
-    ban: str = Field("", description="Characters that are never drawn.", json_schema_extra=ESCAPES)
-    allow: str = Field("", description="The only characters drawn; none given: all.", json_schema_extra=ESCAPES)
-    stop: Texts = Field((), description="Text that ends a sample; several may be given.", json_schema_extra=ESCAPES)
-    stop_at_line: bool = Field(False, description="End a sample with its first line.")
-    num_samples: Count = Field(1, description="Texts to generate.")
+    ban: str = Field("", description="Characters never to generate.", json_schema_extra=ESCAPES)
+    allow: str = Field(
+        "", description="Generate only these characters; empty: no restriction.", json_schema_extra=ESCAPES
+    )
+    stop: Texts = Field((), description="Stop after generating this text; can be repeated.", json_schema_extra=ESCAPES)
+    stop_at_line: bool = Field(False, description="Stop at the end of the first line.")
+    num_samples: Count = Field(1, description="Number of samples to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
-        "random", description="The same seed gives the same text."
+        "random", description="Random seed; the same seed gives the same text."
     )
     precision: Literal["auto", "fp32"] = Field(
-        "auto", description="Arithmetic of the matrices; auto: int8 where they are large, within 0.001 bits."
+        "auto", description="Matrix multiplication precision; auto: int8 for large matrices (within 0.001 bits)."
     )
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if "" in self.stop:
-            yield "stop: an empty text would end every sample before it begins."
+            yield "stop: must not be empty."
 
 
 class DynamicSettings(Settings):
     """How a model goes on learning while it is evaluated."""
 
-    dynamic_learning_rate: float = Field(1e-4, gt=0, le=10, description="Step after each segment.")
-    dynamic_decay: Fraction = Field(
-        0.001, description="Part of the way back to the trained weights that each step goes."
+    dynamic_learning_rate: float = Field(
+        1e-4, gt=0, le=10, description="Learning rate of the update after each segment."
     )
-    dynamic_segment_length: Count = Field(32, description="Characters from one step to the next.")
+    dynamic_decay: Fraction = Field(
+        0.001, description="Fraction by which each update pulls weights back to the trained ones."
+    )
+    dynamic_segment_length: Count = Field(32, description="Characters between updates.")
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -234,7 +245,7 @@ def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
     try:
         return kind(**values)
     except ValidationError as error:
-        raise UsageError(_problems(kind, error, origins), "Mend it and try again; --help lists the ranges.") from None
+        raise UsageError(_problems(kind, error, origins), "See --help for the allowed values.") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -242,11 +253,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file.", "A preset's name has neither a / nor .toml.") from None
+        raise UsageError(f"{path}: no such file.", "To name a preset, omit the folder and .toml.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
+        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}.", "One `name = value` a line.") from None
+        raise UsageError(f"{path}: invalid TOML: {error}.", "Write one `name = value` per line.") from None
 
 
 def to_toml(settings: Settings) -> str:
@@ -286,13 +297,13 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
         elif origin.endswith("_…"):  # a variable of the environment
             place = origin.replace("…", name.upper())
         if problem["type"] == "extra_forbidden":
-            lines[name] = f"{place}: no such setting.{did_you_mean(name, kind.model_fields)}"
+            lines[name] = f"{place}: unknown setting.{did_you_mean(name, kind.model_fields)}"
         elif name in lines:  # a number or a word, and it is neither: one line for both
-            lines[name] = lines[name].removesuffix(".") + f"; or {_plain(problem['msg'])}."
+            lines[name] = lines[name].removesuffix(".") + f" or {_plain(problem['msg']).removeprefix('must be ')}."
         else:
             lines[name] = f"{place} = {problem['input']!r}: {_plain(problem['msg'])}."
     return "\n".join(lines.values())
 
 
 def _plain(message: str) -> str:
-    return message.replace("Input should be", "must be").replace("a valid integer", "a whole number")
+    return message.replace("Input should be", "must be").replace("a valid integer", "an integer")

@@ -44,7 +44,7 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
     try:
         prune(run, keep)
     except OSError as error:  # room is lost, nothing else; the next one tries again
-        warnings.warn(f"{run}: an old checkpoint stays: {error}.", CharlmWarning, stacklevel=2)
+        warnings.warn(f"{run}: cannot remove an old checkpoint: {error}.", CharlmWarning, stacklevel=2)
     return folder
 
 
@@ -61,7 +61,10 @@ def locked(run: Path) -> Iterator[None]:
         try:
             held.enter_context(files.locked(run / LOCK))
         except BlockingIOError:
-            raise UsageError(f"{run}: another training is writing there.", "Wait, or choose another --out.") from None
+            raise UsageError(
+                f"{run}: another training process is using this folder.",
+                "Wait for it to finish, or choose another --out.",
+            ) from None
         yield
 
 
@@ -127,11 +130,11 @@ def read(path: Path, which: str = "best") -> Checkpoint:
     is there is damaged or no checkpoint.
     """
     if not path.is_dir():
-        raise UsageError(f"{path}: no such run or checkpoint.", "Give the run's folder: checkpoints/NAME.")
+        raise UsageError(f"{path}: no such run or checkpoint.", "Pass a run folder, for example checkpoints/NAME.")
     if is_checkpoint(path):
         return checkpoint.verified(path)
     if which not in ("best", "last") and not (which.isascii() and which.isdigit()):
-        raise UsageError(f"--checkpoint {which}: must be best, last or a step's number.")
+        raise UsageError(f"--checkpoint {which}: must be best, last or a step number.")
     for _ in range(LOOKS - 1):  # a training that goes on may prune a folder while it is read
         try:
             return _first_that_verifies(path, which)
@@ -143,13 +146,13 @@ def read(path: Path, which: str = "best") -> Checkpoint:
 def _first_that_verifies(run: Path, which: str) -> Checkpoint:
     folders = checkpoints(run)
     if not folders:
-        what = "no checkpoint in this run yet" if is_run(run) else "neither a run nor a checkpoint"
-        raise CheckpointError(f"{run}: {what}.", "A run holds folders named step-N; charlm train makes one.")
+        what = "this run has no checkpoint yet" if is_run(run) else "neither a run nor a checkpoint"
+        raise CheckpointError(f"{run}: {what}.", "A run contains folders named step-N; charlm train creates them.")
     if which.isdigit():
         of_step = [folder for folder in folders if _step_of(folder) == int(which)]
         if not of_step:
             steps = ", ".join(str(_step_of(folder)) for folder in reversed(folders))
-            raise UsageError(f"{run}: no checkpoint of step {which}.", f"There are: {steps}.")
+            raise UsageError(f"{run}: no checkpoint at step {which}.", f"Available steps: {steps}.")
         return checkpoint.verified(of_step[0])
     candidates = folders if which == "last" else [*best_first(folders), *folders]
     problem: CheckpointError | None = None  # with any folder
@@ -162,7 +165,7 @@ def _first_that_verifies(run: Path, which: str) -> Checkpoint:
             damaged = damaged or (error if folder.exists() else None)
             continue
         if damaged:
-            warnings.warn(f"{damaged.message} Took {folder.name} instead.", CharlmWarning, stacklevel=2)
+            warnings.warn(f"{damaged.message} Using {folder.name} instead.", CharlmWarning, stacklevel=2)
         return chosen
     raise problem or CheckpointError(f"{run}: no checkpoint.")
 
@@ -170,7 +173,7 @@ def _first_that_verifies(run: Path, which: str) -> Checkpoint:
 def remove(run: Path) -> None:
     """Remove what charlm made in a run folder, and nothing else. Raises ``UsageError`` if it is not a run."""
     if not is_run(run):
-        raise UsageError(f"{run}: not a run of charlm; --overwrite leaves it alone.", "Choose another --out.")
+        raise UsageError(f"{run}: not a charlm run; --overwrite only replaces charlm runs.", "Choose another --out.")
     files.remove_leftovers(run)
     for folder in [*checkpoints(run), *run.glob("step-*.damaged")]:
         files.remove_folder(folder)

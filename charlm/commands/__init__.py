@@ -18,13 +18,13 @@ from charlm.commands.terminal import prepare_streams
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
 
 COMMANDS = {
-    "train": "Train a model on a text, and watch it learn.",
-    "sample": "Write new text with a trained model.",
-    "eval": "Measure exactly how well a model predicts a text.",
-    "score": "Show how probable a model finds each character of a text.",
-    "info": "Show what a run is: settings, size, vocabulary, figures.",
-    "bench": "Measure the speed of training and sampling on this machine.",
-    "corpus": "Get, inspect and clean up texts.",
+    "train": "Train a language model on text.",
+    "sample": "Generate text with a trained model.",
+    "eval": "Measure a model's loss on a text, in nats and bits per character.",
+    "score": "Print the probability and rank of every character in a text.",
+    "info": "Show a run's settings, size, vocabulary and metrics.",
+    "bench": "Benchmark training and sampling on this machine.",
+    "corpus": "Download and inspect texts; clear the cache.",
 }
 
 
@@ -50,13 +50,13 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"auto_envvar_prefix": "CHARLM", "help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done; 1 something failed; 2 the command line, settings or environment are wrong; "
-    "3 a checkpoint is damaged or is none; 4 training diverged; 130, 143 interrupted.",
+    epilog="Exit codes: 0 success; 1 error; 2 invalid command line, settings or environment; "
+    "3 invalid or damaged checkpoint; 4 training diverged; 130, 143 interrupted by a signal.",
 )
 @click.version_option(__version__, prog_name="charlm")
 @click.option("--debug", is_flag=True, expose_value=False, is_eager=True, help="Show tracebacks.")
 def group() -> None:
-    """Character-level language models with multilayer LSTMs: train one on a text, watch it learn, sample from it."""
+    """Train, evaluate and sample character-level LSTM language models."""
 
 
 def main() -> NoReturn:
@@ -73,7 +73,7 @@ def main() -> NoReturn:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "charlm"
-        click.echo(f"charlm: {error.format_message()}\nHelp: {command} --help", err=True)
+        click.echo(f"charlm: {error.format_message()}\nRun '{command} --help' for help.", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -91,7 +91,10 @@ def main() -> NoReturn:
 
         log = write_log(traceback.format_exc())
         summary = (str(error).splitlines() or [""])[0]
-        click.echo(f"charlm: {type(error).__name__}: {summary}\nThe traceback is in {log}; --debug shows it.", err=True)
+        click.echo(
+            f"charlm: {type(error).__name__}: {summary}\nThe traceback was saved to {log}; use --debug to print it.",
+            err=True,
+        )
         sys.exit(1)
 
 

@@ -26,18 +26,21 @@ from charlm.config import (
 
 
 @click.command("bench", cls=SectionedCommand)
-@click.option("--config", default="default", help="Settings: a preset or a TOML file.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, help="Turns of each; medians count.  [default: 5]")
+@click.option("--config", default="default", help="Preset or TOML file.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, help="Timed rounds; the median is reported.  [default: 5]"
+)
 @json_option
 @common_options
 @settings_options({"Model": ModelSettings, "Windows": WindowSettings, "Device": DeviceSettings})
 @click.pass_context
 def command(context: click.Context, /, config: str, rounds: int, as_json: bool, quiet: bool, **options: object) -> None:
-    """Measure characters per second of training and sampling, beside plain loops of torch's nn.LSTM.
+    """Benchmark training and sampling, in characters per second, against plain PyTorch loops.
 
-    Training runs on made-up ids, beside the very same model and beside one of char-rnn's shape (embedding as large as a
-    layer); sampling, of one text and of 64 side by side, beside one call of nn.LSTM or nn.LSTMCell a character. All
-    take turns in one run. The machine's own speed at matrix products stands beside them.
+    Training on random ids is compared with the same model built on nn.LSTM, and with a model shaped like char-rnn's
+    (embedding size = hidden size). Sampling, of one text and of 64 in parallel, is compared with calling nn.LSTM or
+    nn.LSTMCell once per character. All candidates take turns within one run. The machine's matrix multiplication speed
+    is reported for reference.
 
     \b
     charlm bench
@@ -62,25 +65,25 @@ def _page(result: dict[str, Any]) -> str:
     settings, made_by = result["settings"], result["made_by"]
     lines = [
         f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}, embedding "
-        f"{settings['embedding_size']}, {settings['batch_size']} lanes × {settings['sequence_length']}, "
+        f"{settings['embedding_size']}, batch {settings['batch_size']} × {settings['sequence_length']}, "
         f"{made_by['precision']} on {made_by['device']}, {made_by['threads']} threads, torch {made_by['torch']}; "
-        f"medians of {result['rounds']}"
+        f"median of {result['rounds']} rounds"
     ]
     titles = {
         "training": "training",
         "sampling_1": "sampling one text",
-        "sampling_64": "sampling 64 texts side by side",
+        "sampling_64": "sampling 64 texts in parallel",
     }
     for what, title in titles.items():
         speeds = result[f"{what}_characters_per_second"]
         lines += ["", f"{title}, characters per second"]
         for name, speed in speeds.items():
-            ratio = "" if name == "charlm" else f"   charlm is {speeds['charlm'] / speed:.2f} times as fast"
+            ratio = "" if name == "charlm" else f"   charlm is {speeds['charlm'] / speed:.2f}× as fast"
             lines.append(f"  {name:<44}{speed:>10,.0f}{ratio}")
     products = result["matrix_gflops"]
     lines += [
         "",
-        f"matrix products: {products['fp32']:,.0f} GFLOP/s in fp32, {products['bf16']:,.0f} in bf16; "
-        f"charlm trains at {result['training_gflops']:,.0f}.",
+        f"matrix multiplication: {products['fp32']:,.0f} GFLOP/s in fp32, {products['bf16']:,.0f} in bf16; "
+        f"charlm training: {result['training_gflops']:,.0f} GFLOP/s.",
     ]
     return "\n".join(lines)

@@ -26,7 +26,7 @@ SHOWN = 10  # of a list, where people read it; JSON has more
 
 @click.group("corpus")
 def command() -> None:
-    """Get, inspect and clean up texts.
+    """Download and inspect texts; clear the cache.
 
     \b
     charlm corpus get tinyshakespeare
@@ -52,19 +52,19 @@ def _description(corpus: download.Published) -> str:
     return f"{corpus.description}; {corpus.size_bytes / 1e6:,.1f} MB; {corpus.licence}"
 
 
-@command.command("get", cls=KnownCorpora, short_help="Download a well-known corpus, and verify it.")
+@command.command("get", cls=KnownCorpora, short_help="Download and verify a well-known corpus.")
 @click.argument("name")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
     default=download.DOWNLOADS,
-    help="Where NAME.txt is put; charlm train NAME looks in data.  [default: data]",
+    help="Folder for NAME.txt; charlm train NAME looks in data.  [default: data]",
 )
 @common_options
 def get(name: str, folder: Path, quiet: bool) -> None:
-    """Download the well-known corpus NAME and verify it by its checksum; its path goes to standard output.
+    """Download the corpus NAME, verify its checksum and print its path.
 
-    A text that is there already is verified, and never overwritten.
+    An existing file is verified and never overwritten.
 
     \b
     charlm corpus get tinyshakespeare
@@ -73,7 +73,7 @@ def get(name: str, folder: Path, quiet: bool) -> None:
     path = download.place(name, folder)
     if download.is_there(name, folder):
         if not quiet:
-            click.echo(f"{path} is there already, and is right.", err=True)
+            click.echo(f"{path} already exists and its checksum is correct.", err=True)
     else:
         size_bytes = download.CORPORA[name].size_bytes
         with tqdm(total=size_bytes, desc=name, unit="B", unit_scale=True, disable=quiet or None, leave=False) as bar:
@@ -82,7 +82,7 @@ def get(name: str, folder: Path, quiet: bool) -> None:
         click.echo(path)
 
 
-@command.command("inspect", cls=SectionedCommand, short_help="Show what a text is like, and what a model must beat.")
+@command.command("inspect", cls=SectionedCommand, short_help="Show statistics of a text, and baselines for a model.")
 @click.argument("corpus", nargs=-1)
 @cache_option
 @json_option
@@ -98,10 +98,10 @@ def inspect(
     quiet: bool,
     **options: object,
 ) -> None:
-    """Show what CORPUS is like before hours go into it: files, folders, patterns, - for standard input.
+    """Inspect CORPUS before training on it: files, folders, glob patterns, or - for standard input.
 
-    Size, characters, rare and control characters, lines, what lies in both training and validation, how long the
-    presets would take here, and floors: the bits per character of n-gram models and of xz, which a model must beat.
+    Reports size, characters, rare and control characters, line lengths, overlap between training and validation text,
+    the estimated training time of each preset, and baselines to beat: bits per character of n-gram models and of xz.
 
     \b
     charlm corpus inspect play.txt
@@ -120,11 +120,11 @@ def inspect(
         print_json(report) if as_json else click.echo(_page(report))
 
 
-@command.command("clean", short_help="Empty the cache of encoded texts.")
+@command.command("clean", short_help="Clear the cache of encoded texts.")
 @cache_option
 @common_options
 def clean(cache_dir: Path | None, quiet: bool) -> None:
-    """Empty the cache of encoded texts. They are made again when they are needed; no text or run is touched.
+    """Clear the cache of encoded texts. They are rebuilt when needed; your texts and runs are not touched.
 
     \b
     charlm corpus clean
@@ -134,7 +134,7 @@ def clean(cache_dir: Path | None, quiet: bool) -> None:
     folder = cache_dir or cache.default_folder()
     freed_bytes = cache.clean(folder)
     if not quiet:
-        click.echo(f"{folder}: {freed_bytes / 1e6:,.1f} MB are free now.", err=True)
+        click.echo(f"Freed {freed_bytes / 1e6:,.1f} MB in {folder}.", err=True)
 
 
 def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
@@ -170,7 +170,9 @@ def _page(report: dict[str, Any]) -> str:
         "Split        " + ", ".join(f"{name} {end - start:,}" for name, (start, end) in report["ranges"].items()),
     ]
     if report["only_outside_training"]:
-        lines.append(f"             {report['only_outside_training']:,} distinct {unit}s only outside training")
+        lines.append(
+            f"             {report['only_outside_training']:,} distinct {unit}s never occur in the training split"
+        )
     if report["documents"]:
         lines.append(f"Documents    {report['documents']:,}")
     of = report["lines"]
@@ -180,10 +182,12 @@ def _page(report: dict[str, Any]) -> str:
     lines += [
         f"Lines        {of['lines']:,}; length: median {of['median']:,.0f}, mean {of['mean']:,.1f}, "
         f"longest {of['longest']:,}",
-        f"Line ends    {mixed or 'none'}" + ("; --newline lf makes them one" if len(ends) > 1 else ""),
+        f"Line ends    {mixed or 'none'}" + ("; unify them with --newline lf" if len(ends) > 1 else ""),
         f"Frequent     {report['most_frequent'][:60]!r}",
-        *_listed("Rare", report["rare_characters"], report["rare"], "distinct, fewer than 10 times; see --min-count"),
-        *_listed("Control", report["control_characters"], report["control"], "in all"),
+        *_listed(
+            "Rare", report["rare_characters"], report["rare"], f"{unit}s occur fewer than 10 times; see --min-count"
+        ),
+        *_listed("Control", report["control_characters"], report["control"], "occurrences"),
         _repeated(report["repeats"], unit),
         "",
         *_floors(report["floors"], unit),
@@ -193,10 +197,12 @@ def _page(report: dict[str, Any]) -> str:
         took = ", ".join(_preset(name, seconds) for name, seconds in report["training_seconds"].items())
         lines += [
             f"Training     {took}",
-            f"             suggested: charlm train … --config {report['suggested_preset']}",
+            f"             suggested preset: charlm train … --config {report['suggested_preset']}",
         ]
     else:
-        lines += ["Training     no preset fits: the text is too short, or has too many characters for this memory"]
+        lines += [
+            "Training     no preset fits: the text is too short, or its vocabulary too large for this machine's memory"
+        ]
     return "\n".join(lines)
 
 
@@ -210,23 +216,23 @@ def _repeated(repeats: dict[str, Any], unit: str) -> str:
     covered, longest = repeats["validation_characters"], repeats["longest"]
     if not covered:
         return (
-            f"Repeats      no {repeats['at_least']} {unit}s in a row lie in both training and "
+            f"Overlap      no passage of {repeats['at_least']} {unit}s occurs both in training and in the first "
             f"{repeats['validation_looked_at']:,} of validation"
         )
     stretch = longest[0]
     return (
-        f"Repeats      {covered:,} validation {unit}s lie in training too, {repeats['at_least']} or more in a row; "
-        f"the longest: {stretch['length']:,}, {stretch['validation_start']:,} into validation"
+        f"Overlap      {covered:,} validation {unit}s also occur in training, in passages of {repeats['at_least']}+; "
+        f"longest: {stretch['length']:,}, at validation offset {stretch['validation_start']:,}"
     )
 
 
 def _floors(floors: dict[str, Any], unit: str) -> list[str]:
     best = min(range(len(floors["ngram_bits"])), key=floors["ngram_bits"].__getitem__)
     return [
-        f"Floors       bits per {unit} of {floors['validation_characters']:,} validation {unit}s, counted on "
-        f"{floors['train_characters']:,} of training",
+        f"Baselines    bits per {unit} on {floors['validation_characters']:,} validation {unit}s, built from "
+        f"{floors['train_characters']:,} training {unit}s",
         *(
-            f"             {bits:6.3f}  order {order}{'  the best of the n-grams' if order == best else ''}"
+            f"             {bits:6.3f}  order {order}{'  best n-gram model' if order == best else ''}"
             for order, bits in enumerate(floors["ngram_bits"])
         ),
         f"             {floors['xz_bits']:6.3f}  xz",

@@ -35,13 +35,25 @@ from charlm.errors import UsageError
     "--lanes",
     type=click.IntRange(min=1),
     default=1,
-    help="Read so many stretches side by side: faster, and approximate.  [default: 1, which is exact]",
+    help="Split the text into N parts read in parallel: faster, but approximate.  [default: 1, exact]",
 )
-@click.option("--floors", is_flag=True, help="Beside it: n-grams and xz, after the run's training text.")
-@click.option("--windowed", type=click.IntRange(min=1), metavar="N", help="Beside it: each N characters read alone.")
-@click.option("--cold-start", is_flag=True, help="Beside it: the loss by the characters read since a cold start.")
-@click.option("--curve", type=run_path, metavar="FILE.svg", help="Draw that; --cold-start comes with it.")
-@click.option("--dynamic", is_flag=True, help="Beside it: the model goes on learning from the text (Krause et al.).")
+@click.option("--floors", is_flag=True, help="Also report n-gram and xz baselines built from the training text.")
+@click.option(
+    "--windowed",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also report the loss with windows of N characters read independently.",
+)
+@click.option("--cold-start", is_flag=True, help="Also report the loss by context length, from a zero state.")
+@click.option(
+    "--curve",
+    type=run_path,
+    metavar="FILE.svg",
+    help="Plot loss by context length to an SVG file; implies --cold-start.",
+)
+@click.option(
+    "--dynamic", is_flag=True, help="Also report dynamic evaluation: keep learning from the text (Krause et al.)."
+)
 @device_option
 @threads_option
 @cache_option
@@ -70,11 +82,11 @@ def command(
     quiet: bool,
     **options: object,
 ) -> None:
-    """Measure exactly how well the model in RUN predicts TEXT: files, folders, - for standard input; all of it.
+    """Measure the loss of the model in RUN on TEXT: files, folders, glob patterns, or - for standard input.
 
-    Without TEXT, the validation part of the text that the run was trained on. Every character is predicted once, from
-    all the text before it. A character that the model does not know costs its unknown symbol, and what it takes to say
-    which of all other characters it is; a model without such a symbol refuses it.
+    Without TEXT, uses the validation split of the text the run was trained on. Every character is predicted once, given
+    all preceding text. A character outside the vocabulary costs the unknown token plus the cost of telling which
+    character it is; a model without an unknown token rejects it.
 
     \b
     charlm eval checkpoints/play
@@ -89,7 +101,7 @@ def command(
     layers = given(context, DynamicSettings)
     settings = resolve(DynamicSettings, layers)
     if not dynamic and layers[-1][1]:
-        raise UsageError("--dynamic-…: settings of a dynamic evaluation, which is off.", "Add --dynamic.")
+        raise UsageError("--dynamic-* options only apply to dynamic evaluation.", "Add --dynamic.")
     from charlm import runs
     from charlm.evaluation import subject
     from charlm.evaluation.report import Beside, measure
@@ -122,7 +134,7 @@ def command(
 
 def _page(report: dict[str, Any]) -> str:
     unit, lanes = report["unit"], report["lanes"]
-    kind = "exact" if report["exact"] else f"approximate: read in {lanes} lane{'s' * (lanes > 1)}"
+    kind = "exact" if report["exact"] else f"approximate: {lanes} part{'s' * (lanes > 1)} in parallel"
     lines = [f"{report['run']}, step {report['step']}, on {report['text']} ({kind})", ""]
     figures = {
         f"nats per {unit}": "nats_per_character",
@@ -136,16 +148,16 @@ def _page(report: dict[str, Any]) -> str:
     lines.append(f"  {'seconds':<40}{report['seconds']:>10.1f}")
     beside = []
     if "dynamic_bits_per_character" in report:
-        beside.append(_line("the model, learning from the text", report["dynamic_bits_per_character"]))
+        beside.append(_line("dynamic evaluation", report["dynamic_bits_per_character"]))
     if "windowed_bits_per_character" in report:
-        window = f"the model, each {report['windowed_characters']:,} {unit}s alone"
+        window = f"independent windows of {report['windowed_characters']:,} {unit}s"
         beside.append(_line(window, report["windowed_bits_per_character"]))
     if floors := report.get("floors"):
-        beside += [_line(f"n-grams, {order} before", bits) for order, bits in enumerate(floors["ngram_bits"])]
+        beside += [_line(f"n-gram, context of {order}", bits) for order, bits in enumerate(floors["ngram_bits"])]
         beside.append(_line("xz", floors["xz_bits"]))
     for point in report.get("cold_start", []):
-        beside.append(_line(f"the model, {point['characters_seen']} read", point["bits_per_character"]))
-    return "\n".join([*lines, "", f"Beside it, in bits per {unit}:", *beside] if beside else lines)
+        beside.append(_line(f"after {point['characters_seen']} {unit}s of context", point["bits_per_character"]))
+    return "\n".join([*lines, "", f"For comparison, in bits per {unit}:", *beside] if beside else lines)
 
 
 def _line(name: str, figure: float) -> str:

@@ -18,7 +18,7 @@ from charlm.errors import CharlmError, CharlmWarning
 @json_option
 @common_options
 def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool) -> None:
-    """Show what a run is: settings, parameters by part, vocabulary, figures, what made it. Several RUNS as a table.
+    """Show a run's settings, parameter counts, vocabulary, metrics and environment; compare several RUNS in a table.
 
     \b
     charlm info checkpoints/play
@@ -34,7 +34,7 @@ def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool)
         except CharlmError as error:
             if len(runs) == 1:
                 raise
-            warnings.warn(f"left out: {error.message}", CharlmWarning, stacklevel=1)
+            warnings.warn(f"skipped: {error.message}", CharlmWarning, stacklevel=1)
     with standard_output():
         if as_json:
             print_json(found if len(runs) > 1 else found[0])
@@ -51,16 +51,16 @@ def _page(run: dict[str, Any]) -> str:
     lines += ["", f"Parameters: {run['parameters']['total']:,}"]
     lines += [f"  {part:<12} {count:>12,}" for part, count in run["parameters"].items() if part != "total"]
     characters = "".join(run["vocabulary"])
-    lines += ["", f"Vocabulary: {len(run['vocabulary'])} characters: {characters!r}"[:2000]]
-    lines += ["", "Figures at this checkpoint:"]
+    lines += ["", f"Vocabulary: {len(run['vocabulary'])} {run['settings']['unit']}s: {characters!r}"[:2000]]
+    lines += ["", "Metrics at this checkpoint:"]
     lines += [f"  {name:<32} {value:.4f}" for name, value in run["metrics"].items()]
-    lines += ["", "Made by: " + ", ".join(f"{name} {value}" for name, value in run["made_by"].items())]
+    lines += ["", "Environment: " + ", ".join(f"{name} {value}" for name, value in run["made_by"].items())]
     lines += ["Checkpoints: " + ", ".join(str(step) for step in run["checkpoints"])]
     return "\n".join(lines)
 
 
 def _table(runs: list[dict[str, Any]]) -> str:
-    rows = [("run", "step", "model", "parameters", "characters", "nats", "bits", "exact nats", "minutes")]
+    rows = [("run", "step", "model", "parameters", "vocabulary", "val nats", "val bits", "exact nats", "minutes")]
     for run in runs:
         settings, metrics = run["settings"], run["metrics"]
         rows.append(

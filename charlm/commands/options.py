@@ -16,7 +16,7 @@ from charlm.errors import UsageError
 from charlm.files import written
 from charlm.generation.terminal import unescaped
 
-ELSEWHERE = "Choose another place for it."
+ELSEWHERE = "Choose a different path."
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ class NumberOrWord(click.ParamType[Any]):
         try:
             return self.number(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a number nor {' or '.join(self.words)}.", param, ctx)
+            self.fail(f"{value!r} is not a number or {' or '.join(self.words)}.", param, ctx)
 
 
 def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Function], Function]:
@@ -106,7 +106,7 @@ def output_file(path: Path) -> Iterator[OutputFile]:
     Raises ``UsageError`` where it cannot be written; what else the block raises is its own.
     """
     if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no plain file, and is not replaced"
+        what = "a folder" if path.is_dir() else "not a regular file, and is not overwritten"
         raise UsageError(f"{path}: is {what}.", ELSEWHERE)
     with ExitStack() as stack:
         with _told(path):
@@ -128,39 +128,41 @@ def common_options(function: Function) -> Function:
     """Options of every command."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks."),
+        click.option("-q", "--quiet", is_flag=True, help="Suppress progress and informational messages."),
     ):
         function = option(function)
     return function
 
 
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=0), default=0, help="Threads of the processor; 0: one a core."
+    "--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: PyTorch's default."
 )
-device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps.")
+device_option = click.option(
+    "--device", default="auto", help="Device: auto, cpu, cuda, cuda:1 or mps.  [default: auto]"
+)
 cache_option = click.option(
     "--cache-dir",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="CHARLM_CACHE_DIR",
     default=None,
-    help="Where encoded texts are kept.  [default: the user's cache folder; env: CHARLM_CACHE_DIR]",
+    help="Cache folder for encoded texts.  [default: user cache folder; env: CHARLM_CACHE_DIR]",
 )
 checkpoint_option = click.option(
-    "--checkpoint", default="best", metavar="best|last|STEP", help="Which checkpoint of the run.  [default: best]"
+    "--checkpoint", default="best", metavar="best|last|STEP", help="Checkpoint to use.  [default: best]"
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 run_path = click.Path(path_type=Path)
 
 
 def subject_options(function: Function) -> Function:
     """The options that say what a model is tried on."""
     for option in (
-        click.option("--encoding", default=None, help="Encoding of TEXT.  [default: that of the run's own]"),
+        click.option("--encoding", default=None, help="Encoding of TEXT.  [default: that of the training text]"),
         click.option(
             "--part",
             type=click.Choice(["validation", "test"]),
             default=None,
-            help="Which part of the run's own text.  [default: validation]",
+            help="Split of the run's own text to use.  [default: validation]",
         ),
     ):
         function = option(function)

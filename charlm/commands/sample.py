@@ -28,10 +28,12 @@ from charlm.generation.terminal import Output
 
 @click.command("sample", cls=SectionedCommand)
 @click.argument("run", type=run_path)
-@click.option("--prompt-file", type=click.Path(), help="File with the prompt; - for standard input.")
-@click.option("--echo/--no-echo", default=True, help="Write the prompt before what goes on from it.  [default: on]")
-@click.option("--top-next", type=click.IntRange(min=1), metavar="K", help="Show the K most probable next characters.")
-@click.option("--interactive", is_flag=True, help="Read prompts line by line; :help tells more.")
+@click.option("--prompt-file", type=click.Path(), help="Read the prompt from this file; - for standard input.")
+@click.option("--echo/--no-echo", default=True, help="Print the prompt before the generated text.  [default: on]")
+@click.option(
+    "--top-next", type=click.IntRange(min=1), metavar="K", help="Print the K likeliest next characters instead of text."
+)
+@click.option("--interactive", is_flag=True, help="Read prompts line by line; type :help for commands.")
 @checkpoint_option
 @threads_option
 @device_option
@@ -54,14 +56,14 @@ def command(
     quiet: bool,
     **options: object,
 ) -> None:
-    """Write new text with the model in RUN, a run's folder or one of its checkpoints.
+    """Generate text with the model in RUN, a run folder or one of its checkpoints.
 
-    The text goes to standard output as it is made. Several texts are made side by side: the first one is seen as it is
-    made, the others when they are done, with separators on standard error.
+    Text is streamed to standard output. Multiple samples are generated in parallel: the first is streamed, the others
+    are printed when they are complete, with separators on standard error.
 
-    What may be drawn is narrowed in this order: --ban and --allow, --temperature, --top-k, --top-p, --min-p. --json
-    prints an object a text: text, seed, log-probability in nats of the path that drew it, bits per character (of a
-    model of bytes: per byte), and what ended it.
+    Filters apply in this order: --ban and --allow, --temperature, --top-k, --top-p, --min-p. --json prints one object
+    per sample: text, seed, log-probability in nats under the filtered distribution, bits per character (for byte-level
+    models, per byte), and why it ended.
 
     \b
     charlm sample checkpoints/play
@@ -76,10 +78,11 @@ def command(
     """
     settings = resolve(SampleSettings, given(context, SampleSettings))
     if prompt_file is not None and settings.prompt:
-        raise UsageError("--prompt and --prompt-file: there can be one prompt.", "Leave one of them away.")
+        raise UsageError("--prompt and --prompt-file cannot be used together.", "Use only one of them.")
     if interactive and (as_json or top_next or prompt_file or settings.num_samples > 1):
         raise UsageError(
-            "--interactive: not with --json, --top-next, --prompt-file or --num-samples.", "Leave them away."
+            "--interactive cannot be used with --json, --top-next, --prompt-file or --num-samples.",
+            "Remove those options.",
         )
     from charlm import runs
     from charlm.generation.interactive import Conversation
@@ -115,7 +118,9 @@ def _read(name: str, unit: str) -> str:
     except OSError as error:
         raise UsageError(f"--prompt-file {name}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
-        raise CharlmError(f"--prompt-file {name}: not utf-8 at offset {error.start:,}.", "Save it as UTF-8.") from None
+        raise CharlmError(
+            f"--prompt-file {name}: invalid UTF-8 at byte {error.start:,}.", "Convert the file to UTF-8."
+        ) from None
 
 
 def _write(sampler: Any, prompt: str, quiet: bool) -> None:
@@ -196,7 +201,7 @@ def _lines() -> Iterator[str]:
         return
     with suppress(ImportError):  # there is none on Windows
         import readline  # noqa: F401  # input() uses it
-    click.echo("A line is a prompt. :help tells more, Ctrl-D ends.", err=True)
+    click.echo("Type a prompt and press Enter. :help lists commands, Ctrl-D quits.", err=True)
     while True:
         try:
             yield input("> ")

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 @click.argument("text", nargs=-1)
 @subject_options
 @checkpoint_option
-@click.option("--html", type=run_path, metavar="FILE", help="Instead of lines, a page that shades each character.")
+@click.option(
+    "--html",
+    type=run_path,
+    metavar="FILE",
+    help="Write an HTML page that highlights surprising characters, instead of JSON lines.",
+)
 @device_option
 @threads_option
 @cache_option
@@ -48,11 +53,11 @@ def command(
     cache_dir: Path | None,
     quiet: bool,
 ) -> None:
-    """Show how probable the model in RUN finds each character of TEXT: files, folders, - for standard input.
+    """Score every character of TEXT with the model in RUN: files, folders, glob patterns, or - for standard input.
 
-    Without TEXT, of the validation part of the text that the run was trained on. For each character (a model of bytes:
-    each byte) a line of JSON goes to standard output: its log-probability in nats, given all the text before it, and
-    its rank, 1 if the model found none more probable. They add up to what charlm eval says.
+    Without TEXT, uses the validation split of the text the run was trained on. Prints one JSON line per character (for
+    byte-level models, per byte): its log-probability in nats given all preceding text, and its rank, 1 for the
+    likeliest. The mean negative log-probability is the loss that charlm eval reports.
 
     \b
     charlm score checkpoints/play hamlet.txt > hamlet.jsonl
@@ -85,7 +90,7 @@ def command(
             return
         with output_file(html) as file:
             found = joined(stretches)
-            title = f"{tried.name}, as {run} sees it"
+            title = f"{tried.name}, scored by {run}"
             write_page(
                 file,
                 title,

@@ -18,12 +18,14 @@ from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
 
 @click.command("train", cls=SectionedCommand)
 @click.argument("corpus", nargs=-1)
-@click.option("--config", default="default", help="Settings: a preset (default, tiny, large) or a TOML file.")
-@click.option("--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME of the text]")
+@click.option("--config", default="default", help="Preset (default, tiny, large) or TOML file.")
 @click.option(
-    "--resume", default=None, metavar="PATH|auto", help="Go on with a run; auto: if there is one, else start."
+    "--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME, after the first text]"
 )
-@click.option("--overwrite", is_flag=True, help="Replace the run that stands in the run folder.")
+@click.option(
+    "--resume", default=None, metavar="PATH|auto", help="Resume a run; auto: resume if the run exists, else start it."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing run.")
 @cache_option
 @common_options
 @settings_options(SECTIONS)
@@ -40,17 +42,18 @@ def command(
     quiet: bool,
     **options: object,
 ) -> None:
-    """Train a model on CORPUS, text files; without any, on the built-in corpus: this Python's standard library.
+    """Train a model on CORPUS: files, folders, glob patterns, a downloaded corpus's name, or - for standard input.
 
-    Settings come from flags, then CHARLM_TRAIN_… variables, then --config, then the defaults shown here. The run folder
-    gets checkpoints, metrics.jsonl and TensorBoard's files; its path is printed at the end.
+    Without CORPUS, trains on the source code of Python's standard library. Settings are taken from the command line,
+    then from CHARLM_TRAIN_* environment variables, then from --config, then from the defaults shown here. Checkpoints,
+    metrics.jsonl and TensorBoard logs are written to the run folder, whose path is printed at the end.
 
     \b
-    charlm train play.txt                         the defaults: about 5 minutes on 2 cores
-    charlm train play.txt --config tiny           some seconds, to have a look
-    charlm train play.txt --max-minutes 60        an hour
-    charlm train --resume checkpoints/play        go on where it stopped
-    tensorboard --logdir checkpoints              watch
+    charlm train play.txt                         defaults: about 5 minutes on 2 cores
+    charlm train play.txt --config tiny           quick test: a few seconds
+    charlm train play.txt --max-minutes 60        train for an hour
+    charlm train --resume checkpoints/play        resume an interrupted run
+    tensorboard --logdir checkpoints              follow the run in a browser
     """
     layers = given(context, TrainSettings)
     preset = preset_path(config)
@@ -68,9 +71,9 @@ def command(
     if not quiet:
         unit = plan.settings.unit
         click.echo(
-            f"Validation: {exact.nats_per_character:.4f} nats, {exact.bits_per_character:.4f} bits per {unit} "
-            f"(exact, of the best checkpoint).\n"
-            f'Sample from it: charlm sample {plan.run} --prompt "…"',
+            f"Best checkpoint, exact validation loss: {exact.nats_per_character:.4f} nats, "
+            f"{exact.bits_per_character:.4f} bits per {unit}.\n"
+            f'Generate text with: charlm sample {plan.run} --prompt "…"',
             err=True,
         )
     with standard_output():

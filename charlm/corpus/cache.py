@@ -57,8 +57,8 @@ def get(
 
 def unwritable(cache: Path, error: OSError) -> CharlmError:
     return CharlmError(
-        f"{cache}: the encoded text cannot be kept there: {error.strerror or error}.",
-        f"Make room (charlm corpus clean), or choose another folder: --cache-dir, or {VARIABLE}.",
+        f"{cache}: cannot write the cache: {error.strerror or error}.",
+        f"Free up space (charlm corpus clean clears the cache), or use another folder: --cache-dir or {VARIABLE}.",
     )
 
 
@@ -96,7 +96,7 @@ def _read(cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes
         building.path = place
     result = _opened(place)
     if result is None:
-        raise OSError(f"{place}: it is not there any more")
+        raise OSError(f"{place}: removed by another process")
     if stats_before is not None and stats_before == _stats(paths) and _settled(stats_before, began_ns):
         with suppress(OSError):  # a convenience: without it the text is read once more
             files.make_folder(cache / "seen")

@@ -66,7 +66,7 @@ def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[s
         except UnicodeError:  # utf-16 and utf-32 that want a byte order mark
             raise _undecodable(path, codec, pending + data, 0, offset - len(pending), lines) from None
         if not offset and data[:HEAD_BYTES].count(0) > HEAD_BYTES // 100 and not is_wide(codec):
-            message = f"{path}: looks like a binary file. To train on the bytes of any file: --unit byte."
+            message = f"{path}: looks like a binary file. To model raw bytes, use --unit byte."
             warnings.warn(message, CharlmWarning, stacklevel=2)
         offset += len(data)
         lines += text.count("\n")
@@ -96,15 +96,15 @@ def _normalized(pieces: Iterator[str]) -> Iterator[str]:
 
 def _undecodable(path: Path, codec: str, data: bytes, position: int, before: int, lines: int) -> TextError:
     """``position`` is in ``data``, which begins at byte ``before`` of the text, where ``lines`` lines have begun."""
-    byte = f"byte 0x{data[position]:02x}" if position < len(data) else "the end"
+    byte = f"byte 0x{data[position]:02x}" if position < len(data) else "end of file"
     line = lines + data.count(b"\n", 0, position)
     line_start = data.rfind(b"\n", 0, position) + 1  # a cut there falls between two characters, another may not
     sample = data[max(line_start, position - SAMPLE_BYTES // 2) : position + SAMPLE_BYTES // 2]
     if looks_binary(sample) and not is_wide(codec):
-        hint = "It looks like a binary file; --unit byte trains on the bytes of any file."
+        hint = "It looks like a binary file; use --unit byte to model raw bytes."
     else:
-        hint = f"It could be {' or '.join(_fitting(sample))}: --encoding NAME. Or --decode-errors replace."
-    return TextError(f"{path}: not {codec}: {byte} at offset {before + position:,} (line {line:,}).", hint)
+        hint = f"Try --encoding {' or '.join(_fitting(sample))}, or --decode-errors replace."
+    return TextError(f"{path}: invalid {codec}: {byte} at offset {before + position:,} (line {line:,}).", hint)
 
 
 def _fitting(sample: bytes) -> list[str]:

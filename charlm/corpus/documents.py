@@ -38,7 +38,10 @@ def starts(encoded: Encoded, settings: CorpusSettings, required: bool = True) ->
         found = _opened(path)
         assert found is not None, "it has just been written"
     if len(found) == 1 and required:
-        raise TextError(f"--document-separator {separator!r}: ends no document of this text.", "Look how they end.")
+        raise TextError(
+            f"--document-separator {separator!r}: there is no document boundary in this text.",
+            "Check how the documents are separated.",
+        )
     return found
 
 

@@ -65,18 +65,18 @@ CORPORA = {
         size_bytes=100_000_000,
         checksum_kind="sha1",
         checksum="57b8363b814821dc9d47aa4d41f58733519076b2",
-        checksum_source="SHA-1 of the unpacked text: Mahoney, Large Text Compression Benchmark",
+        checksum_source="SHA-1 of the uncompressed file, from Mahoney's Large Text Compression Benchmark",
         licence="CC BY-SA and GFDL",
-        description="the first 100 MB of Wikipedia's XML of 2006",
+        description="first 100 MB of a 2006 dump of English Wikipedia (XML)",
     ),
     "text8": Published(
         address="https://mattmahoney.net/dc/text8.zip",
         size_bytes=100_000_000,
         checksum_kind="md5",
         checksum="3bea1919949baf155f99411df5fada7e",
-        checksum_source="MD5 of the unpacked text: Mahoney, mattmahoney.net/dc/textdata.html",
+        checksum_source="MD5 of the uncompressed file, from mattmahoney.net/dc/textdata.html",
         licence="CC BY-SA and GFDL",
-        description="the words of Wikipedia of 2006: a to z and the space",
+        description="plain text of Wikipedia, 2006: lowercase a to z and spaces",
     ),
 }
 
@@ -88,9 +88,7 @@ class _UnfitError(Exception):
 def place(name: str, folder: Path) -> Path:
     """Where the corpus of that name stands in ``folder``. Raises ``UsageError`` for a name that no corpus has."""
     if name not in CORPORA:
-        raise UsageError(
-            f"No corpus is called {name!r}.{did_you_mean(name, CORPORA)}", f"Known ones: {', '.join(CORPORA)}."
-        )
+        raise UsageError(f"Unknown corpus {name!r}.{did_you_mean(name, CORPORA)}", f"Available: {', '.join(CORPORA)}.")
     return folder / f"{name}.txt"
 
 
@@ -103,11 +101,13 @@ def is_there(name: str, folder: Path) -> bool:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: _hash(corpus)).hexdigest()
     except OSError as error:
-        raise CharlmError(f"{path}: cannot be read: {error.strerror}.", "Name another place with --folder.") from None
+        raise CharlmError(
+            f"{path}: cannot be read: {error.strerror}.", "Choose another folder with --folder."
+        ) from None
     if found != corpus.checksum:
         raise CharlmError(
-            f"{path}: is not {name}: its {corpus.checksum_kind} is {found}, not {corpus.checksum}.",
-            "It was left as it is. Move it away, or name another place with --folder.",
+            f"{path}: is not {name}: {corpus.checksum_kind} is {found}, expected {corpus.checksum}.",
+            "The file was not changed. Move it, or choose another folder with --folder.",
         )
     return True
 
@@ -129,13 +129,13 @@ def get(name: str, folder: Path, on_progress: Callable[[int], object] = lambda s
                 on_progress(len(piece))
     except _UnfitError as error:
         raise CharlmError(
-            f"{corpus.address}: {_one_line(str(error))}.",
-            f"Nothing was kept. Try again later, or get it in another way and save it as {path}.",
+            f"{corpus.address}: download failed: {_one_line(str(error))}.",
+            f"No file was saved. Try again later, or download it yourself and save it as {path}.",
         ) from None
     except OSError as error:  # of the disk: those of the network are said above
         raise CharlmError(
             f"{path}: cannot be written: {error.strerror}.",
-            "Nothing was kept. Make room, or name another place with --folder.",
+            "No file was saved. Free up space, or choose another folder with --folder.",
         ) from None
     return path
 
@@ -147,12 +147,12 @@ def _verified(corpus: Published) -> Iterator[bytes]:
         digest.update(piece)
         size_bytes += len(piece)
         if size_bytes > corpus.size_bytes:
-            raise _UnfitError(f"is longer than the {corpus.size_bytes:,} bytes expected")
+            raise _UnfitError(f"received more than the expected {corpus.size_bytes:,} bytes")
         yield piece
     if size_bytes < corpus.size_bytes:
-        raise _UnfitError(f"broke off after {size_bytes:,} of {corpus.size_bytes:,} bytes")
+        raise _UnfitError(f"ended after {size_bytes:,} of {corpus.size_bytes:,} bytes")
     if digest.hexdigest() != corpus.checksum:
-        raise _UnfitError(f"its {corpus.checksum_kind} is {digest.hexdigest()}, not {corpus.checksum}")
+        raise _UnfitError(f"{corpus.checksum_kind} is {digest.hexdigest()}, expected {corpus.checksum}")
 
 
 def _hash(corpus: Published) -> "hashlib._Hash":
@@ -170,7 +170,7 @@ def _pieces(corpus: Published) -> Iterator[bytes]:
 
 def _plain(response: HTTPResponse, size_bytes: int) -> Iterator[bytes]:
     if response.length not in (None, size_bytes):  # none: the server does not say
-        raise _UnfitError(f"has {response.length:,} bytes, not the {size_bytes:,} expected")
+        raise _UnfitError(f"the server announced {response.length:,} bytes, expected {size_bytes:,}")
     while piece := response.read(BLOCK_BYTES):
         yield piece
 
@@ -179,10 +179,10 @@ def _unzipped(response: HTTPResponse) -> Iterator[bytes]:
     """The first member of a zip, while it comes: a header before it says where it begins (APPNOTE.TXT, 4.3.7)."""
     header = response.read(30)
     if len(header) < 30 or not header.startswith(b"PK\3\4"):
-        raise _UnfitError("is no zip")
+        raise _UnfitError("not a zip file")
     method, name_bytes, extra_bytes = struct.unpack("<8xH16xHH", header)
     if method != DEFLATE:
-        raise _UnfitError(f"is a zip packed by method {method}, not by deflate")
+        raise _UnfitError(f"unsupported zip compression method {method}")
     response.read(name_bytes + extra_bytes)
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
     while not unpacking.eof and (packed := unpacking.unconsumed_tail or response.read(BLOCK_BYTES)):
@@ -208,15 +208,15 @@ def _web() -> OpenerDirector:
 def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
         with error:  # it holds the connection
-            return f"the server answers {error.code}, {error.reason}"
+            return f"the server returned {error.code} {error.reason}"
     if isinstance(error, URLError):
         return _reason(error.reason) if isinstance(error.reason, OSError) else str(error.reason)
     if isinstance(error, TimeoutError):
-        return f"nothing came for {TIMEOUT_SECONDS:g} seconds"
+        return f"no data received for {TIMEOUT_SECONDS:g} seconds"
     if isinstance(error, OSError):
-        return f"no connection, or a broken one: {error.strerror or error}"
+        return f"connection failed: {error.strerror or error}"
     if isinstance(error, zlib.error):
-        return f"is a damaged zip: {error}"
+        return f"damaged zip file: {error}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -105,23 +105,23 @@ def of(
     files, characters = encoded.files, len(encoded.ids)
     where = files[0].path if len(files) == 1 else f"these {len(files)} files"
     if not characters:
-        raise TextError(f"{where}: empty.", "Give a text with something in it.")
+        raise TextError(f"{where}: empty.", "Use a text that is not empty.")
     split = divide(characters, settings)
     if not is_enough(split, sequence_length):
         needed = smallest_length(settings, sequence_length)
         raise TextError(
-            f"{where}: {characters:,} {settings.unit}s; a window of {sequence_length:,} to train on and something to "
-            f"validate on take at least {needed:,}.",
-            "Give more text, or a smaller --sequence-length.",
+            f"{where}: {characters:,} {settings.unit}s are too few; a training window of {sequence_length:,} plus a "
+            f"validation split need at least {needed:,}.",
+            "Use more text or a smaller --sequence-length.",
         )
     if len(encoded.alphabet) == 1:
         raise TextError(
-            f"{where}: only the one {settings.unit} {encoded.alphabet[0]!r} over and over.",
-            "There is nothing to learn.",
+            f"{where}: contains only the {settings.unit} {encoded.alphabet[0]!r}, repeated.",
+            "Use a text with at least two distinct characters.",
         )
     vocabulary = vocabulary or vocabulary_of(encoded, settings)
     if len(vocabulary) == 1:
-        raise TextError(f"--min-count {settings.min_count}: no character occurs so often.", "Give a smaller one.")
+        raise TextError(f"--min-count {settings.min_count}: no character occurs that often.", "Use a smaller value.")
     text = read_by(vocabulary, encoded, documents.starts(encoded, settings))
     kept = [] if sources.is_built_in(names) else list(names)
     return Corpus(sources.name_of(names), kept, encoded, text, split)

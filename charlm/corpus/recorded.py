@@ -35,7 +35,7 @@ def load(
         encoded = loading.read(given or _files(record, run, hint), settings, cache_folder, quiet)
     if [source.sha256 for source in encoded.files] != _sums(record):
         shown = ", ".join(given or _paths(record)[:10])
-        raise UsageError(f"{run}: the text is not the one it was trained on: {shown}.", hint)
+        raise UsageError(f"{run}: this is not the text it was trained on: {shown}.", hint)
     names = given or record.get("names", _paths(record))
     corpus = loading.of(encoded, names, settings, settings.sequence_length, vocabulary)
     return corpus if given else replace(corpus, name=record.get("name", corpus.name))
@@ -50,7 +50,7 @@ def _files(record: Record, run: Path, hint: str) -> list[str]:
     if is_built_in(record):
         return []
     if missing := [path for path in _paths(record) if not sources.is_file(Path(path))]:
-        raise UsageError(f"{run}: its text is not where it was: {', '.join(missing[:10])}.", hint)
+        raise UsageError(f"{run}: training text not found: {', '.join(missing[:10])}.", hint)
     return _paths(record)
 
 

@@ -79,7 +79,7 @@ class Explained:
             damage: Exception = error
         except DAMAGED as error:
             damage = error
-        raise TextError(f"{self.path}: a damaged {self.path.suffix} file: {damage}.", "Get it once more.")
+        raise TextError(f"{self.path}: damaged {self.path.suffix} file: {damage}.", "Get a new copy of it.")
 
 
 def find(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
@@ -97,7 +97,7 @@ def find(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
         except OSError as error:  # of a folder on the way
             raise UsageError(f"{error.filename or name}: cannot be read: {error.strerror}.") from None
     if paths.count(STANDARD_INPUT) > 1:
-        raise UsageError("-: standard input can be read once only.", "Name it once.")
+        raise UsageError("-: standard input can be named only once.", "Remove the extra -.")
     return paths
 
 
@@ -150,7 +150,7 @@ def opened(path: Path) -> Iterator[tuple[Stream, Hashed]]:
             after = path.stat()
             same = all(getattr(before, name) == getattr(after, name) for name in ("st_size", "st_mtime_ns", "st_ino"))
             if not same or hashed.size_bytes != before.st_size:
-                raise TextError(f"{path}: changed while it was read.", "Try again when nothing writes to it.")
+                raise TextError(f"{path}: changed while it was being read.", "Try again when nothing is writing to it.")
 
 
 def codec_name(encoding: str) -> str:
@@ -161,7 +161,7 @@ def codec_name(encoding: str) -> str:
             return found.name
     except LookupError:
         pass
-    raise UsageError(f"--encoding {encoding}: not an encoding of text.", "Common ones: utf-8, latin-1, cp1252.")
+    raise UsageError(f"--encoding {encoding}: unknown text encoding.", "Common ones: utf-8, latin-1, cp1252.")
 
 
 def is_wide(codec: str) -> bool:
@@ -185,10 +185,10 @@ def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
     if found := [match for match in _matches(name) if match.is_file()]:
         return found
     if name not in CORPORA:
-        raise UsageError(f"{name}: no such file.", "Without a name, the built-in corpus is used.")
+        raise UsageError(f"{name}: no such file.", "To use the built-in corpus, give no name.")
     if (downloaded := place(name, DOWNLOADS)).exists():
         return [downloaded]
-    raise UsageError(f"{name}: no such file.", f"charlm corpus get {name} downloads it.")
+    raise UsageError(f"{name}: no such file.", f"Download it with: charlm corpus get {name}")
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -199,7 +199,7 @@ def _matches(pattern: str) -> list[Path]:
         return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     except (ValueError, NotImplementedError) as error:
         raise UsageError(
-            f"{pattern}: no pattern of files: {error}.", "For folders below, too: folder/**/*.txt"
+            f"{pattern}: invalid file pattern: {error}.", "To include subfolders, use folder/**/*.txt"
         ) from None
 
 
@@ -211,7 +211,9 @@ def _texts_below(folder: Path, settings: CorpusSettings) -> list[Path]:
     texts = [path for path in sorted(found) if path.is_file() and _is_text(path, settings)]
     if not texts:
         others = f"; {len(found):,} other files" if found else ""
-        raise UsageError(f"{folder}: no text file in this folder{others}.", "Name a folder that holds some.")
+        raise UsageError(
+            f"{folder}: no text files in this folder{others}.", "Choose a folder that contains text files."
+        )
     return texts
 
 
@@ -230,7 +232,9 @@ def _is_text(path: Path, settings: CorpusSettings) -> bool:
 
 def _readable(path: Path) -> IO[bytes]:
     if path.suffix == ".zst" and ".zst" not in OPENERS:
-        raise UsageError(f"{path}: this Python cannot read .zst.", f"Python 3.14 can; or unpack it: zstd -d {path}")
+        raise UsageError(
+            f"{path}: reading .zst files requires Python 3.14 or later.", f"Or decompress it first: zstd -d {path}"
+        )
     try:
         return path.open("rb", buffering=0)
     except OSError as error:
@@ -259,5 +263,7 @@ def _standard_library() -> list[Path]:
     folder = Path(sysconfig.get_path("stdlib"))
     modules = sorted(folder.glob("*.py"))
     if not modules:
-        raise TextError(f"{folder}: this Python keeps no sources of its standard library.", "Name a text file.")
+        raise TextError(
+            f"{folder}: this Python installation has no standard library source files.", "Pass a text file instead."
+        )
     return modules

@@ -48,8 +48,8 @@ def smallest_length(settings: CorpusSettings, sequence_length: int) -> int:
             if is_enough(divide(characters, settings), sequence_length):
                 return characters
     raise UsageError(
-        f"validation_fraction {validation:g} and test_fraction {test:g} leave no text to train or to validate on.",
-        "Give validation a little: 0.01, say.",
+        f"validation_fraction {validation:g} and test_fraction {test:g} leave no text for training or validation.",
+        "Use a larger validation_fraction, for example 0.01.",
     )
 
 

@@ -50,12 +50,12 @@ class Vocabulary:
         if not isinstance(characters, list) or not all(isinstance(c, str) and len(c) == 1 for c in characters):
             raise CheckpointError("vocabulary.json: not a list of characters.")
         if not characters or sorted(set(characters)) != characters:
-            raise CheckpointError("vocabulary.json: the characters are not distinct and in order.")
+            raise CheckpointError("vocabulary.json: characters are not unique and sorted.")
         unit, unknown = content.get("unit", "character"), content.get("unknown")
         if unit not in ("character", "byte") or unknown is True or unknown not in (None, len(characters)):
-            raise CheckpointError("vocabulary.json: unit or unknown is not what it can be.")
+            raise CheckpointError("vocabulary.json: invalid unit or unknown.")
         if unit == "byte" and (unknown is not None or characters != cls.of_bytes().characters):
-            raise CheckpointError("vocabulary.json: not the 256 bytes.")
+            raise CheckpointError("vocabulary.json: a byte vocabulary must list all 256 bytes.")
         return cls(characters, unit, unknown is not None)
 
     def to_json(self) -> dict[str, Any]:
@@ -135,10 +135,10 @@ class Vocabulary:
 
 def unknown_characters(unknown: list[str]) -> TextError:
     return TextError(
-        f"{len(unknown)} character{'s' * (len(unknown) > 1)} that the model does not know: "
+        f"{len(unknown)} character{'s' * (len(unknown) > 1)} not in the model's vocabulary: "
         + ", ".join(describe(character) for character in unknown[:10])
         + (", …" if len(unknown) > 10 else "."),
-        "It can only read and write characters of the text it was trained on; charlm info lists them.",
+        "A model only knows the characters of its training text; charlm info lists them.",
     )
 
 

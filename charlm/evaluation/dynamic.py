@@ -62,7 +62,7 @@ def dynamic(
             total += losses(logits.detach(), targets, text.vocabulary).sum()
             if not math.isfinite(total):
                 raise CharlmError(
-                    "The model has diverged while it learnt from the text: its loss is not a finite number any more.",
+                    "Dynamic evaluation diverged: the loss is no longer finite.",
                     f"Lower --dynamic-learning-rate (now {settings.dynamic_learning_rate:g}).",
                 )
             unknown += int(np.count_nonzero(targets == text.vocabulary.unknown_id))

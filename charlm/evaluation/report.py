@@ -58,13 +58,13 @@ def measure(
     }
     if beside.dynamic is not None:
         assert own is not None
-        with progress("learning on", characters) as bar:
+        with progress("dynamic evaluation", characters) as bar:
             learning = dynamic(model, text, own.part(own.split.train), beside.dynamic, bar.update)
         report["dynamic_nats_per_character"] = learning.nats_per_character
         report["dynamic_bits_per_character"] = learning.bits_per_character
         report["dynamic_settings"] = beside.dynamic.model_dump()
     if beside.windowed_characters is not None:
-        with progress("window by window", characters) as bar:
+        with progress("independent windows", characters) as bar:
             alone = cold.windowed(model, text, beside.windowed_characters, bar.update)
         report["windowed_characters"] = beside.windowed_characters
         report["windowed_nats_per_character"] = alone.nats_per_character
@@ -73,7 +73,7 @@ def measure(
         assert own is not None
         report["floors"] = asdict(floors_of(subject, own))
     if beside.cold_start:
-        with progress("starting cold", cold.curve_characters(text)) as bar:
+        with progress("loss by context", cold.curve_characters(text)) as bar:
             points = cold.cold_start(model, text, bar.update)
         report["cold_start"] = [
             {

@@ -45,9 +45,11 @@ def choose(
 ) -> Subject:
     """The texts that are named, or without any a part (none: validation) of the run's own."""
     if names and part:
-        raise UsageError(f"--part {part}: a text that is named is taken whole.", "Leave --part or the text away.")
+        raise UsageError(f"--part {part}: only applies to the run's own text.", "Remove --part, or remove TEXT.")
     if encoding is not None and not names:
-        raise UsageError(f"--encoding {encoding}: the run's own text is read as it was.", "Leave --encoding away.")
+        raise UsageError(
+            f"--encoding {encoding}: only applies to TEXT, not to the run's own text.", "Remove --encoding."
+        )
     if names:
         return another(names, saved, encoding, cache_folder, quiet)
     return part_of(own_corpus(saved, run, cache_folder, quiet), part or "validation")
@@ -56,7 +58,7 @@ def choose(
 def own_corpus(saved: Checkpoint, run: Path, cache_folder: Path | None = None, quiet: bool = True) -> Corpus:
     """The text that a model was trained on. Raises ``UsageError`` if it is gone, or is not what it was."""
     record = saved.progress.get("corpus", {})
-    hint = "Put the text of then back (charlm info RUN --json lists its files), or give another one: RUN TEXT."
+    hint = "Restore the original text (charlm info RUN --json lists its files), or pass another one: RUN TEXT."
     return recorded.load([], record, saved.settings, saved.vocabulary, run, hint, cache_folder, quiet)
 
 
@@ -64,8 +66,10 @@ def part_of(corpus: Corpus, part: str) -> Subject:
     """``validation`` or ``test``. Raises ``UsageError`` if that was left empty."""
     stretch: range = getattr(corpus.split, part)
     if not stretch:
-        raise UsageError(f"--part {part}: this run has none.", "Train with --test-fraction 0.1, say.")
-    return Subject(f"the {part} part of {corpus.name}", corpus.part(stretch), corpus.encoded.alphabet)
+        raise UsageError(
+            f"--part {part}: this run has no {part} split.", "Train with a test split, for example --test-fraction 0.1."
+        )
+    return Subject(f"the {part} split of {corpus.name}", corpus.part(stretch), corpus.encoded.alphabet)
 
 
 def another(
@@ -84,7 +88,7 @@ def another(
     encoded = loading.read(names, settings, cache_folder, quiet)
     name = sources.name_of(names)
     if not len(encoded.ids):
-        raise TextError(f"{name}: empty.", "Give a text with something in it.")
+        raise TextError(f"{name}: empty.", "Use a text that is not empty.")
     starts = documents.starts(encoded, settings, required=False)
     return Subject(name, loading.read_by(saved.vocabulary, encoded, starts), encoded.alphabet)
 

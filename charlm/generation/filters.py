@@ -26,16 +26,16 @@ def mask_of(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
     """
     if vocabulary.unit == "byte" and not (settings.ban + settings.allow).isascii():
         raise UsageError(
-            "--ban, --allow: this model draws bytes, and a character beyond ASCII is several.",
-            "Name characters of ASCII only.",
+            "--ban and --allow accept only ASCII characters for a byte-level model.",
+            "Other characters are several bytes long.",
         )
     allowed = set(vocabulary.spelled(settings.allow) or vocabulary.characters) - set(vocabulary.spelled(settings.ban))
     mask = np.full(len(vocabulary), -np.inf)
     mask[[id_ for id_, character in enumerate(vocabulary.characters) if character in allowed]] = 0
     if not np.isfinite(mask).any():
         raise UsageError(
-            "--allow and --ban leave no character that the model knows.",
-            "Allow more or ban less; charlm info lists the characters.",
+            "--allow and --ban leave no character to generate.",
+            "Allow more or ban fewer; charlm info lists the model's characters.",
         )
     return mask
 

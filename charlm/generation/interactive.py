@@ -11,13 +11,13 @@ from charlm.model.language_model import CharacterModel
 from charlm.model.stepper import Steppers
 
 HELP = """\
-A line is a prompt; its continuation follows. An empty line begins a text. Commands:
-  :NAME VALUE   change a setting, as the option of that name does: :temperature 0.5, :length 200, :stop-at-line on;
-                after :ban, :allow and :stop spaces count, and \\n is the end of a line
-  :settings     show them
-  :again        the last prompt once more, with another seed where that is random
-  :help         this
-  :quit         or the end of the input (Ctrl-D)"""
+Each line is a prompt for the model to continue. An empty line starts a new text. Commands:
+  :NAME VALUE   set an option, for example :temperature 0.5, :length 200, :stop-at-line on;
+                in :ban, :allow and :stop, spaces are significant and \\n is a newline
+  :settings     show the current options
+  :again        repeat the last prompt, with a new seed if the seed is random
+  :help         show this help
+  :quit         quit (or press Ctrl-D)"""
 CHANGEABLE = tuple(name for name in SampleSettings.model_fields if name not in ("prompt", "num_samples"))
 
 
@@ -61,7 +61,7 @@ class Conversation:
             self.settings = resolve(SampleSettings, [(f":{name} {value}", changed)])
         else:
             known = [*CHANGEABLE, "again", "help", "settings", "quit"]
-            raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", ":help lists them.")
+            raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", "Type :help for a list.")
 
     def again(self) -> Iterator[str]:
         """A continuation of the last prompt, which to begin with is that of the settings."""

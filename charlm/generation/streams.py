@@ -87,8 +87,8 @@ class Sampler:
                 prompt.rpartition(separator)[2] if separator else prompt, self.settings.unknown
             )
         except TextError as error:
-            ways = "skip leaves them out" + ", replace makes them one symbol" * self.vocabulary.has_unknown
-            raise TextError(error.message, f"--unknown {ways}; charlm info lists what the model knows.") from None
+            ways = "skip drops them" + ", replace maps them to the unknown token" * self.vocabulary.has_unknown
+            raise TextError(error.message, f"--unknown {ways}; charlm info lists the vocabulary.") from None
         return [int(id_) for id_ in ids]
 
     def after(self, ids: list[int]) -> tuple[NDArray[np.float32], State]:

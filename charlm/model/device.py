@@ -21,14 +21,14 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device {name}: no such kind of device.", "Try auto, cpu, cuda, cuda:1 or mps.") from None
+        raise UsageError(f"--device {name}: unknown device type.", "Try auto, cpu, cuda, cuda:1 or mps.") from None
     hint = "Use --device cpu, or auto."
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: this torch finds no CUDA device.", hint)
+        raise UsageError(f"--device {name}: PyTorch finds no CUDA device.", hint)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices.", hint)
+        raise UsageError(f"--device {name}: only {torch.cuda.device_count()} CUDA devices are available.", hint)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"--device {name}: this torch finds no MPS device.", hint)
+        raise UsageError(f"--device {name}: PyTorch finds no MPS device.", hint)
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"--device {name}: not supported.", hint)
     return device
@@ -37,7 +37,9 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> str:
     """``fp32`` or ``bf16``; auto is bf16 where that was measured to be faster: on a CPU with bf16 instructions."""
     if name == "bf16" and device.type == "cuda":  # torch's autocast hands cuDNN's kernels fp16 there, whatever is asked
-        raise UsageError("--precision bf16: not on CUDA, where torch would run the LSTM in fp16.", "Use fp32, or auto.")
+        raise UsageError(
+            "--precision bf16: not supported on CUDA, where PyTorch would run the LSTM in fp16.", "Use fp32, or auto."
+        )
     if name != "auto":
         return name
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
@@ -86,9 +88,9 @@ def explained_memory(settings: WindowSettings) -> Iterator[None]:
         if not out_of_memory and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         raise CharlmError(
-            "Out of memory. What was saved before is intact.",
-            f"Lower --batch-size (now {settings.batch_size}), --sequence-length (now {settings.sequence_length}) or "
-            "--hidden-size; --accumulation-steps makes up for fewer lanes.",
+            "Out of memory. Saved checkpoints are intact.",
+            f"Reduce --batch-size (now {settings.batch_size}), --sequence-length (now {settings.sequence_length}) or "
+            "--hidden-size; raise --accumulation-steps to make up for a smaller batch.",
         ) from None
 
 

@@ -42,15 +42,15 @@ def picture(characters_seen: Sequence[int], bits: Sequence[float], exact_bits: f
         parts.append(_text(LEFT - 10, y(tick) + 5, f"{tick:g}", "end"))
     for place, seen in zip(places, characters_seen, strict=True):
         parts.append(_text(x(place), HEIGHT - BOTTOM + 22, f"{seen}", "middle"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "characters read since a cold start", "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "characters of context", "middle"))
     parts.append(_text(LEFT, 52, "bits per character", "start"))
     parts.append(_line(LEFT, y(exact_bits), WIDTH - RIGHT, y(exact_bits), "exact"))
-    label = f"all the text before: {exact_bits:.3f}"
+    label = f"full context: {exact_bits:.3f}"
     parts.append(_text(WIDTH - RIGHT, y(exact_bits) - 10, label, "end", "exact-label"))
     points = [(x(place), y(value)) for place, value in zip(places, bits, strict=True)]
     parts.append(f'<polyline class="curve" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>')
     for (a, b), seen, value in zip(points, characters_seen, bits, strict=True):
-        tip = f"<title>{value:.3f} bits after {seen}</title>"
+        tip = f"<title>{value:.3f} bits, context {seen}</title>"
         parts.append(f'<circle class="point" cx="{a:.1f}" cy="{b:.1f}" r="4">{tip}</circle>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'

@@ -81,9 +81,9 @@ def write_page(
             f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
             '<meta name="viewport" content="width=device-width">'
             f"<style>{STYLE}{' '.join(shades)}</style>\n<h1>{html.escape(title)}</h1>\n"
-            f"<p>{len(ids):,} {unit}s, {bits.mean():.4f} bits each in the mean. The stronger the shade, the less the "
-            f"model expected it; point at one for its bits and its rank (1: the most expected of all).</p>\n"
-            f'<p class="legend">bits {"".join(legend)}</p>\n<noscript><p>Shades need JavaScript.</p></noscript>\n'
+            f"<p>{len(ids):,} {unit}s, {bits.mean():.4f} bits per {unit} on average. The darker the shading, the "
+            f"less the model expected the {unit}; hover to see its bits and its rank (1: the likeliest).</p>\n"
+            f'<p class="legend">bits {"".join(legend)}</p>\n<noscript><p>Shading requires JavaScript.</p></noscript>\n'
             '<div class="text">\n'
         ).encode("utf-8", "xmlcharrefreplace")
     )

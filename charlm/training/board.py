@@ -90,4 +90,6 @@ class Board:
         if not self.failed:
             self.failed = True
             reason = error.strerror or error
-            warnings.warn(f"{self.run}: TensorBoard's file: {reason}. Training goes on.", CharlmWarning, stacklevel=2)
+            warnings.warn(
+                f"{self.run}: cannot write TensorBoard logs: {reason}. Training continues.", CharlmWarning, stacklevel=2
+            )

@@ -28,9 +28,9 @@ def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
     needed_bytes, there_bytes = 4 * (4 * parameters + 2 * logits), _physical_memory_bytes()
     if needed_bytes > there_bytes:
         raise CharlmError(
-            f"{vocabulary_size:,} characters: training takes at least {needed_bytes / 1e9:.1f} GB of memory; there are "
-            f"{there_bytes / 1e9:.1f}.",
-            "Make the rare ones one symbol (--min-count), or lower --batch-size, --sequence-length or --hidden-size.",
+            f"With {vocabulary_size:,} characters, training needs at least {needed_bytes / 1e9:.1f} GB of memory; this "
+            f"machine has {there_bytes / 1e9:.1f} GB.",
+            "Merge rare characters (--min-count), or reduce --batch-size, --sequence-length or --hidden-size.",
         )
 
 

@@ -17,8 +17,8 @@ def grown_vocabulary(origin: Checkpoint, text: Vocabulary) -> Vocabulary:
     """The characters of model and text. Raises ``UsageError`` where one is of bytes and the other is not."""
     if origin.vocabulary.unit != text.unit:
         raise UsageError(
-            f"{origin.folder}: a model of {origin.vocabulary.unit}s cannot go on with {text.unit}s.",
-            f"Choose --unit {origin.vocabulary.unit}.",
+            f"{origin.folder}: a {origin.vocabulary.unit}-level model cannot be finetuned with --unit {text.unit}.",
+            f"Use --unit {origin.vocabulary.unit}.",
         )
     return origin.vocabulary | text
 

@@ -64,7 +64,7 @@ class Monitor:
         """What the untrained model makes of the text: about what guessing would. Shown, not recorded."""
         even = math.log(vocabulary_size)
         self.say(
-            f"Before learning: validation {loss:.3f}; guessing evenly among {vocabulary_size} would be {even:.3f}."
+            f"Before training: validation {loss:.3f} (uniform guessing over {vocabulary_size} characters: {even:.3f})."
         )
 
     def evaluation(self, step: int, loss: float) -> None:
@@ -83,7 +83,7 @@ class Monitor:
     def sample(self, step: int, text: str) -> None:
         self.board.verbatim(step, "sample", text)
         shown = harmless(text.strip()) if sys.stderr.isatty() else text.strip()
-        self.say(f"--- a sample after step {step}\n{shown}\n---")
+        self.say(f"--- sample at step {step}\n{shown}\n---")
 
     def say(self, text: str) -> None:
         """A line for people, above the bar."""
@@ -123,7 +123,9 @@ class Monitor:
         except OSError as error:
             self.metrics_failed = True
             reason = error.strerror or error
-            warnings.warn(f"{self.run / METRICS}: {reason}. Training goes on.", CharlmWarning, stacklevel=2)
+            warnings.warn(
+                f"{self.run / METRICS}: cannot be written: {reason}. Training continues.", CharlmWarning, stacklevel=2
+            )
 
 
 def _short(number: float) -> str:

@@ -50,7 +50,7 @@ class Plan:
             try:
                 with runs.locked(self.run):
                     if [folder.name for folder in runs.checkpoints(self.run)] != self.seen:
-                        raise UsageError(f"{self.run}: another training wrote there just now.", "Try again.")
+                        raise UsageError(f"{self.run}: another process changed this run just now.", "Try again.")
                     trainer = self.trainer(quiet)
                     return trainer.train()
             except OSError as error:
@@ -75,21 +75,21 @@ class Plan:
     def announcement(self) -> Iterable[str]:
         """What people should know before it starts, a line each."""
         corpus, settings, text = self.corpus, self.settings, self.corpus.text
-        what = "" if corpus.names else ", the source of this Python's own standard library"
+        what = "" if corpus.names else ", the source code of Python's standard library"
         yield (
             f"Text: {corpus.name}{what}: {len(text):,} {settings.unit}s, {len(corpus.encoded.alphabet):,} distinct; "
-            f"{len(corpus.split.train):,} to train on, {len(corpus.split.validation):,} to validate on."
+            f"{len(corpus.split.train):,} for training, {len(corpus.split.validation):,} for validation."
         )
         if documents := len(text.document_starts):
             yield f"{documents:,} documents."
         if text.vocabulary.has_unknown:
             occurrences, distinct = corpus.unknown()
-            yield f"{distinct:,} distinct characters are the unknown symbol; they occur {occurrences:,} times."
+            yield f"{distinct:,} rare characters ({occurrences:,} occurrences) are mapped to the unknown token."
         if lacking := corpus.only_outside_training():
-            yield f"{lacking} of the distinct characters occur only outside the training part."
+            yield f"{lacking} distinct characters never occur in the training split."
         lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
         if lanes < settings.batch_size:
-            yield f"The text is short: {lanes} lane{'s' * (lanes > 1)} instead of {settings.batch_size}."
+            yield f"The text is short: the batch size is {lanes} instead of {settings.batch_size}."
         device = choose_device(settings.device)
         yield (
             f"Model: {settings.num_layers} × {settings.hidden_size} {settings.cell}, "
@@ -97,20 +97,20 @@ class Plan:
         )
         if self.origin is not None:
             more = len(text.vocabulary) - len(self.origin.vocabulary)
-            yield f"Starting from {self.origin.folder}; {more:,} of the characters are new to it."
+            yield f"Finetuning {self.origin.folder}; {more:,} characters are new to it."
         if self.saved is not None:
-            yield f"Going on from step {self.saved.step} of {self.run}."
+            yield f"Resuming {self.run} from step {self.saved.step}."
             if later := runs.later_checkpoints(self.run, self.saved.step):
-                yield f"Later checkpoints go: {', '.join(folder.name for folder in reversed(later))}."
+                yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
             now = describe_process(device, choose_precision(settings.precision, device), settings.threads)
             then = self.saved.made_by
             if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
-                yield f"No longer bit for bit what it would have been: {', '.join(changed)}."
+                yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
                 changes = ", ".join(f"{name} {getattr(before, name)} → {getattr(settings, name)}" for name in new)
-                yield f"From here on: {changes}; the learning rate follows the schedule of the new settings."
+                yield f"Changed settings: {changes}; the learning rate now follows the new schedule."
 
 
 def plan(
@@ -129,7 +129,9 @@ def plan(
     Raises a ``CharlmError`` for whatever cannot be.
     """
     if resume not in (None, "auto") and overwrite:
-        raise UsageError("--resume and --overwrite: one goes on with a run, the other replaces it.", "Choose one.")
+        raise UsageError(
+            "--resume and --overwrite cannot be used together.", "--resume continues a run, --overwrite replaces it."
+        )
     if resume == "auto":
         run = out or default_run(corpus_names)
         resume = str(run) if runs.checkpoints(run) else None
@@ -168,11 +170,13 @@ def _fresh(
     occupied = runs.is_occupied(run)
     if occupied and not overwrite:
         raise UsageError(
-            f"{run}: a run stands there already." if runs.is_run(run) else f"{run}: not empty, and not a run.",
-            "Go on with it: --resume auto. Replace it: --overwrite. Or choose another place: --out checkpoints/NAME.",
+            f"{run}: a run already exists here."
+            if runs.is_run(run)
+            else f"{run}: the folder is not empty and is not a run.",
+            "Continue it with --resume auto, replace it with --overwrite, or choose another folder with --out.",
         )
     if occupied and not runs.is_run(run):
-        raise UsageError(f"{run}: not a run of charlm; --overwrite leaves it alone.", "Choose another --out.")
+        raise UsageError(f"{run}: not a charlm run; --overwrite only replaces charlm runs.", "Choose another --out.")
     if record is None:
         corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
     else:
@@ -191,8 +195,8 @@ def _shaped(layers: Sequence[Layer], path: Path) -> tuple[TrainSettings, Checkpo
     settings = resolve(TrainSettings, [*presets, (str(path), shape), *asked])
     if changed := [name for name in SHAPE if getattr(settings, name) != shape[name]]:
         raise UsageError(
-            f"--init-from {path}: its model keeps its shape: {', '.join(f'{name} {shape[name]}' for name in changed)}.",
-            "Leave these options away, or start afresh.",
+            f"--init-from {path}: cannot change {', '.join(f'{name} ({shape[name]})' for name in changed)}.",
+            "Remove these options, or train a new model.",
         )
     return settings, origin
 
@@ -207,18 +211,18 @@ def _resumed(
 ) -> Plan:
     run = path.absolute().parent if runs.is_checkpoint(path) else path
     if out is not None and out.resolve() != run.resolve():
-        raise UsageError(f"--out {out}: a resumed run stays in its folder, {run}.", "Leave --out away.")
+        raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
     seen = [folder.name for folder in runs.checkpoints(run)]
     saved = runs.read(path, "last")
     if not runs.has_settings(run):
-        raise UsageError(f"{path}: its folder is not a run.", "Put the checkpoint back into a run's folder.")
+        raise UsageError(f"{path}: not inside a run folder.", "Move the checkpoint back into its run folder.")
     settings = resolve(TrainSettings, [(str(saved.folder), saved.settings.model_dump()), *layers])
     changed = [name for name in FIXED if getattr(settings, name) != getattr(saved.settings, name)]
     if changed:
         raise UsageError(
-            f"{path}: a resume cannot change "
+            f"{path}: resuming cannot change "
             + ", ".join(f"{name} ({getattr(saved.settings, name)})" for name in changed),
-            "Leave these options away, or start a new run: --out checkpoints/NAME.",
+            "Remove these options, or start a new run with --out checkpoints/NAME.",
         )
     corpus = recorded.load(
         corpus_names,
@@ -236,6 +240,6 @@ def _resumed(
 def _where_now(path: Path) -> str:
     """What to do when the text of a run is not found, or has changed."""
     return (
-        f"Say where the text of then is now (corpus.json lists its files): charlm train TEXT --resume {path}; "
-        "or start a new run: --out checkpoints/NAME."
+        f"Pass the original text (corpus.json lists its files): charlm train TEXT --resume {path}; "
+        "or start a new run with --out checkpoints/NAME."
     )

@@ -32,4 +32,4 @@ class StopSignals:
             raise SystemExit(128 + number)
         self.number = number
         if not self.quiet:
-            say_at_once("\nStopping after this step; once more to stop at once, without saving.\n")
+            say_at_once("\nSaving and stopping after this step. Interrupt again to quit immediately, without saving.\n")

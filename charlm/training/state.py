@@ -127,5 +127,5 @@ class TrainingState:
         except (KeyError, RuntimeError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
-                f"{saved.folder}: training cannot go on from it: {reason}.", "Start afresh."
+                f"{saved.folder}: cannot resume from this checkpoint: {reason}.", "Start a new run."
             ) from None

@@ -80,7 +80,7 @@ class Trainer:
                 self.look_first()
             elif self.finished():
                 self.monitor.say(
-                    "This training was at its end already; a larger --max-steps, or --patience 0, goes on."
+                    "This run is already complete. To continue, raise its length limit or use --patience 0."
                 )
             self.stopwatch.start()
             ended = self.finished()
@@ -160,7 +160,7 @@ class Trainer:
         loss, taken, skipped = self.state.since_log.tolist()
         self.state.check()
         if skipped:
-            self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: no finite gradient.")
+            self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
         seconds = self.stopwatch.read()
         self.done.logged_seconds, before = seconds, self.done.logged_seconds
         self.done.characters_since_log, characters = 0, self.done.characters_since_log
@@ -184,8 +184,8 @@ class Trainer:
         failed_at, done = self.done.steps, self.done
         if done.times_gone_back == TIMES_TO_GO_BACK:
             raise DivergedError(
-                f"Training diverged at step {failed_at}, with a lower learning rate too. What was saved is intact.",
-                f"Lower the learning rate (now {self.settings.learning_rate * done.learning_rate_factor:g}).",
+                f"Training diverged at step {failed_at}, even at a lower learning rate. Saved checkpoints are intact.",
+                f"Use a lower --learning-rate (last: {self.settings.learning_rate * done.learning_rate_factor:g}).",
             )
         if runs.checkpoints(self.run):
             self.restore(runs.read(self.run, "last"))
@@ -198,7 +198,7 @@ class Trainer:
         self.done.learning_rate_factor = done.learning_rate_factor * LOWER_BY
         self.stopwatch.start()
         self.monitor.restart(self.done.steps)
-        back = f"back to step {self.done.steps}, at {LOWER_BY:g} of the learning rate"
+        back = f"rolling back to step {self.done.steps} with {LOWER_BY:g} times the learning rate"
         self.monitor.say(f"Training diverged at step {failed_at}: {back}.")
 
     def evaluation_is_due(self) -> bool:
@@ -244,8 +244,8 @@ class Trainer:
             runs.save(self.run, saved, self.settings.keep)
             self.saved_steps = self.done.steps
         except OSError as error:
-            reason = f"could not be written: {error.strerror or error}. Training goes on."
-            warnings.warn(f"{self.run}: the checkpoint of step {saved.step} {reason}", CharlmWarning, stacklevel=2)
+            reason = f"could not be written: {error.strerror or error}. Training continues."
+            warnings.warn(f"{self.run}: the checkpoint at step {saved.step} {reason}", CharlmWarning, stacklevel=2)
 
     def save_at_the_end(self) -> None:
         """Raises ``CharlmError`` that says what is kept if this save fails."""
@@ -255,14 +255,14 @@ class Trainer:
             kept = ", ".join(folder.name for folder in reversed(runs.checkpoints(self.run))) or "nothing"
             raise CharlmError(
                 f"{self.run}: step {self.done.steps} could not be saved. Kept: {kept}.",
-                f"Make room, then: charlm train --resume {self.run}",
+                f"Free up space, then run: charlm train --resume {self.run}",
             )
 
     def stop(self) -> None:
         self.save_at_the_end()
         raise TrainingInterruptedError(
-            f"Stopped after step {self.done.steps}, and saved.",
-            f"Go on with: charlm train --resume {self.run}",
+            f"Stopped after step {self.done.steps}; checkpoint saved.",
+            f"Resume with: charlm train --resume {self.run}",
             self.stop_signals.number,
         )
 
