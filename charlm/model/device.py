@@ -12,6 +12,7 @@ from torch import Tensor
 
 from charlm.config import WindowSettings
 from charlm.errors import CharlmError, UsageError
+from charlm.model.sharing import choose_threads
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,9 +96,11 @@ def explained_memory(settings: WindowSettings) -> Iterator[None]:
 
 
 def prepare_process(threads: int) -> None:
-    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed."""
-    if threads:
-        torch.set_num_threads(threads)
+    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed.
+
+    ``threads``: 0 for as many as there are processors to use.
+    """
+    torch.set_num_threads(choose_threads(threads))
     torch.set_flush_denormal(True)  # numbers too small to matter, which a processor computes with a hundredfold slower
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU that has it; nothing changes on a CPU
     _keep_freed_memory()

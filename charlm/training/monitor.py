@@ -67,6 +67,10 @@ class Monitor:
             f"Before training: validation {loss:.3f} (uniform guessing over {vocabulary_size} characters: {even:.3f})."
         )
 
+    def threads(self, step: int, threads: int) -> None:
+        """From this step on, so many threads compute: other work came to the machine, or went."""
+        self._append(step, {"threads": threads})
+
     def evaluation(self, step: int, loss: float) -> None:
         self._record(step, {"loss/validation": loss, "bits_per_character/validation": loss / LN2})
         self.validation_text = f" val {loss:.3f} ({loss / LN2:.2f} bits)"

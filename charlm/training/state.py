@@ -1,6 +1,6 @@
 """What a training has done so far, and how it becomes a checkpoint and comes back from one, bit for bit."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Done:
     times_gone_back: int = 0
     logged_seconds: float = 0.0  # at the last log point
     characters_since_log: int = 0
+    thread_changes: list[tuple[int, int]] = field(default_factory=list)  # (step, threads from it on): other work came
 
 
 @dataclass

@@ -19,6 +19,7 @@ from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
@@ -54,10 +55,16 @@ class Trainer:
         self.saved_steps, self.saved_seconds = 0, 0.0
         self.gradient_norm = torch.zeros(())
         self.stop_signals = StopSignals(quiet)
+        threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
+        self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
+        self.warned_of_load = False
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
         self.state.restore(saved)
+        changes = self.done.thread_changes
+        if changes and changes[-1][1] != self.balancer.threads:
+            changes.append((self.done.steps, self.balancer.threads))
         if self.settings.evaluate_every != "auto":
             self.done.evaluate_every = self.settings.evaluate_every
         self.stopwatch = Stopwatch(self.device, self.done.seconds)
@@ -102,6 +109,7 @@ class Trainer:
         last = self.finished()
         if self.done.steps % self.settings.log_every == 0:
             self.log()
+            self.share_the_machine()
         if last or self.evaluation_is_due():
             with self.stopwatch.paused():
                 self.evaluate()
@@ -179,6 +187,20 @@ class Trainer:
         }
         self.monitor.training(self.done.steps, self.progress, {n: v for n, v in figures.items() if math.isfinite(v)})
 
+    def share_the_machine(self) -> None:
+        """Use fewer threads while other programs need the processors, and tell people what slows their run."""
+        balancer = self.balancer
+        if balancer.balance():
+            self.done.thread_changes.append((self.done.steps, balancer.threads))
+            self.monitor.threads(self.done.steps, balancer.threads)
+        if balancer.is_slowed and not self.warned_of_load:
+            self.warned_of_load = True
+            if balancer.fixed:
+                means = "pause them, or let the number of threads adapt (--threads 0, without OMP_NUM_THREADS)"
+            else:
+                means = f"it uses {balancer.threads} of {balancer.most} threads until the machine is quiet again"
+            self.monitor.say(f"Other programs on this machine slow this run since step {self.done.steps}: {means}.")
+
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
         failed_at, done = self.done.steps, self.done
@@ -238,7 +260,7 @@ class Trainer:
         """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
         self.state.check()
         self.done.seconds = self.saved_seconds = self.stopwatch.read()
-        made_by = describe_process(self.device, self.precision)
+        made_by = describe_process(self.device, self.precision, self.balancer.most)
         saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, made_by)
         try:
             runs.save(self.run, saved, self.settings.keep)
