@@ -106,8 +106,11 @@ class Trainer:
     def step(self) -> bool:
         """One step and what happens around it. Returns whether it was the last. Raises ``NotFiniteError``."""
         self.train_step()
+        is_log_entry = self.done.steps % self.settings.log_every == 0
+        if self.device.type != "cuda":  # a GPU is still at work; it is waited for where values are read
+            self.leave_out_gap()
         last = self.finished()
-        if self.done.steps % self.settings.log_every == 0:
+        if is_log_entry:
             self.log()
             self.share_the_machine()
         if last or self.evaluation_is_due():
@@ -164,8 +167,15 @@ class Trainer:
 
     # Once in a while
 
+    def leave_out_gap(self) -> None:
+        """Time in which the process was stopped is no training time."""
+        if gap_seconds := self.stopwatch.end_lap():
+            self.monitor.gap(self.done.steps, gap_seconds)
+
     def log(self) -> None:
         loss, taken, skipped = self.state.since_log.tolist()
+        if self.device.type == "cuda":
+            self.leave_out_gap()
         self.state.check()
         if skipped:
             self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
