@@ -1,4 +1,5 @@
 import json
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -151,9 +152,7 @@ def test_a_loss_that_is_no_number_is_never_the_best(run: Path) -> None:
 def test_a_damaged_newest_one_is_passed_over_with_a_warning(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 3))
-    with pytest.warns(
-        CharlmWarning, match=r"step-00000003: a damaged checkpoint: .* Took step-00000002 instead"
-    ) as caught:
+    with pytest.warns(CharlmWarning, match=r"step-00000003: .*model\.safetensors.* step-00000002 ") as caught:
         assert runs.read(run, "last").step == 2
     assert len(caught) == 1
 
@@ -161,7 +160,7 @@ def test_a_damaged_newest_one_is_passed_over_with_a_warning(run: Path) -> None:
 def test_a_damaged_best_one_gives_way_to_the_next_best_with_a_warning(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 2))
-    with pytest.warns(CharlmWarning, match="step-00000002: a damaged checkpoint"):
+    with pytest.warns(CharlmWarning, match="step-00000002: "):
         assert runs.read(run, "best").step == 1
 
 
@@ -199,17 +198,17 @@ def test_where_all_are_damaged_the_one_that_was_meant_is_named(run: Path) -> Non
 
 
 def test_a_run_without_checkpoints_and_a_folder_that_is_no_run_are_errors(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint in this run yet"):
-        runs.read(run)
-    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
-        runs.read(tmp_path)
+    for folder in (run, tmp_path):
+        with pytest.raises(CheckpointError, match=f"^{re.escape(str(folder))}: ") as raised:
+            runs.read(folder)
+        assert raised.value.exit_code == 3
 
 
 def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path: Path) -> None:
     add(run, s1=1.5, s20=1.25)
     with pytest.raises(UsageError, match="no such run"):
         runs.read(tmp_path / "gone")
-    with pytest.raises(UsageError, match="no checkpoint of step 2") as raised:
+    with pytest.raises(UsageError, match=r"step 2\b") as raised:
         runs.read(run, "2")
     assert "1, 20" in raised.value.hint
 
@@ -309,7 +308,7 @@ def somebody_elses_steps(folder: Path) -> None:
 def test_removing_a_folder_that_is_no_run_is_refused(tmp_path: Path, make_folder: Callable[[Path], None]) -> None:
     make_folder(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match="not a run"):
+    with pytest.raises(UsageError, match=f"^{re.escape(str(tmp_path))}: "):
         runs.remove(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -181,7 +181,7 @@ def test_no_room_for_the_cache_is_said_with_the_way_out(
         monkeypatch.setattr(encoded.Spool, "add", full)
     else:
         monkeypatch.setattr(Path, fails, full)
-    with pytest.raises(CharlmError, match=r"cache: the encoded text cannot be kept there: No space left") as raised:
+    with pytest.raises(CharlmError, match=r"cache: .*No space left") as raised:
         get(path)
     assert "--cache-dir" in raised.value.hint
     assert "CHARLM_CACHE_DIR" in raised.value.hint

@@ -86,7 +86,7 @@ def test_each_file_has_its_own_byte_order_mark_and_end(tmp_path: Path) -> None:
 
 
 def test_the_second_of_several_files_is_the_one_that_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match=r"1\.txt: not utf-8: byte 0xff at offset 4"):
+    with pytest.raises(TextError, match=r"1\.txt: .*utf-8.* 0xff .*\b4\b"):
         build(tmp_path, "good " * 1000, b"bad \xff")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.txt", "1.txt"]
 

@@ -114,7 +114,7 @@ def test_an_empty_text_is_refused(path: Path, text: str) -> None:
 
 
 def test_a_text_of_one_character_over_and_over_is_refused(path: Path) -> None:
-    with pytest.raises(TextError, match=r"text\.txt: only the one character '\\n'"):
+    with pytest.raises(TextError, match=r"text\.txt: .*'\\n'"):
         load(path, "\n" * 1000, CorpusSettings())
 
 
@@ -170,7 +170,7 @@ def test_rare_characters_are_counted(path: Path) -> None:
 
 
 def test_a_text_of_rare_characters_alone_is_refused(path: Path) -> None:
-    with pytest.raises(TextError, match=r"^--min-count 3: no character occurs so often"):
+    with pytest.raises(TextError, match=r"^--min-count 3: "):
         load(path, "abcdefghijklmnop", CorpusSettings(min_count=3))
 
 

@@ -137,7 +137,7 @@ def test_a_save_that_fails_is_said_and_training_goes_on_and_saves_later(
         commit(folder, saved)
 
     monkeypatch.setattr(checkpoint, "commit", full)
-    with pytest.warns(CharlmWarning, match=r"step [34] could not be written: No space left.*Training goes on"):
+    with pytest.warns(CharlmWarning, match=r"step [34] .*: No space left"):
         trainer.train()
     assert steps_of(trainer.run) == [1, 2, 5, 6, 7, 8]
 
@@ -167,7 +167,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(
 
     trainer = make_trainer(max_steps=4, save_every=1e-9, keep=0)
     monkeypatch.setattr(files, "remove_folder", stuck)
-    with pytest.warns(CharlmWarning, match="an old checkpoint stays"):
+    with pytest.warns(CharlmWarning, match="Permission denied"):
         trainer.train()
     assert steps_of(trainer.run) == [1, 2, 3, 4]
 

@@ -1,5 +1,6 @@
 """From what was asked for to a trainer: everything is checked before anything is written."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_all_fixed_settings_that_were_changed_are_named_together(make_trainer: M
 def test_another_text_is_refused(make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str) -> None:
     other = tmp_path / "other.txt"
     other.write_text(poem.replace("Wölfe", "Wolfe"), encoding="utf-8", newline="")
-    with pytest.raises(UsageError, match="not the one it was trained on"):
+    with pytest.raises(UsageError, match=r"other\.txt"):
         make_trainer(resume=finished_run, text=other)
 
 
@@ -70,7 +71,7 @@ def test_the_same_text_of_another_name_is_the_same_text(
 
 
 def test_another_run_folder_is_refused_on_a_resume(finished_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="stays in its folder"):
+    with pytest.raises(UsageError, match=f"--out .*elsewhere.*{re.escape(str(finished_run))}"):
         session.plan([], [], out=tmp_path / "elsewhere", resume=str(finished_run))
 
 
