@@ -4,19 +4,21 @@ A checkpoint is a folder that is complete in itself and never changes once it ha
 """
 
 import json
+import math
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from torch import Tensor
 
 from charlm import __version__, files
 from charlm.config import TrainSettings
+from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.language_model import CharacterModel
@@ -27,31 +29,59 @@ MANIFEST = "manifest.json"
 JSON_AT_MOST_BYTES = 1 << 26  # a vocabulary of all of Unicode takes a quarter of it
 
 
+NullableLoss = Annotated[
+    float,
+    BeforeValidator(lambda loss: math.inf if loss is None else loss),
+    PlainSerializer(lambda loss: loss if math.isfinite(loss) else None),
+]
+"""Infinite while there is none, which JSON writes as null."""
+
+
+class TrainingProgress(BaseModel):
+    """Where training is, in numbers: with the tensors of the training state, all that a resume needs."""
+
+    model_config = ConfigDict(strict=True)
+
+    steps: int = Field(0, ge=0)  # taken, skipped ones too
+    windows_seen: int = Field(0, ge=0)  # through all epochs: the position in the training text
+    training_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    evaluate_every: int = Field(0, ge=0)  # steps; 0: not measured yet
+    best_validation_loss: NullableLoss = math.inf
+    evaluations_without_improvement: int = Field(0, ge=0)
+    rollbacks: int = Field(0, ge=0)  # to an earlier checkpoint, after training diverged
+    learning_rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # lowered by each rollback
+    training_seconds_at_last_log: float = Field(0.0, ge=0, allow_inf_nan=False)
+    characters_since_last_log: int = Field(0, ge=0)
+
+
 class ConfigFile(BaseModel):
-    """What ``config.json`` must hold; a later charlm may have added more."""
+    """What ``config.json`` must hold; a later version of charlm may have added more."""
 
     model_config = ConfigDict(strict=True)
 
     format_version: Literal[1]
     step: int = Field(ge=0)
     settings: TrainSettings
+    tied_weights: dict[str, str]
     metrics: dict[str, float]
-    progress: dict[str, Any]
-    made_by: dict[str, Any]
+    progress: TrainingProgress
+    corpus: CorpusRecord
+    environment: dict[str, str | int]
 
 
 @dataclass
 class Checkpoint:
-    """What is saved at a step. ``progress`` holds counters, ``metrics`` the figures known at this very step."""
+    """What is saved at a step. ``metrics``: those measured at this very step; ``environment``: what computed it."""
 
     step: int
     settings: TrainSettings
     vocabulary: Vocabulary
     weights: dict[str, Tensor]
+    progress: TrainingProgress
+    corpus: CorpusRecord
     metrics: dict[str, float] = field(default_factory=dict)
-    progress: dict[str, Any] = field(default_factory=dict)
     training_state: dict[str, Tensor] = field(default_factory=dict)
-    made_by: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str | int] = field(default_factory=dict)
     folder: Path | None = None  # where it was read from
 
     def model(self, device: torch.device) -> CharacterModel:
@@ -67,7 +97,7 @@ class Checkpoint:
         return model.to(device).eval()
 
 
-def describe_process(device: torch.device, precision: str, threads: int = 0) -> dict[str, Any]:
+def describe_process(device: torch.device, precision: str, threads: int = 0) -> dict[str, str | int]:
     """What makes the numbers: versions, machine, threads (0: those of this process)."""
     return {
         "charlm": __version__,
@@ -86,10 +116,11 @@ def commit(folder: Path, checkpoint: Checkpoint) -> None:
         "format_version": FORMAT_VERSION,
         "step": checkpoint.step,
         "settings": checkpoint.settings.model_dump(),
-        "tied": {"output_weight": "embedding.weight"} if checkpoint.settings.tie_weights else {},
+        "tied_weights": {"output_weight": "embedding.weight"} if checkpoint.settings.tie_weights else {},
         "metrics": checkpoint.metrics,
-        "progress": checkpoint.progress,
-        "made_by": checkpoint.made_by,
+        "progress": checkpoint.progress.model_dump(),
+        "corpus": checkpoint.corpus.model_dump(),
+        "environment": checkpoint.environment,
     }
     contents = {
         "model.safetensors": safetensors.torch.save(_on_cpu(checkpoint.weights)),
@@ -97,7 +128,7 @@ def commit(folder: Path, checkpoint: Checkpoint) -> None:
         "vocabulary.json": to_json(checkpoint.vocabulary.to_json()),
         "training_state.safetensors": safetensors.torch.save(_on_cpu(checkpoint.training_state)),
     }
-    manifest = {name: {"size": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
+    manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
     files.commit_folder(folder, {**contents, MANIFEST: to_json(manifest)})
 
 
@@ -108,7 +139,11 @@ def verified(folder: Path) -> Checkpoint:
     for name in FILES:
         entry = manifest.get(name)
         data = _read(folder / name)
-        if not isinstance(entry, dict) or entry.get("size") != len(data) or entry.get("sha256") != files.sha256(data):
+        if (
+            not isinstance(entry, dict)
+            or entry.get("size_bytes") != len(data)
+            or entry.get("sha256") != files.sha256(data)
+        ):
             raise _damaged(folder, f"{name} has the wrong size or checksum")
         contents[name] = data
     config = _parse(contents["config.json"], folder / "config.json")
@@ -127,8 +162,9 @@ def verified(folder: Path) -> Checkpoint:
             weights=safetensors.torch.load(contents["model.safetensors"]),
             metrics=known.metrics,
             progress=known.progress,
+            corpus=known.corpus,
             training_state=safetensors.torch.load(contents["training_state.safetensors"]),
-            made_by=known.made_by,
+            environment=known.environment,
             folder=folder,
         )
     except (ValidationError, safetensors.SafetensorError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 from charlm import checkpoint, files
 from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings, read_toml, to_toml
+from charlm.corpus.record import CorpusRecord
 from charlm.errors import CharlmWarning, CheckpointError, UsageError
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
@@ -23,12 +24,12 @@ LOCK = ".lock"
 LOOKS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
 
 
-def start(run: Path, settings: TrainSettings, corpus_record: dict[str, Any]) -> None:
+def start(run: Path, settings: TrainSettings, record: CorpusRecord) -> None:
     """Make the run folder with ``config.toml`` and ``corpus.json``."""
     files.make_folder(run)
     files.remove_leftovers(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
-    files.write_file(run / "corpus.json", checkpoint.to_json(corpus_record))
+    files.write_file(run / "corpus.json", checkpoint.to_json(record.model_dump()))
 
 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:
@@ -105,9 +106,9 @@ def is_run(path: Path) -> bool:
     return has_settings(path) or any((folder / checkpoint.MANIFEST).is_file() for folder in checkpoints(path))
 
 
-def corpus_record(run: Path) -> dict[str, Any]:
-    """What ``corpus.json`` holds. Raises ``CheckpointError`` if it cannot be read."""
-    return checkpoint.read_json(run / "corpus.json")
+def corpus_record(run: Path) -> CorpusRecord:
+    """The content of ``corpus.json``. Raises ``CheckpointError`` if it is missing or cannot be read."""
+    return CorpusRecord(**checkpoint.read_json(run / "corpus.json"))
 
 
 def has_settings(path: Path) -> bool:
@@ -223,9 +224,9 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
         "parameters": {**parameters, "total": sum(parameters.values())},
         "vocabulary": chosen.vocabulary.characters,
         "metrics": metrics,
-        "training_seconds": chosen.progress.get("seconds", 0.0),
-        "corpus": chosen.progress.get("corpus", {}),
-        "made_by": chosen.made_by,
+        "training_seconds": chosen.progress.training_seconds,
+        "corpus": chosen.corpus.model_dump(),
+        "environment": chosen.environment,
         "checkpoints": [_step_of(folder) for folder in reversed(checkpoints(run))],
     }
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from charlm import checkpoint, files
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint import Checkpoint, TrainingProgress
 from charlm.config import TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.language_model import CharacterModel
+from tests.conftest import corpus_record
 
 SETTINGS = TrainSettings(hidden_size=8, embedding_size=4, num_layers=2, learning_rate=0.1 + 0.2, encoding="latin-1")
 TIED = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1, tie_weights=True)
@@ -28,22 +29,27 @@ each_file = pytest.mark.parametrize("name", NAMES)
 def make(settings: TrainSettings = SETTINGS, text: str = "abcé\n\0", **others: Any) -> Checkpoint:
     vocabulary = Vocabulary.of(text)
     weights = dict(CharacterModel(len(vocabulary), settings).state_dict())
-    return Checkpoint(step=12, settings=settings, vocabulary=vocabulary, weights=weights, **others)
+    progress = TrainingProgress(
+        steps=12, windows_seen=2**53 + 1, training_seconds=1 / 3, best_validation_loss=0.1 + 0.2, rollbacks=1
+    )
+    corpus = corpus_record("été")
+    return Checkpoint(
+        step=12, settings=settings, vocabulary=vocabulary, weights=weights, progress=progress, corpus=corpus, **others
+    )
 
 
 def full() -> Checkpoint:
     return make(
         metrics={"loss_validation": 0.1 + 0.2, "tiny": 5e-324},
-        progress={"windows": 2**53 + 1, "seconds": 1 / 3, "corpus": {"name": "été", "ranges": {"train": [0, 9]}}},
         training_state={
-            "generator.cpu": torch.get_rng_state(),
+            "rng_state.cpu": torch.get_rng_state(),
             "strange": torch.tensor([-0.0, 1e-42, float("inf"), float("nan")]),
             "half": torch.tensor([1 / 3], dtype=torch.bfloat16),
             "number": torch.tensor(3.0),
             "empty": torch.zeros(0, 4),
             "not contiguous": torch.arange(6.0).reshape(2, 3).T,
         },
-        made_by={"charlm": "0.1", "threads": 1},
+        environment={"charlm": "0.1", "threads": 1},
     )
 
 
@@ -63,7 +69,7 @@ def rewrite(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
 def replace(folder: Path, name: str, data: bytes) -> None:
     (folder / name).write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    manifest[name] = {"size": len(data), "sha256": files.sha256(data)}
+    manifest[name] = {"size_bytes": len(data), "sha256": files.sha256(data)}
     (folder / "manifest.json").write_bytes(checkpoint.to_json(manifest))
 
 
@@ -87,18 +93,18 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     read = checkpoint.verified(tmp_path / "step")
     assert bits(read.weights) == bits(saved.weights)
     assert bits(read.training_state) == bits(saved.training_state)
-    assert read.training_state["generator.cpu"].dtype == torch.uint8
-    for name in ("step", "settings", "vocabulary", "metrics", "progress", "made_by"):
+    assert read.training_state["rng_state.cpu"].dtype == torch.uint8
+    for name in ("step", "settings", "vocabulary", "metrics", "progress", "corpus", "environment"):
         assert getattr(read, name) == getattr(saved, name), name
     assert read.folder == tmp_path / "step"
 
 
 def test_a_generator_goes_on_where_it_was_saved(tmp_path: Path) -> None:
     saved = make()
-    saved.training_state["generator.cpu"] = torch.get_rng_state()
+    saved.training_state["rng_state.cpu"] = torch.get_rng_state()
     checkpoint.commit(tmp_path / "step", saved)
     expected = torch.rand(10)
-    torch.set_rng_state(checkpoint.verified(tmp_path / "step").training_state["generator.cpu"])
+    torch.set_rng_state(checkpoint.verified(tmp_path / "step").training_state["rng_state.cpu"])
     assert torch.equal(torch.rand(10), expected)
 
 
@@ -136,7 +142,7 @@ def test_the_manifest_holds_size_and_hash_of_every_other_file(committed: Path) -
     assert sorted(manifest) == sorted(set(NAMES) - {"manifest.json"})
     for name, entry in manifest.items():
         data = (committed / name).read_bytes()
-        assert entry == {"size": len(data), "sha256": files.sha256(data)}
+        assert entry == {"size_bytes": len(data), "sha256": files.sha256(data)}
 
 
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,15 +159,15 @@ def test_config_json_is_the_authority(committed: Path) -> None:
     assert config["step"] == 12
     assert config["settings"] == SETTINGS.model_dump()
     assert config["metrics"]["loss_validation"] == 0.1 + 0.2
-    assert config["tied"] == {}
-    assert config["made_by"] == {"charlm": "0.1", "threads": 1}
+    assert config["tied_weights"] == {}
+    assert config["environment"] == {"charlm": "0.1", "threads": 1}
 
 
 def test_vocabulary_json_is_that_of_the_design(committed: Path) -> None:
     assert json.loads((committed / "vocabulary.json").read_bytes()) == {
         "unit": "character",
         "characters": ["\0", "\n", "a", "b", "c", "é"],
-        "unknown": None,
+        "unknown_id": None,
     }
 
 
@@ -186,7 +192,7 @@ def test_a_tied_weight_is_stored_once_and_the_tie_is_named(tmp_path: Path) -> No
     assert "embedding.weight" in weights
     assert "output_weight" not in weights
     config = json.loads((tmp_path / "step" / "config.json").read_bytes())
-    assert config["tied"] == {"output_weight": "embedding.weight"}
+    assert config["tied_weights"] == {"output_weight": "embedding.weight"}
 
 
 def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +296,7 @@ def test_settings_that_are_none_are_refused(folder: Path, settings: Any) -> None
     refused(folder)
 
 
-@pytest.mark.parametrize("name", ["step", "settings", "metrics", "progress", "made_by"])
+@pytest.mark.parametrize("name", ["step", "settings", "metrics", "progress", "environment"])
 def test_a_key_that_is_missing_is_named(folder: Path, name: str) -> None:
     rewrite(folder, "config.json", lambda config: {key: value for key, value in config.items() if key != name})
     refused(folder, name)
@@ -303,8 +309,8 @@ def test_weights_that_do_not_fit_the_settings_are_refused(folder: Path) -> None:
 
 
 def test_what_made_it_is_described() -> None:
-    made_by = checkpoint.describe_process(torch.device("cpu"), "fp32")
-    assert made_by["torch"] == torch.__version__
-    assert made_by["threads"] == 1
-    assert (made_by["device"], made_by["precision"]) == ("cpu", "fp32")
-    json.dumps(made_by)
+    environment = checkpoint.describe_process(torch.device("cpu"), "fp32")
+    assert environment["torch"] == torch.__version__
+    assert environment["threads"] == 1
+    assert (environment["device"], environment["precision"]) == ("cpu", "fp32")
+    json.dumps(environment)

@@ -2,7 +2,6 @@ import json
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm import checkpoint, config, files, runs
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint import Checkpoint, TrainingProgress
 from charlm.config import TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CharlmWarning, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
-from charlm.training.state import Done
+from tests.conftest import corpus_record
 
 SETTINGS = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1)
-CORPUS = {"name": "été", "characters": 100, "ranges": {"train": [0, 90]}}
+CORPUS = corpus_record("été")
 
 
 def make(step: int, loss: float | None = None) -> Checkpoint:
@@ -30,8 +29,9 @@ def make(step: int, loss: float | None = None) -> Checkpoint:
         vocabulary=vocabulary,
         weights=dict(CharacterModel(len(vocabulary), SETTINGS).state_dict()),
         metrics={} if loss is None else {"loss_validation": loss},
-        progress={**asdict(Done(steps=step, seconds=step / 4)), "corpus": CORPUS},
-        made_by=checkpoint.describe_process(torch.device("cpu"), "fp32"),
+        progress=TrainingProgress(steps=step, training_seconds=step / 4),
+        corpus=CORPUS,
+        environment=checkpoint.describe_process(torch.device("cpu"), "fp32"),
     )
 
 
@@ -67,7 +67,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_run_starts_with_its_settings_and_its_corpus(run: Path) -> None:
     assert config.resolve(TrainSettings, [("", config.read_toml(run / "config.toml"))]) == SETTINGS
-    assert json.loads((run / "corpus.json").read_bytes()) == CORPUS
+    assert json.loads((run / "corpus.json").read_bytes()) == CORPUS.model_dump()
+    assert runs.corpus_record(run) == CORPUS
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
 
 
@@ -375,9 +376,9 @@ def test_the_summary_is_ready_for_json_and_complete(run: Path) -> None:
     assert summary["settings"] == SETTINGS.model_dump()
     assert summary["vocabulary"] == ["\0", "a", "b", "é"]
     assert summary["metrics"] == {"loss_validation": 1.25, "loss_train": 1 / 23, "loss_validation_exact": 1.3}
-    assert summary["corpus"] == CORPUS
+    assert summary["corpus"] == CORPUS.model_dump()
     assert summary["checkpoints"] == [10, 20, 30]
-    assert summary["made_by"]["torch"] == torch.__version__
+    assert summary["environment"]["torch"] == torch.__version__
 
 
 def test_the_summary_counts_every_parameter_once(run: Path) -> None:

@@ -43,7 +43,7 @@ def test_ids_are_the_text(texts: list[str]) -> None:
         assert text_of(built) == whole
         assert sorted(built.alphabet) == sorted(set(whole))
         assert built.counts.tolist() == [whole.count(character) for character in built.alphabet]
-        assert [source.characters for source in built.files] == [len(text) for text in texts]
+        assert [file.length for file in built.files] == [len(text) for text in texts]
         starts = np.cumsum([0, *(len(text) for text in texts)])[:-1]
         assert built.file_starts.tolist() == [start for start, text in zip(starts.tolist(), texts, strict=True) if text]
 

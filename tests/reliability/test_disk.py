@@ -102,6 +102,8 @@ def saved_now(trainer: Trainer) -> checkpoint.Checkpoint:
         settings=trainer.settings,
         vocabulary=trainer.corpus.vocabulary,
         weights=dict(trainer.model.state_dict()),
+        progress=trainer.done.model_copy(),
+        corpus=trainer.corpus.record(),
         training_state=trainer.state.tensors(),
     )
 

@@ -52,7 +52,7 @@ def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) ->
     interrupt(trainer, 5)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
-    spent = runs.read(trainer.run, "last").progress["seconds"]
+    spent = runs.read(trainer.run, "last").progress.training_seconds
     resumed = make_trainer(resume=trainer.run)
     assert resumed.stopwatch.read() == spent > 0
     assert resumed.progress == pytest.approx(spent / 600)

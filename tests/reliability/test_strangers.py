@@ -29,7 +29,7 @@ def replace(folder: Path, name: str, data: bytes) -> None:
     """Put other bytes in place of a file, and have the manifest agree, as a stranger would."""
     (folder / name).write_bytes(data)
     manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
-    manifest[name] = {"size": len(data), "sha256": files.sha256(data)}
+    manifest[name] = {"size_bytes": len(data), "sha256": files.sha256(data)}
     (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
 
 

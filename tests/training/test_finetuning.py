@@ -103,7 +103,7 @@ def test_another_shape_that_is_asked_for_is_refused(origin: Path, new_text: Path
 
 
 def test_bytes_and_characters_do_not_mix(origin: Path, new_text: Path) -> None:
-    with pytest.raises(UsageError, match="character.*--unit byte"):
+    with pytest.raises(UsageError, match=r"character.*--unit byte"):
         plan(origin, new_text, unit="byte")
 
 
