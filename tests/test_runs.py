@@ -3,6 +3,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,30 @@ def test_a_start_clears_away_what_a_killed_one_left(run: Path) -> None:
     (run / f".step-00000001{files.TEMPORARY_MARK}0badcafe").mkdir()
     runs.start(run, SETTINGS, CORPUS)
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
+
+
+@pytest.mark.parametrize("path", [*CORPUS.model_dump(), "split.train", "split.test", "files.0.path", "files.0.sha256"])
+def test_a_corpus_record_without_a_field_is_refused(run: Path, path: str) -> None:
+    record = CORPUS.model_dump()
+    *parents, name = path.split(".")
+    part: Any = record
+    for parent in parents:
+        part = part[int(parent) if parent.isdigit() else parent]
+    del part[name]
+    (run / "corpus.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(run / 'corpus.json'))}: .*{path}") as raised:
+        runs.corpus_record(run)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("data", [None, b"", b"[]", b"\xff", b"{"], ids=repr)
+def test_a_corpus_record_that_cannot_be_read_is_refused(run: Path, data: bytes | None) -> None:
+    (run / "corpus.json").unlink()
+    if data is not None:
+        (run / "corpus.json").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"corpus\.json") as raised:
+        runs.corpus_record(run)
+    assert raised.value.hint
 
 
 def test_a_checkpoint_is_saved_under_its_step(run: Path) -> None:

@@ -215,6 +215,7 @@ def _resumed(
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
     seen = [folder.name for folder in runs.checkpoints(run)]
     saved = runs.read(path, "last")
+    runs.check_later(run, saved.step)
     if not runs.has_settings(run):
         raise UsageError(f"{path}: not inside a run folder.", "Move the checkpoint back into its run folder.")
     settings = resolve(TrainSettings, [(str(saved.folder), saved.settings.model_dump()), *layers])

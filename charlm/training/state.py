@@ -13,7 +13,7 @@ from charlm.errors import CheckpointError
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
 from charlm.training.finetuning import start_from
-from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, take
 
 SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
 RECURRENT_STATE = ("recurrent_state.hidden", "recurrent_state.cell")  # the second: of an LSTM only
@@ -101,20 +101,26 @@ class TrainingState:
         )
 
     def restore(self, saved: Checkpoint) -> None:
-        """Put back a checkpoint of a model of this architecture. Raises ``CheckpointError`` if a tensor is missing."""
+        """Put back a checkpoint of a model of this architecture.
+
+        Raises ``CheckpointError`` if a tensor is missing or does not fit.
+        """
+        saved.check_weights()
+        self.model.load_state_dict(saved.weights)
         tensors = saved.training_state
         try:
-            self.model.load_state_dict(saved.weights)
             restore_optimizer(self.model, self.optimizer, tensors)
-            self.recurrent = tuple(tensors[name].to(self.device) for name in self.recurrent_names)
-            self.since_log = torch.stack([tensors[name] for name in SINCE_LAST_LOG]).to(self.device)
-            self.skipped_in_a_row = tensors["consecutive_skipped_steps"].to(self.device)
-            self.done = saved.progress.model_copy()
-            torch.set_rng_state(tensors["rng_state.cpu"])
+            states = zip(self.recurrent_names, self.recurrent, strict=True)
+            self.recurrent = tuple(take(tensors, name, state) for name, state in states)
+            self.since_log = torch.stack([take(tensors, name, self.since_log[0]) for name in SINCE_LAST_LOG])
+            self.skipped_in_a_row = take(tensors, "consecutive_skipped_steps", self.skipped_in_a_row)
+            torch.set_rng_state(take(tensors, "rng_state.cpu", torch.get_rng_state()))
             if self.device.type == "cuda" and saved.environment.get("device") == "cuda":
-                torch.cuda.set_rng_state(tensors["rng_state.cuda"], self.device)
-        except (KeyError, RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+                cuda_state = torch.cuda.get_rng_state(self.device)
+                torch.cuda.set_rng_state(take(tensors, "rng_state.cuda", cuda_state), self.device)
+        except (ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"{saved.folder}: cannot resume from this checkpoint: {reason}.", "Start a new run."
+                f"{saved.folder}: cannot resume from this checkpoint: {str(error).splitlines()[0]}.",
+                "Resume from another one, or start a new run.",
             ) from None
+        self.done = saved.progress.model_copy()
