@@ -54,7 +54,7 @@ def _page(run: dict[str, Any]) -> str:
     lines += ["", f"Vocabulary: {len(run['vocabulary'])} {run['settings']['unit']}s: {characters!r}"[:2000]]
     lines += ["", "Metrics at this checkpoint:"]
     lines += [f"  {name:<32} {value:.4f}" for name, value in run["metrics"].items()]
-    lines += ["", "Environment: " + ", ".join(f"{name} {value}" for name, value in run["made_by"].items())]
+    lines += ["", "Environment: " + ", ".join(f"{name} {value}" for name, value in run["environment"].items())]
     lines += ["Checkpoints: " + ", ".join(str(step) for step in run["checkpoints"])]
     return "\n".join(lines)
 

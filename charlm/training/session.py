@@ -12,6 +12,7 @@ from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
 from charlm.corpus import loading, recorded, sources
 from charlm.corpus.loading import Corpus
+from charlm.corpus.record import CorpusRecord
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
@@ -106,11 +107,11 @@ class Plan:
             precision = choose_precision(settings.precision, device)
             threads = choose_threads(settings.threads, settings, lanes, precision)
             now = describe_process(device, precision, threads)
-            then = self.saved.made_by
+            then = self.saved.environment
             if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
                 yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
-            if changes := self.saved.progress.get("thread_changes"):
-                steps = ", ".join(str(step) for step, _ in changes)
+            if moves := self.saved.progress.thread_changes:
+                steps = ", ".join(str(change.step) for change in moves)
                 yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
@@ -163,7 +164,7 @@ def _fresh(
     overwrite: bool,
     cache_folder: Path | None,
     quiet: bool,
-    record: recorded.Record | None = None,
+    record: CorpusRecord | None = None,
 ) -> Plan:
     """``record``: of the text, where the run had one that is not named again."""
     settings, origin = resolve(TrainSettings, layers), None
@@ -220,6 +221,7 @@ def _resumed(
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
     seen = [folder.name for folder in runs.checkpoints(run)]
     saved = runs.read(path, "last")
+    runs.check_later(run, saved.step)
     if not runs.has_settings(run):
         raise UsageError(f"{path}: not inside a run folder.", "Move the checkpoint back into its run folder.")
     settings = resolve(TrainSettings, [(str(saved.folder), saved.settings.model_dump()), *layers])
@@ -232,7 +234,7 @@ def _resumed(
         )
     corpus = recorded.load(
         corpus_names,
-        saved.progress.get("corpus", {}),
+        saved.corpus,
         settings,
         saved.vocabulary,
         path,

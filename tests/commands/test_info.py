@@ -31,7 +31,7 @@ def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:
     assert shown["metrics"]["loss_validation"] == best.metrics["loss_validation"]
     assert shown["metrics"]["loss_validation_exact"] > 0
     assert shown["checkpoints"] == [1, 2, 3, 4]
-    assert shown["made_by"]["torch"]
+    assert shown["environment"]["torch"]
 
 
 def test_training_time_is_that_of_the_checkpoint(cli: Cli, trained: Path) -> None:
