@@ -123,9 +123,9 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def read(path: Path, which: str = "best") -> Checkpoint:
-    """The checkpoint at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``last`` or a step's number.
+    """The checkpoint at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``latest`` or a step.
 
-    *last* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
+    *latest* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
     passed over with a warning. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError`` if what
     is there is damaged or no checkpoint.
     """
@@ -133,8 +133,8 @@ def read(path: Path, which: str = "best") -> Checkpoint:
         raise UsageError(f"{path}: no such run or checkpoint.", "Pass a run folder, for example checkpoints/NAME.")
     if is_checkpoint(path):
         return checkpoint.verified(path)
-    if which not in ("best", "last") and not (which.isascii() and which.isdigit()):
-        raise UsageError(f"--checkpoint {which}: must be best, last or a step number.")
+    if which not in ("best", "latest") and not (which.isascii() and which.isdigit()):
+        raise UsageError(f"--checkpoint {which}: must be best, latest or a step number.")
     for _ in range(LOOKS - 1):  # a training that goes on may prune a folder while it is read
         try:
             return _first_that_verifies(path, which)
@@ -154,7 +154,7 @@ def _first_that_verifies(run: Path, which: str) -> Checkpoint:
             steps = ", ".join(str(_step_of(folder)) for folder in reversed(folders))
             raise UsageError(f"{run}: no checkpoint at step {which}.", f"Available steps: {steps}.")
         return checkpoint.verified(of_step[0])
-    candidates = folders if which == "last" else [*best_first(folders), *folders]
+    candidates = folders if which == "latest" else [*best_first(folders), *folders]
     problem: CheckpointError | None = None  # with any folder
     damaged: CheckpointError | None = None  # with one that was not just pruned
     for folder in dict.fromkeys(candidates):
@@ -225,7 +225,7 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
         "metrics": metrics,
         "training_seconds": chosen.progress.get("seconds", 0.0),
         "corpus": chosen.progress.get("corpus", {}),
-        "made_by": chosen.made_by,
+        "environment": chosen.made_by,
         "checkpoints": [_step_of(folder) for folder in reversed(checkpoints(run))],
     }
 

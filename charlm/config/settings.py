@@ -53,7 +53,7 @@ class CorpusSettings(Settings):
         json_schema_extra=ESCAPES,
     )
     document_per_file: bool = Field(False, description="Treat each file as a separate document.")
-    validation_fraction: Fraction | Literal["auto"] = Field(
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         "auto", description="Fraction held out for validation; auto: 0.1, but at most 1,000,000 characters."
     )
     test_fraction: Fraction = Field(0.0, description="Fraction held out for testing, at the end of the text.")
@@ -62,7 +62,10 @@ class CorpusSettings(Settings):
     @classmethod
     def _is_text(cls, separator: str) -> str:
         if not separator.isprintable():  # else it is
-            separator.encode()  # raises a ValueError for what a shell passed on that is no UTF-8
+            try:
+                separator.encode()
+            except UnicodeEncodeError:  # a shell passed on bytes that are not UTF-8
+                raise ValueError("valid UTF-8") from None  # what it must be
         return separator
 
     def problems(self) -> Iterator[str]:
@@ -74,7 +77,7 @@ class CorpusSettings(Settings):
             of_characters = ("encoding", "decode_errors", "newline", "normalize", "min_count")
             for name in of_characters:
                 if getattr(self, name) != CorpusSettings.model_fields[name].default:
-                    yield f"{name} does not apply to bytes: remove it, or use unit = character."
+                    yield f"{name} does not apply to bytes: remove it, or use unit character."
 
 
 class ModelSettings(Settings):
@@ -133,19 +136,19 @@ class RunSettings(Settings):
     evaluate_every: Count | Literal["auto"] = Field(
         "auto", description="Steps between evaluations; auto: as often as fits in 10% of the time."
     )
-    save_every: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
-    keep: int = Field(2, ge=0, description="Checkpoints to keep in addition to the best and the latest.")
+    save_every_minutes: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=0, description="Checkpoints to keep in addition to the best and the latest.")
     sample_length: int = Field(200, ge=0, description="Characters of sample text shown after each evaluation; 0: none.")
 
 
 class DeviceSettings(Settings):
     """Where and how the arithmetic is done."""
 
-    device: str = Field("auto", description="auto (CUDA if available, else CPU), cpu, cuda, cuda:1 or mps.")
+    device: str = Field("auto", description="Device: auto (CUDA if available, else CPU), cpu, cuda, cuda:1 or mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Matrix multiplication precision; auto: bf16 on CPUs with native support."
     )
-    threads: int = Field(0, ge=0, description="CPU threads; 0: PyTorch's default.")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: chosen automatically.")
 
 
 class TrainSettings(DeviceSettings, RunSettings, OptimizationSettings, WindowSettings, ModelSettings, CorpusSettings):
@@ -192,7 +195,7 @@ class SampleSettings(Settings):
         "", description="Generate only these characters; empty: no restriction.", json_schema_extra=ESCAPES
     )
     stop: Texts = Field((), description="Stop after generating this text; can be repeated.", json_schema_extra=ESCAPES)
-    stop_at_line: bool = Field(False, description="Stop at the end of the first line.")
+    stop_at_newline: bool = Field(False, description="Stop at the end of the first line.")
     num_samples: Count = Field(1, description="Number of samples to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
         "random", description="Random seed; the same seed gives the same text."

@@ -47,11 +47,11 @@ def test_a_setting_that_is_fixed_is_refused_by_name(
 
 def test_all_fixed_settings_that_were_changed_are_named_together(make_trainer: Make, finished_run: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        make_trainer(resume=finished_run, tie_weights=True, batch_size=5, num_layers=7, keep=9)
+        make_trainer(resume=finished_run, tie_weights=True, batch_size=5, num_layers=7, keep_checkpoints=9)
     assert "tie_weights (False)" in caught.value.message
     assert "batch_size (32)" in caught.value.message
     assert "num_layers (2)" in caught.value.message
-    assert "keep" not in caught.value.message
+    assert "keep_checkpoints" not in caught.value.message
 
 
 def test_another_text_is_refused(make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str) -> None:
@@ -106,7 +106,7 @@ def test_auto_starts_again_where_nothing_was_saved_yet(make_trainer: Make) -> No
 
 def test_a_checkpoint_without_a_tensor_it_needs_is_refused(make_trainer: Make, finished_run: Path) -> None:
     trainer = make_trainer("fresh", embedding_size=12)
-    saved = runs.read(finished_run, "last")
+    saved = runs.read(finished_run, "latest")
     del saved.training_state["optimizer.exp_avg.output_bias"]
     with pytest.raises(CheckpointError, match="output_bias"):
         trainer.restore(saved)
@@ -128,4 +128,4 @@ def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_pa
             [str(poem_file)], [("test", {**SETTINGS, "max_steps": 1})], out=tmp_path / "x", overwrite=True
         )
         plan.train(quiet=True)
-    assert runs.read(tmp_path / "x", "last").step == 1
+    assert runs.read(tmp_path / "x", "latest").step == 1
