@@ -34,6 +34,10 @@ class CheckpointError(CharlmError):
     exit_code = 3
 
 
+class VersionError(CheckpointError):
+    """Another version of charlm wrote a checkpoint: it is not damaged, and only ``--overwrite`` may remove it."""
+
+
 class DivergedError(CharlmError):
     """Training diverged: the loss is not a finite number any more."""
 

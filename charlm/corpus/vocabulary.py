@@ -52,15 +52,17 @@ class Vocabulary:
             raise CheckpointError("vocabulary.json: not a list of characters.")
         if not characters or sorted(set(characters)) != characters:
             raise CheckpointError("vocabulary.json: characters are not unique and sorted.")
-        unit, unknown = content.get("unit", "character"), content.get("unknown")
-        if unit not in ("character", "byte") or unknown is True or unknown not in (None, len(characters)):
-            raise CheckpointError("vocabulary.json: invalid unit or unknown.")
-        if unit == "byte" and (unknown is not None or characters != cls.of_bytes().characters):
+        if missing := [name for name in ("unit", "unknown_id") if name not in content]:
+            raise CheckpointError(f"vocabulary.json: {' and '.join(missing)} missing.")
+        unit, unknown_id = content["unit"], content["unknown_id"]
+        if unit not in ("character", "byte") or unknown_id is True or unknown_id not in (None, len(characters)):
+            raise CheckpointError("vocabulary.json: invalid unit or unknown_id.")
+        if unit == "byte" and (unknown_id is not None or characters != cls.of_bytes().characters):
             raise CheckpointError("vocabulary.json: a byte vocabulary must list all 256 bytes.")
-        return cls(characters, unit, unknown is not None)
+        return cls(characters, unit, unknown_id is not None)
 
     def to_json(self) -> dict[str, Any]:
-        return {"unit": self.unit, "characters": self.characters, "unknown": self.unknown_id}
+        return {"unit": self.unit, "characters": self.characters, "unknown_id": self.unknown_id}
 
     def __len__(self) -> int:
         """How many ids are predicted."""

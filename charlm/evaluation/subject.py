@@ -57,9 +57,8 @@ def choose(
 
 def own_corpus(saved: Checkpoint, run: Path, cache_folder: Path | None = None, quiet: bool = True) -> Corpus:
     """The text that a model was trained on. Raises ``UsageError`` if it is gone, or is not what it was."""
-    record = saved.progress.get("corpus", {})
     hint = "Restore the original text (charlm info RUN --json lists its files), or pass another one: RUN TEXT."
-    return recorded.load([], record, saved.settings, saved.vocabulary, run, hint, cache_folder, quiet)
+    return recorded.load([], saved.corpus, saved.settings, saved.vocabulary, run, hint, cache_folder, quiet)
 
 
 def part_of(corpus: Corpus, part: str) -> Subject:

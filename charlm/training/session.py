@@ -13,6 +13,7 @@ from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
 from charlm.corpus import loading, recorded, sources
 from charlm.corpus.loading import Corpus
+from charlm.corpus.record import CorpusRecord
 from charlm.errors import CharlmError, UsageError, pluralize
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
@@ -108,7 +109,7 @@ class Plan:
             if later := runs.later_checkpoints(self.run, self.saved.step):
                 yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
             now = describe_process(device, choose_precision(settings.precision, device), settings.threads)
-            then = self.saved.made_by
+            then = self.saved.environment
             if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
                 yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
             before = self.saved.settings
@@ -162,7 +163,7 @@ def _fresh(
     overwrite: bool,
     cache_folder: Path | None,
     quiet: bool,
-    record: recorded.Record | None = None,
+    record: CorpusRecord | None = None,
 ) -> Plan:
     """``record``: of the text, where the run had one that is not named again."""
     settings, origin = resolve(TrainSettings, layers), None
@@ -218,6 +219,7 @@ def _resumed(
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
     seen = [folder.name for folder in runs.checkpoints(run)]
     saved = runs.read(path, "latest")
+    runs.check_later(run, saved.step)
     if not runs.has_settings(run):
         raise UsageError(f"{path}: not inside a run folder.", "Move the checkpoint back into its run folder.")
     settings = resolve(TrainSettings, [(str(saved.folder), saved.settings.model_dump()), *layers])
@@ -231,7 +233,7 @@ def _resumed(
         )
     corpus = recorded.load(
         corpus_names,
-        saved.progress.get("corpus", {}),
+        saved.corpus,
         settings,
         saved.vocabulary,
         path,

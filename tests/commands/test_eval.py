@@ -116,7 +116,7 @@ def test_texts_standard_input_and_another_encoding(
 
 def test_the_test_part_with_unknown_characters_and_documents(cli: Cli, parted: Path, poem: str) -> None:
     report = measured(cli, parted, "--split", "test")
-    start, end = runs.read(parted).progress["corpus"]["ranges"]["test"]
+    start, end = runs.read(parted).corpus.split.test
     assert report["text"] == "the test split of poem"
     assert report["characters"] == end - start
     known = set(runs.read(parted).vocabulary.characters)

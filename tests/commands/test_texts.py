@@ -42,7 +42,7 @@ def trained(cli: Cli, *arguments: object) -> runs.Checkpoint:
 
 
 def files_of(saved: runs.Checkpoint) -> list[str]:
-    return [Path(source["path"]).name for source in saved.progress["corpus"]["files"]]
+    return [Path(file.path).name for file in saved.corpus.files]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -65,8 +65,8 @@ def test_a_compressed_file(
 ) -> None:
     (tmp_path / f"poem.txt{suffix}").write_bytes(compress(poem.encode()))
     saved = trained(cli, f"poem.txt{suffix}")
-    assert saved.progress["corpus"]["name"] == "poem"
-    assert saved.progress["corpus"]["characters"] == len(poem)
+    assert saved.corpus.name == "poem"
+    assert saved.corpus.length == len(poem)
 
 
 def test_a_folder_and_a_pattern_and_several_together(cli: Cli, tmp_path: Path, poem: str) -> None:
@@ -81,7 +81,7 @@ def test_a_folder_and_a_pattern_and_several_together(cli: Cli, tmp_path: Path, p
 
 def test_standard_input_and_a_resume_without_it(cli: Cli, pipe: Pipe, poem: str) -> None:
     pipe(poem.encode())
-    assert trained(cli, "-").progress["corpus"]["name"] == "stdin"
+    assert trained(cli, "-").corpus.name == "stdin"
     pipe(b"")
     result = cli("train", "--resume", "checkpoints/stdin", "--max-steps", "4", "--quiet")
     assert result.code == 0, result.err
@@ -213,7 +213,7 @@ def test_a_fifo(cli: Cli, tmp_path: Path, poem: str) -> None:
     os.mkfifo(tmp_path / "pipe")  # type: ignore[attr-defined, unused-ignore]
     writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(poem,), kwargs={"encoding": "utf-8"})
     writer.start()
-    assert trained(cli, "pipe").progress["corpus"]["characters"] == len(poem)
+    assert trained(cli, "pipe").corpus.length == len(poem)
     writer.join()
 
 
@@ -292,19 +292,19 @@ def test_a_resumed_folder_keeps_its_name(cli: Cli, tmp_path: Path, poem: str) ->
         (tmp_path / "letters" / name).write_text(poem, encoding="utf-8")
     trained(cli, "letters")
     assert cli("train", "--resume", "checkpoints/letters", "--max-steps", "4", "--quiet").code == 0
-    record = runs.read(Path("checkpoints/letters"), "latest").progress["corpus"]
-    assert (record["name"], record["names"]) == ("letters", ["letters"])
+    record = runs.read(Path("checkpoints/letters"), "latest").corpus
+    assert (record.name, record.inputs) == ("letters", ["letters"])
 
 
 def test_cleaning_up_touches_nothing_that_is_not_charlms(cli: Cli, tmp_path: Path, poem: str) -> None:
-    (tmp_path / "texts").mkdir()
+    (tmp_path / "encoded").mkdir()
     for name in ("mine.txt", "0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef.json"):
-        (tmp_path / "texts" / name).write_text(poem, encoding="utf-8")
-    trained(cli, "texts/mine.txt", "--cache-dir", ".")
-    before = sorted(path.name for path in (tmp_path / "texts").iterdir())
+        (tmp_path / "encoded" / name).write_text(poem, encoding="utf-8")
+    trained(cli, "encoded/mine.txt", "--cache-dir", ".")
+    before = sorted(path.name for path in (tmp_path / "encoded").iterdir())
     assert len(before) == 4
     assert cli("cache", "clear", "--cache-dir", ".").code == 0
-    left = sorted(path.name for path in (tmp_path / "texts").iterdir())
+    left = sorted(path.name for path in (tmp_path / "encoded").iterdir())
     assert left == [name for name in before if name.startswith(("mine", "0123"))]
 
 
@@ -317,7 +317,7 @@ def test_a_corpus_that_was_downloaded_can_be_called_by_its_name(cli: Cli, tmp_pa
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "tinyshakespeare.txt").write_text(poem, encoding="utf-8")
     saved = trained(cli, "tinyshakespeare")
-    assert saved.progress["corpus"]["name"] == "tinyshakespeare"
+    assert saved.corpus.name == "tinyshakespeare"
 
 
 def test_zst_in_a_folder_or_pattern_is_refused_by_name(

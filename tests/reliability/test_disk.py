@@ -102,6 +102,8 @@ def saved_now(trainer: Trainer) -> checkpoint.Checkpoint:
         settings=trainer.settings,
         vocabulary=trainer.corpus.vocabulary,
         weights=dict(trainer.model.state_dict()),
+        progress=trainer.done.model_copy(),
+        corpus=trainer.corpus.record(),
         training_state=trainer.state.tensors(),
     )
 
@@ -137,7 +139,7 @@ def test_a_save_that_fails_is_said_and_training_goes_on_and_saves_later(
         commit(folder, saved)
 
     monkeypatch.setattr(checkpoint, "commit", full)
-    with pytest.warns(CharlmWarning, match=r"step [34] could not be written: No space left.*Training goes on"):
+    with pytest.warns(CharlmWarning, match=r"step [34] .*: No space left"):
         trainer.train()
     assert steps_of(trainer.run) == [1, 2, 5, 6, 7, 8]
 
@@ -167,7 +169,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(
 
     trainer = make_trainer(max_steps=4, save_every_minutes=1e-9, keep_checkpoints=0)
     monkeypatch.setattr(files, "remove_folder", stuck)
-    with pytest.warns(CharlmWarning, match="an old checkpoint stays"):
+    with pytest.warns(CharlmWarning, match="Permission denied"):
         trainer.train()
     assert steps_of(trainer.run) == [1, 2, 3, 4]
 

@@ -53,7 +53,7 @@ def test_two_windows_a_step_follow_the_mean_of_their_gradients(make_trainer: Mak
     for group in by_hand.state.optimizer.param_groups:
         group["lr"] = by_hand.settings.learning_rate / by_hand.settings.warmup_steps
     by_hand.state.optimizer.step()
-    assert twice.done.windows == by_hand.done.windows == 2
+    assert twice.done.windows_seen == by_hand.done.windows_seen == 2
     for ours, theirs in zip(twice.model.parameters(), by_hand.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -120,7 +120,7 @@ def test_an_epoch_reads_every_window_once(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=0, max_epochs=1.0)
     assert steps_planned(trainer) == trainer.lanes.windows_per_epoch
     trainer.train()
-    assert trainer.done.steps == trainer.done.windows == trainer.lanes.windows_per_epoch
+    assert trainer.done.steps == trainer.done.windows_seen == trainer.lanes.windows_per_epoch
 
 
 def test_the_first_length_reached_ends_it(make_trainer: Make) -> None:
@@ -214,7 +214,7 @@ def test_auto_measures_once_how_often_to_evaluate_and_stores_it(make_trainer: Ma
     measured = trainer.done.evaluate_every
     assert measured >= 1
     saved = runs.read(trainer.run, "latest")
-    assert saved.progress["evaluate_every"] == measured
+    assert saved.progress.evaluate_every == measured
     assert saved.settings.evaluate_every == "auto"
     resumed = make_trainer(resume=trainer.run)
     assert resumed.done.evaluate_every == measured
@@ -272,4 +272,4 @@ def test_training_time_is_without_evaluating_and_saving(make_trainer: Make, monk
     trainer.train_step, trainer.evaluate, trainer.save = step, evaluation, save
     trainer.train()
     assert [entry["progress_training_seconds"] for entry in entries(trainer.run) if "loss_train" in entry] == [2, 4, 6]
-    assert runs.read(trainer.run, "latest").progress["seconds"] == 6
+    assert runs.read(trainer.run, "latest").progress.training_seconds == 6
