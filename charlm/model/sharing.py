@@ -6,6 +6,7 @@ up all others, and two threads on two processors, one of them taken, are slower 
 
 import math
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -74,6 +75,15 @@ class ThreadBalancer:
         self.threads = wanted
         torch.set_num_threads(wanted)
         return True
+
+    def watch(self, on_progress: Callable[[int], object]) -> Callable[[int], object]:
+        """``on_progress`` with a look at the load each time it is called."""
+
+        def balanced_progress(count: int) -> object:
+            self.balance()
+            return on_progress(count)
+
+        return balanced_progress
 
     def _clamp(self, processors: float) -> int:
         return max(1, min(self.most, math.floor(processors)))

@@ -305,7 +305,7 @@ class Trainer:
         hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
         unit = f" {SHORT_UNITS[self.settings.unit]}s"
         with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
-            exact = evaluate(best.model(self.device), self.validation, on_progress=bar.update)
+            exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
 
