@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -22,6 +23,7 @@ from charlm.config import TrainSettings
 from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError, VersionError
+from charlm.model.device import processor_name
 from charlm.model.language_model import CharacterModel
 
 FORMAT_VERSION = 2  # raise it to rename or remove what is stored; adding optional keys needs no other version
@@ -102,13 +104,17 @@ class Checkpoint:
 
 
 def describe_process(device: torch.device, precision: str, threads: int = 0) -> dict[str, str | int]:
-    """What makes the numbers: versions, machine, threads (0: those of this process)."""
+    """What decides the last bits of results: versions, hardware, precision and threads (0: those of this process)."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
         "charlm": __version__,
-        "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "device": device.type,
+        **gpu,
         "precision": precision,
         "threads": threads or torch.get_num_threads(),
     }

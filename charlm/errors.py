@@ -56,6 +56,11 @@ class CharlmWarning(UserWarning):
     """Something that people should know and that stops nothing."""
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 document``, ``2,000 documents``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean …?``, or nothing where no known name is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)

@@ -49,7 +49,9 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
     try:
         prune(run, keep)
     except OSError as error:  # room is lost, nothing else; the next one tries again
-        warnings.warn(f"{run}: cannot remove an old checkpoint: {error}.", CharlmWarning, stacklevel=2)
+        warnings.warn(
+            f"{run}: cannot remove an old checkpoint: {error.strerror or error}.", CharlmWarning, stacklevel=2
+        )
     return folder
 
 

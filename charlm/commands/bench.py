@@ -66,7 +66,8 @@ def _page(result: dict[str, Any]) -> str:
     lines = [
         f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}, embedding "
         f"{settings['embedding_size']}, batch {settings['batch_size']} × {settings['sequence_length']}, "
-        f"{made_by['precision']} on {made_by['device']}, {made_by['threads']} threads, torch {made_by['torch']}; "
+        f"{made_by['precision']} on {made_by.get('gpu', made_by['device'])}, {made_by['threads']} threads, "
+        f"torch {made_by['torch']}; "
         f"median of {result['rounds']} rounds"
     ]
     titles = {

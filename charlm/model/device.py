@@ -4,6 +4,7 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.config import WindowSettings
-from charlm.errors import CharlmError, UsageError
+from charlm.errors import CharlmError, UsageError, counted
 
 
 def choose_device(name: str) -> torch.device:
@@ -26,7 +27,9 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {name}: PyTorch finds no CUDA device.", hint)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: only {torch.cuda.device_count()} CUDA devices are available.", hint)
+        raise UsageError(
+            f"--device {name}: PyTorch finds only {counted(torch.cuda.device_count(), 'CUDA device')}.", hint
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: PyTorch finds no MPS device.", hint)
     if device.type not in ("cpu", "cuda", "mps"):
@@ -43,6 +46,13 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+
+
+@cache
+def processor_name() -> str:
+    """The processor's model and the vector instructions that PyTorch uses on it; the last bits of results depend on both."""
+    name = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else ""
+    return f"{name or platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -107,7 +117,7 @@ def _keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next step instead of handing it back to the system each time.
 
     A training step allocates the same hundreds of megabytes again and again; fresh pages cost a fault each. Measured
-    at 2 × 512, 64 lanes × 64: 12 to 15 % more characters per second (docs/benchmarks.md). M_MMAP_THRESHOLD is -3 and
+    at 2 × 512, 64 lanes × 64: 12% more characters per second (docs/benchmarks.md). M_MMAP_THRESHOLD is -3 and
     M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjusting of both.
     """
     if platform.libc_ver()[0] == "glibc":

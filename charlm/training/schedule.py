@@ -2,6 +2,7 @@
 
 import math
 
+from charlm.checkpoint import TrainingProgress
 from charlm.config import OptimizationSettings
 
 LAST_FRACTION = 0.01  # of the highest learning rate, at the end of the cosine
@@ -24,6 +25,16 @@ def progress(settings: OptimizationSettings, step: int, epochs: float, minutes: 
     """How far training is, from 0 to 1 and beyond: the furthest of the lengths that were set."""
     done = ((step, settings.max_steps), (epochs, settings.max_epochs), (minutes, settings.max_minutes))
     return max(so_far / length for so_far, length in done if length)
+
+
+def already_complete(settings: OptimizationSettings, done: TrainingProgress, epochs: float) -> str:
+    """What to tell someone who resumes a run that has ended: which limit ended it, and how to continue."""
+    used = {"max_steps": done.steps, "max_epochs": epochs, "max_minutes": done.training_seconds / 60}
+    reached = [name for name in used if 0 < getattr(settings, name) <= used[name]]
+    name = reached[0] if reached else "patience"
+    option, limit = f"--{name.replace('_', '-')}", str(getattr(settings, name)).removesuffix(".0")
+    continues = f"a higher {option}" + ("" if reached else ", or with --patience 0")
+    return f"This run is already complete: it reached {option} {limit}. To continue, resume it with {continues}."
 
 
 def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:

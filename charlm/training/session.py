@@ -13,7 +13,7 @@ from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSett
 from charlm.corpus import loading, recorded, sources
 from charlm.corpus.loading import Corpus
 from charlm.corpus.record import CorpusRecord
-from charlm.errors import CharlmError, UsageError
+from charlm.errors import CharlmError, UsageError, counted
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
 from charlm.training.estimate import check_memory
@@ -82,12 +82,14 @@ class Plan:
             f"{len(corpus.split.train):,} for training, {len(corpus.split.validation):,} for validation."
         )
         if documents := len(text.document_starts):
-            yield f"{documents:,} documents."
+            yield f"{counted(documents, 'document')}."
         if text.vocabulary.has_unknown:
             occurrences, distinct = corpus.unknown()
-            yield f"{distinct:,} rare characters ({occurrences:,} occurrences) are mapped to the unknown token."
+            rare, are = counted(distinct, "rare character"), "is" if distinct == 1 else "are"
+            yield f"{rare} ({counted(occurrences, 'occurrence')}) {are} mapped to the unknown token."
         if lacking := corpus.only_outside_training():
-            yield f"{lacking} distinct characters never occur in the training split."
+            characters = counted(lacking, f"distinct {settings.unit}")
+            yield f"{characters} never occur{'s' * (lacking == 1)} in the training split."
         lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
         if lanes < settings.batch_size:
             yield f"The text is short: the batch size is {lanes} instead of {settings.batch_size}."
@@ -98,15 +100,20 @@ class Plan:
         )
         if self.origin is not None:
             more = len(text.vocabulary) - len(self.origin.vocabulary)
-            yield f"Finetuning {self.origin.folder}; {more:,} characters are new to it."
+            are = "is" if more == 1 else "are"
+            yield f"Finetuning {self.origin.folder}; {counted(more, settings.unit)} {are} new to it."
         if self.saved is not None:
             yield f"Resuming {self.run} from step {self.saved.step}."
             if later := runs.later_checkpoints(self.run, self.saved.step):
                 yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
             now = describe_process(device, choose_precision(settings.precision, device), settings.threads)
             then = self.saved.environment
-            if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
-                yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
+            names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+            if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):
+                yield (
+                    f"The environment changed ({changed}): results may not be bit-identical to those of an "
+                    "uninterrupted run."
+                )
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
@@ -169,15 +176,16 @@ def _fresh(
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file.", "Choose another --out.")
     occupied = runs.is_occupied(run)
+    if occupied and not runs.is_run(run):
+        raise UsageError(
+            f"{run}: the folder is not empty and is not a charlm run.",
+            "Choose another folder with --out; --overwrite only replaces charlm runs.",
+        )
     if occupied and not overwrite:
         raise UsageError(
-            f"{run}: a run already exists here."
-            if runs.is_run(run)
-            else f"{run}: the folder is not empty and is not a run.",
+            f"{run}: a run already exists here.",
             "Continue it with --resume auto, replace it with --overwrite, or choose another folder with --out.",
         )
-    if occupied and not runs.is_run(run):
-        raise UsageError(f"{run}: not a charlm run; --overwrite only replaces charlm runs.", "Choose another --out.")
     if record is None:
         corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
     else:

@@ -79,9 +79,7 @@ class Trainer:
             if self.done.steps == 0:
                 self.look_first()
             elif self.finished():
-                self.monitor.say(
-                    "This run is already complete. To continue, raise its length limit or use --patience 0."
-                )
+                self.monitor.say(schedule.already_complete(self.settings, self.done, self.epochs))
             self.stopwatch.start()
             ended = self.finished()
             while not ended:
@@ -160,7 +158,9 @@ class Trainer:
         loss, taken, skipped = self.state.since_log.tolist()
         self.state.check()
         if skipped:
-            self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
+            self.monitor.say(
+                f"Skipped {skipped:.0f} of the last {taken + skipped:.0f} steps: non-finite loss or gradient."
+            )
         seconds = self.stopwatch.read()
         self.done.training_seconds_at_last_log, before = seconds, self.done.training_seconds_at_last_log
         self.done.characters_since_last_log, characters = 0, self.done.characters_since_last_log
