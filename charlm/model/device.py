@@ -50,7 +50,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 @cache
 def processor_name() -> str:
-    """The processor's model and the vector instructions that PyTorch uses on it; the last bits of results depend on both."""
+    """The processor's model and the vector instructions that PyTorch uses: the last bits of results depend on both."""
     name = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else ""
     return f"{name or platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
