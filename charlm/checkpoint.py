@@ -4,18 +4,17 @@ A checkpoint is a folder that is complete in itself and never changes once it ha
 """
 
 import json
-import math
 import platform
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from charlm import __version__, files
@@ -25,36 +24,12 @@ from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError, VersionError
 from charlm.model.device import processor_name
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 
 FORMAT_VERSION = 2  # raise it to rename or remove what is stored; adding optional keys needs no other version
 FILES = ("model.safetensors", "config.json", "vocabulary.json", "training_state.safetensors")
 MANIFEST = "manifest.json"
 JSON_AT_MOST_BYTES = 1 << 26  # a vocabulary of all of Unicode takes a quarter of it
-
-
-NullableLoss = Annotated[
-    float,
-    BeforeValidator(lambda loss: math.inf if loss is None else loss),
-    PlainSerializer(lambda loss: loss if math.isfinite(loss) else None),
-]
-"""Infinite while there is none, which JSON writes as null."""
-
-
-class TrainingProgress(BaseModel):
-    """Where training is, in numbers: with the tensors of the training state, all that a resume needs."""
-
-    model_config = ConfigDict(strict=True)
-
-    steps: int = Field(0, ge=0)  # taken, skipped ones too
-    windows_seen: int = Field(0, ge=0)  # through all epochs: the position in the training text
-    training_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
-    evaluate_every: int = Field(0, ge=0)  # steps; 0: not measured yet
-    best_validation_loss: NullableLoss = math.inf
-    evaluations_without_improvement: int = Field(0, ge=0)
-    rollbacks: int = Field(0, ge=0)  # to an earlier checkpoint, after training diverged
-    learning_rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # lowered by each rollback
-    training_seconds_at_last_log: float = Field(0.0, ge=0, allow_inf_nan=False)
-    characters_since_last_log: int = Field(0, ge=0)
 
 
 class ConfigFile(BaseModel):

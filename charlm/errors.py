@@ -56,12 +56,12 @@ class CharlmWarning(UserWarning):
     """Something that people should know and that stops nothing."""
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 document``, ``2,000 documents``."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean …?``, or nothing where no known name is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""
+
+
+def pluralize(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``, ``1,000 files``: for nouns whose plural ends in s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

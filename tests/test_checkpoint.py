@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from charlm import checkpoint, files
-from charlm.checkpoint import Checkpoint, TrainingProgress
+from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError, VersionError
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 from tests.conftest import corpus_record
 
 SETTINGS = TrainSettings(hidden_size=8, embedding_size=4, num_layers=2, learning_rate=0.1 + 0.2, encoding="latin-1")
