@@ -36,5 +36,5 @@ class TrainingProgress(BaseModel):
     rollbacks: int = Field(0, ge=0)  # to an earlier checkpoint, after training diverged
     learning_rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # lowered by each rollback
     training_seconds_at_last_log: float = Field(0.0, ge=0, allow_inf_nan=False)
-    characters_since_last_log: int = Field(0, ge=0)
+    targets_since_last_log: int = Field(0, ge=0)
     thread_changes: list[ThreadChange] = Field(default_factory=list)

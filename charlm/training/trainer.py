@@ -163,7 +163,7 @@ class Trainer:
             logits, state = self.model(inputs, state, window.resets)
         self.state.recurrent = tuple(part.detach() for part in state)
         self.done.windows_seen += 1
-        self.done.characters_since_last_log += window.characters
+        self.done.targets_since_last_log += window.characters
         return self.model.loss(logits, targets)
 
     # Once in a while
@@ -184,7 +184,7 @@ class Trainer:
             )
         seconds = self.stopwatch.read()
         self.done.training_seconds_at_last_log, before = seconds, self.done.training_seconds_at_last_log
-        self.done.characters_since_last_log, characters = 0, self.done.characters_since_last_log
+        self.done.targets_since_last_log, characters = 0, self.done.targets_since_last_log
         self.state.since_log.zero_()
         if not taken:
             return
