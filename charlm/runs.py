@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
     try:
         prune(run, keep)
     except (OSError, UnreadableError) as error:  # room is lost, nothing else; the next one tries again
-        warnings.warn(f"{run}: cannot remove an old checkpoint: {error}.", CharlmWarning, stacklevel=2)
+        reason = getattr(error, "strerror", None) or error
+        warnings.warn(f"{run}: cannot remove an old checkpoint: {reason}.", CharlmWarning, stacklevel=2)
     return folder
 
 
@@ -230,7 +231,7 @@ def forget_after(run: Path, step: int) -> None:
     removed, if another version wrote one of them, and ``UnreadableError`` if one cannot be read.
     """
     check_later(run, step)
-    later = {folder: _is_damaged(folder) for folder in later_checkpoints(run, step)}
+    later = {folder: _fails(checkpoint.verified, folder, CheckpointError) for folder in later_checkpoints(run, step)}
     for folder, is_damaged in later.items():
         if is_damaged:
             aside = folder.with_name(f"{folder.name}.damaged")
@@ -280,18 +281,14 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _is_damaged(folder: Path) -> bool:
-    try:
-        checkpoint.verified(folder)
-    except CheckpointError:
-        return True
-    return False
-
-
 def _is_of_another_version(folder: Path) -> bool:
+    return _fails(checkpoint.check_version, folder, VersionError)
+
+
+def _fails(check: Callable[[Path], object], folder: Path, error: type[CheckpointError]) -> bool:
     try:
-        checkpoint.check_version(folder)
-    except VersionError:
+        check(folder)
+    except error:
         return True
     return False
 

@@ -114,8 +114,12 @@ class Plan:
             threads = choose_threads(settings.threads, settings, lanes, precision)
             now = describe_process(device, precision, threads)
             then = self.saved.environment
-            if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
-                yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
+            names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+            if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):
+                yield (
+                    f"The environment changed ({changed}): results may not be bit-identical to those of an "
+                    "uninterrupted run."
+                )
             if moves := self.saved.progress.thread_changes:
                 steps = ", ".join(str(change.step) for change in moves)
                 yield f"The number of threads changed at step {steps}: another run would differ in the last bits."

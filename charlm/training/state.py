@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from charlm.checkpoint import Checkpoint, TrainingProgress
+from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 from charlm.training.finetuning import start_from
 from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, take
 
@@ -94,7 +95,7 @@ class TrainingState:
             vocabulary=corpus.vocabulary,
             weights=dict(self.model.state_dict()),
             metrics=metrics,
-            progress=self.done.model_copy(),
+            progress=self.done.model_copy(deep=True),
             corpus=corpus.record(),
             training_state=self.tensors(),
             environment=environment,
@@ -123,4 +124,4 @@ class TrainingState:
                 f"{saved.folder}: cannot resume from this checkpoint: {str(error).splitlines()[0]}.",
                 "Resume from another one, or start a new run.",
             ) from None
-        self.done = saved.progress.model_copy()
+        self.done = saved.progress.model_copy(deep=True)

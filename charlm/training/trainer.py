@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint, ThreadChange, TrainingProgress, describe_process
+from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
@@ -20,6 +20,7 @@ from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
+from charlm.progress import ThreadChange, TrainingProgress
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
@@ -168,7 +169,7 @@ class Trainer:
             logits, state = self.model(inputs, state, window.resets)
         self.state.recurrent = tuple(part.detach() for part in state)
         self.done.windows_seen += 1
-        self.done.characters_since_last_log += window.characters
+        self.done.targets_since_last_log += window.characters
         return self.model.loss(logits, targets)
 
     # Once in a while
@@ -184,10 +185,12 @@ class Trainer:
             self.leave_out_gap()
         self.state.check()
         if skipped:
-            self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
+            self.monitor.say(
+                f"Skipped {skipped:.0f} of the last {taken + skipped:.0f} steps: non-finite loss or gradient."
+            )
         seconds = self.stopwatch.read()
         self.done.training_seconds_at_last_log, before = seconds, self.done.training_seconds_at_last_log
-        self.done.characters_since_last_log, characters = 0, self.done.characters_since_last_log
+        self.done.targets_since_last_log, characters = 0, self.done.targets_since_last_log
         self.state.since_log.zero_()
         if not taken:
             return
