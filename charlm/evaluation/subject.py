@@ -50,6 +50,8 @@ def choose(
         raise UsageError(
             f"--encoding {encoding}: only applies to TEXT, not to the run's own text.", "Remove --encoding."
         )
+    if encoding is not None and saved.vocabulary.unit == "byte":
+        raise UsageError(f"--encoding {encoding}: does not apply to a byte-level model.", "Remove --encoding.")
     if names:
         return another(names, saved, encoding, cache_folder, quiet)
     return part_of(own_corpus(saved, run, cache_folder, quiet), split or "validation")
