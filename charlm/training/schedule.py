@@ -31,12 +31,10 @@ def why_complete(settings: OptimizationSettings, step: int, epochs: float, minut
     name = max(by_limit, key=by_limit.__getitem__)
     if by_limit[name] < 1:
         name = "patience"
-    option = "--" + name.replace("_", "-")
-    or_off = " or --patience 0" if name == "patience" else ""
-    return (
-        f"This run is already complete: it ended at {option} {getattr(settings, name):g}. "
-        f"To continue it, use a larger {option}{or_off}."
-    )
+    option, value = "--" + name.replace("_", "-"), getattr(settings, name)
+    limit = f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
+    or_off = ", or --patience 0" if name == "patience" else ""
+    return f"This run is already complete: it ended at {limit}. To continue it, use a larger {option}{or_off}."
 
 
 def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> dict[str, float]:
