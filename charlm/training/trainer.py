@@ -20,11 +20,12 @@ from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
-from charlm.progress import ThreadChange, TrainingProgress
+from charlm.progress import TrainingProgress
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
 from charlm.training.saving import Saver
+from charlm.training.sharing import Sharing
 from charlm.training.signals import StopSignals
 from charlm.training.state import NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
@@ -62,14 +63,12 @@ class Trainer:
         self.stop_signals = StopSignals(quiet)
         threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
         self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
-        self.warned_of_load = False
+        self.sharing = Sharing(self.balancer)
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
         self.state.restore(saved)
-        changes = self.done.thread_changes
-        if changes and changes[-1].threads != self.balancer.threads:
-            changes.append(ThreadChange(step=self.done.steps, threads=self.balancer.threads))
+        self.sharing.resume(self.done)
         if self.settings.evaluate_every != "auto":
             self.done.evaluate_every = self.settings.evaluate_every
         self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
@@ -116,7 +115,7 @@ class Trainer:
         last = self.finished()
         if is_log_entry:
             self.log()
-            self.share_the_machine()
+            self.sharing.look(self.done, self.monitor)
         if last or self.evaluation_is_due():
             with self.stopwatch.paused():
                 self.evaluate()
@@ -205,20 +204,6 @@ class Trainer:
             "progress/epoch": self.epochs,
         }
         self.monitor.training(self.done.steps, self.progress, {n: v for n, v in figures.items() if math.isfinite(v)})
-
-    def share_the_machine(self) -> None:
-        """Use fewer threads while other programs need the processors, and tell people what slows their run."""
-        balancer = self.balancer
-        if balancer.balance():
-            self.done.thread_changes.append(ThreadChange(step=self.done.steps, threads=balancer.threads))
-            self.monitor.threads(self.done.steps, balancer.threads)
-        if balancer.is_slowed and not self.warned_of_load:
-            self.warned_of_load = True
-            if balancer.fixed:
-                means = "pause them, or let the number of threads adapt (--threads 0, without OMP_NUM_THREADS)"
-            else:
-                means = f"it uses {balancer.threads} of {balancer.most} threads until the machine is quiet again"
-            self.monitor.say(f"Other programs on this machine slow this run since step {self.done.steps}: {means}.")
 
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
