@@ -45,6 +45,8 @@ def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes:
 
 def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:
     """How many steps the whole training takes, 0 where the clock may end it."""
-    by_epochs = math.ceil(settings.max_epochs * windows_per_epoch / settings.accumulation_steps)
+    by_epochs = max(0, round(settings.max_epochs * windows_per_epoch / settings.accumulation_steps) - 1)
+    while by_epochs * settings.accumulation_steps / windows_per_epoch < settings.max_epochs:  # rounded as training does
+        by_epochs += 1
     lengths = [length for length in (settings.max_steps, by_epochs) if length]
     return 0 if settings.max_minutes else min(lengths)
