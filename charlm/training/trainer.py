@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
+from charlm.console import open_bar
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import SHORT_UNITS
@@ -288,9 +288,8 @@ class Trainer:
         """The exact validation figure of the best checkpoint: one pass in fp32, one lane."""
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
-        hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
-        unit = f" {SHORT_UNITS[self.settings.unit]}s"
-        with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
+        total, unit = len(self.validation), f" {SHORT_UNITS[self.settings.unit]}s"
+        with open_bar(self.quiet, total=total, desc="exact validation", unit=unit, unit_scale=True) as bar:
             exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
