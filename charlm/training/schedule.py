@@ -41,12 +41,10 @@ def why_complete(settings: OptimizationSettings, step: int, epochs: float, minut
     name = max(by_limit, key=by_limit.__getitem__)
     if by_limit[name] < 1:
         name = "patience"
-    option = "--" + name.replace("_", "-")
-    or_off = " or --patience 0" if name == "patience" else ""
-    return (
-        f"This run is already complete: it ended at {option} {getattr(settings, name):g}. "
-        f"To continue it, use a larger {option}{or_off}."
-    )
+    option, value = "--" + name.replace("_", "-"), getattr(settings, name)
+    limit = f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
+    or_off = ", or --patience 0" if name == "patience" else ""
+    return f"This run is already complete: it ended at {limit}. To continue it, use a larger {option}{or_off}."
 
 
 def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> dict[str, float]:
@@ -62,7 +60,9 @@ def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:
 
 def step_limit(settings: OptimizationSettings, windows_per_epoch: int) -> int:
     """How many steps training takes at most, 0 where only the clock ends it."""
-    by_epochs = math.ceil(settings.max_epochs * windows_per_epoch / settings.accumulation_steps)
+    by_epochs = max(0, round(settings.max_epochs * windows_per_epoch / settings.accumulation_steps) - 1)
+    while by_epochs * settings.accumulation_steps / windows_per_epoch < settings.max_epochs:  # rounded as training does
+        by_epochs += 1
     return min((limit for limit in (settings.max_steps, by_epochs) if limit), default=0)
 
 
