@@ -1,7 +1,6 @@
 """The loop: one step, and the things that happen once in a while around it."""
 
 import math
-import time
 from pathlib import Path
 
 import torch
@@ -30,8 +29,6 @@ from charlm.training.signals import StopSignals
 from charlm.training.state import NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
 
-EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
-FIRST_EVALUATION = 20  # steps, where the interval is left to us: by then a step's and an evaluation's time are known
 FIRST_LOOK = 1000  # characters: what the untrained model makes of the text, before anybody has to wait
 TIMES_TO_GO_BACK = 2
 LOWER_BY = 0.5  # of the learning rate, each time
@@ -52,6 +49,9 @@ class Trainer:
         self.precision = choose_precision(settings.precision, self.device)
         self.validation = corpus.part(corpus.split.validation)
         self.lanes = Lanes(corpus.part(corpus.split.train), settings.batch_size, settings.sequence_length)
+        self.evaluations = schedule.schedule_evaluations(
+            settings, len(corpus.split.train), len(corpus.split.validation), self.lanes.windows_per_epoch
+        )
         self.state = self.first_state()
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of this very step
@@ -69,8 +69,6 @@ class Trainer:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
         self.state.restore(saved)
         self.sharing.resume(self.done)
-        if self.settings.evaluate_every != "auto":
-            self.done.evaluate_every = self.settings.evaluate_every
         self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
         self.metrics = saved.metrics
         self.saver.start_from(self.done.steps, self.done.training_seconds)
@@ -116,7 +114,7 @@ class Trainer:
         if is_log_entry:
             self.log()
             self.sharing.look(self.done, self.monitor)
-        if last or self.evaluation_is_due():
+        if last or self.evaluations.is_due(self.done.steps):
             with self.stopwatch.paused():
                 self.evaluate()
         last = last or self.finished()  # an evaluation may have been one too many without a better one
@@ -219,7 +217,6 @@ class Trainer:
             self.state = self.first_state()
             self.stopwatch = Stopwatch(self.device)
             self.saver.start_from(0, 0.0)
-            self.done.evaluate_every = done.evaluate_every
         runs.forget_after(self.run, self.done.steps)
         self.done.rollbacks = done.rollbacks + 1
         self.done.learning_rate_scale = done.learning_rate_scale * LOWER_BY
@@ -227,10 +224,6 @@ class Trainer:
         self.monitor.restart(self.done.steps)
         back = f"rolling back to step {self.done.steps} with {LOWER_BY:g} times the learning rate"
         self.monitor.say(f"Training diverged at step {failed_at}: {back}.")
-
-    def evaluation_is_due(self) -> bool:
-        every = self.done.evaluate_every
-        return self.done.steps % every == 0 if every else self.done.steps == FIRST_EVALUATION
 
     def look_first(self) -> None:
         """What the untrained model makes of the text: about what guessing would."""
@@ -240,12 +233,8 @@ class Trainer:
     def evaluate(self) -> None:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
         self.state.check()
-        began = time.perf_counter()
         lanes = lanes_for(len(self.validation))
         loss = evaluate(self.model, self.validation, lanes, self.precision).nats_per_character
-        if not self.done.evaluate_every:  # measured once, then fixed: a resume must evaluate at the same steps
-            step_seconds = self.stopwatch.read() / self.done.steps
-            self.done.evaluate_every = math.ceil((time.perf_counter() - began) / EVALUATION_SHARE / step_seconds)
         self.monitor.evaluation(self.done.steps, loss)
         self.metrics = {"loss_validation": loss}
         done = self.done
