@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from charlm.config import CorpusSettings
 from charlm.corpus import cache, documents, sources
 from charlm.corpus.encoded import Encoded, blocks
+from charlm.corpus.record import CorpusRecord, SplitRecord
 from charlm.corpus.split import Split, divide, is_enough, smallest_length
 from charlm.corpus.text import Positions, Text
 from charlm.corpus.vocabulary import Vocabulary, unknown_characters
@@ -51,18 +51,17 @@ class Corpus:
             outside += np.bincount(block, minlength=len(outside))
         return int(np.count_nonzero(outside == self.encoded.counts))
 
-    def record(self) -> dict[str, Any]:
-        record = {
-            "name": self.name,
-            "names": self.names,
-            "characters": len(self.text),
-            "distinct_characters": len(self.encoded.alphabet),
-            "files": [source.record() for source in self.encoded.files],
-            "ranges": self.split.record(),
-        }
-        if len(self.text.document_starts):
-            record["documents"] = len(self.text.document_starts)
-        return record
+    def record(self) -> CorpusRecord:
+        return CorpusRecord(
+            name=self.name,
+            inputs=self.names,
+            unit=self.vocabulary.unit,
+            length=len(self.text),
+            alphabet_size=len(self.encoded.alphabet),
+            num_documents=len(self.text.document_starts),
+            files=self.encoded.files,
+            split=SplitRecord(**self.split.record()),
+        )
 
 
 def load(

@@ -13,13 +13,13 @@ import sysconfig
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from charlm.config import CorpusSettings
 from charlm.corpus.download import CORPORA, DOWNLOADS, place
-from charlm.errors import TextError, UsageError
+from charlm.corpus.record import FileRecord
+from charlm.errors import TextError, UsageError, pluralize
 
 BUILT_IN = "python"
 STANDARD_INPUT = Path("-")
@@ -29,19 +29,6 @@ HEAD_BYTES = 1 << 12  # what is looked at to tell text from other files
 
 class Stream(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file as it was read: its own bytes, compressed ones as they are, and the characters they gave."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    characters: int
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Hashed:
@@ -58,8 +45,8 @@ class Hashed:
         self.size_bytes += len(data)
         return data
 
-    def source(self, path: Path, characters: int) -> Source:
-        return Source(str(path), self.size_bytes, self.digest.hexdigest(), characters)
+    def record(self, path: Path, length: int) -> FileRecord:
+        return FileRecord(path=str(path), size_bytes=self.size_bytes, sha256=self.digest.hexdigest(), length=length)
 
 
 class Explained:
@@ -210,7 +197,7 @@ def _texts_below(folder: Path, settings: CorpusSettings) -> list[Path]:
         found += [Path(parent) / name for name in names if not name.startswith(".")]
     texts = [path for path in sorted(found) if path.is_file() and _is_text(path, settings)]
     if not texts:
-        others = f"; {len(found):,} other files" if found else ""
+        others = f"; {pluralize(len(found), 'other file')}" if found else ""
         raise UsageError(
             f"{folder}: no text files in this folder{others}.", "Choose a folder that contains text files."
         )

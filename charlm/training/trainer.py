@@ -10,10 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint, describe_process
+from charlm.checkpoint import Checkpoint, TrainingProgress, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
+from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
@@ -23,7 +24,7 @@ from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
 from charlm.training.signals import StopSignals
-from charlm.training.state import Done, NotFiniteError, TrainingState
+from charlm.training.state import NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
 
 EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
@@ -60,9 +61,9 @@ class Trainer:
         self.state.restore(saved)
         if self.settings.evaluate_every != "auto":
             self.done.evaluate_every = self.settings.evaluate_every
-        self.stopwatch = Stopwatch(self.device, self.done.seconds)
+        self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
         self.metrics = saved.metrics
-        self.saved_steps, self.saved_seconds = self.done.steps, self.done.seconds
+        self.saved_steps, self.saved_seconds = self.done.steps, self.done.training_seconds
 
     # The story
 
@@ -79,9 +80,8 @@ class Trainer:
             if self.done.steps == 0:
                 self.look_first()
             elif self.finished():
-                self.monitor.say(
-                    "This run is already complete. To continue, raise its length limit or use --patience 0."
-                )
+                minutes = self.stopwatch.read() / 60
+                self.monitor.say(schedule.why_complete(self.settings, self.done.steps, self.epochs, minutes))
             self.stopwatch.start()
             ended = self.finished()
             while not ended:
@@ -115,7 +115,7 @@ class Trainer:
 
     def finished(self) -> bool:
         patience = self.settings.patience
-        return self.progress >= 1 or 0 < patience <= self.done.evaluations_without_better
+        return self.progress >= 1 or 0 < patience <= self.done.evaluations_without_improvement
 
     def train_step(self) -> None:
         """One step of truncated backpropagation through time (Williams and Peng 1990).
@@ -125,7 +125,7 @@ class Trainer:
         state, before = self.state, self.state.recurrent
         learning_rate = schedule.learning_rate(self.settings, self.done.steps, self.progress)
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate * self.done.learning_rate_factor
+            group["lr"] = learning_rate * self.done.learning_rate_scale
         total = torch.zeros((), device=self.device)
         for _ in range(self.settings.accumulation_steps):
             loss = self.window_loss() / self.settings.accumulation_steps
@@ -144,14 +144,14 @@ class Trainer:
 
     def window_loss(self) -> Tensor:
         """The loss of the next window, in nats per character; moves the cursor and the state."""
-        window = self.lanes.window(self.done.windows)
+        window = self.lanes.window(self.done.windows_seen)
         inputs, targets = on_device(window.inputs, self.device), on_device(window.targets, self.device)
         state = self.model.zero_state(self.lanes.batch_size) if window.starts_over else self.state.recurrent
         with autocast(self.device, self.precision):
             logits, state = self.model(inputs, state, window.resets)
         self.state.recurrent = tuple(part.detach() for part in state)
-        self.done.windows += 1
-        self.done.characters_since_log += window.characters
+        self.done.windows_seen += 1
+        self.done.characters_since_last_log += window.characters
         return self.model.loss(logits, targets)
 
     # Once in a while
@@ -162,18 +162,18 @@ class Trainer:
         if skipped:
             self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
         seconds = self.stopwatch.read()
-        self.done.logged_seconds, before = seconds, self.done.logged_seconds
-        self.done.characters_since_log, characters = 0, self.done.characters_since_log
+        self.done.training_seconds_at_last_log, before = seconds, self.done.training_seconds_at_last_log
+        self.done.characters_since_last_log, characters = 0, self.done.characters_since_last_log
         self.state.since_log.zero_()
         if not taken:
             return
         loss /= taken
         figures = {
             "loss/train": loss,
-            "bits_per_character/train": loss / math.log(2),
+            f"bits_per_{self.settings.unit}/train": loss / math.log(2),
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(self.gradient_norm),
-            "throughput/characters_per_second": characters / (seconds - before),
+            f"throughput/{self.settings.unit}s_per_second": characters / (seconds - before),
             "progress/training_seconds": seconds,
             "progress/epoch": self.epochs,
         }
@@ -182,20 +182,20 @@ class Trainer:
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
         failed_at, done = self.done.steps, self.done
-        if done.times_gone_back == TIMES_TO_GO_BACK:
+        if done.rollbacks == TIMES_TO_GO_BACK:
             raise DivergedError(
                 f"Training diverged at step {failed_at}, even at a lower learning rate. Saved checkpoints are intact.",
-                f"Use a lower --learning-rate (last: {self.settings.learning_rate * done.learning_rate_factor:g}).",
+                f"Use a lower --learning-rate (last: {self.settings.learning_rate * done.learning_rate_scale:g}).",
             )
         if runs.checkpoints(self.run):
-            self.restore(runs.read(self.run, "last"))
+            self.restore(runs.read(self.run, "latest"))
         else:
             self.state = self.first_state()
             self.stopwatch, self.saved_seconds = Stopwatch(self.device), 0.0
             self.done.evaluate_every = done.evaluate_every
         runs.forget_after(self.run, self.done.steps)
-        self.done.times_gone_back = done.times_gone_back + 1
-        self.done.learning_rate_factor = done.learning_rate_factor * LOWER_BY
+        self.done.rollbacks = done.rollbacks + 1
+        self.done.learning_rate_scale = done.learning_rate_scale * LOWER_BY
         self.stopwatch.start()
         self.monitor.restart(self.done.steps)
         back = f"rolling back to step {self.done.steps} with {LOWER_BY:g} times the learning rate"
@@ -221,27 +221,27 @@ class Trainer:
             self.done.evaluate_every = math.ceil((time.perf_counter() - began) / EVALUATION_SHARE / step_seconds)
         self.monitor.evaluation(self.done.steps, loss)
         self.metrics = {"loss_validation": loss}
-        if loss < self.done.best_loss:
-            self.done.best_loss, self.done.evaluations_without_better = loss, 0
+        if loss < self.done.best_validation_loss:
+            self.done.best_validation_loss, self.done.evaluations_without_improvement = loss, 0
         else:
-            self.done.evaluations_without_better += 1
+            self.done.evaluations_without_improvement += 1
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=self.done.steps)
             sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
             self.monitor.sample(self.done.steps, "".join(sampler.stream()))
 
     def saving_is_due(self) -> bool:
-        a_new_best = self.metrics.get("loss_validation") == self.done.best_loss
-        return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every * 60
+        a_new_best = self.metrics.get("loss_validation") == self.done.best_validation_loss
+        return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every_minutes * 60
 
     def save(self) -> None:
         """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
         self.state.check()
-        self.done.seconds = self.saved_seconds = self.stopwatch.read()
-        made_by = describe_process(self.device, self.precision)
-        saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, made_by)
+        self.done.training_seconds = self.saved_seconds = self.stopwatch.read()
+        environment = describe_process(self.device, self.precision)
+        saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, environment)
         try:
-            runs.save(self.run, saved, self.settings.keep)
+            runs.save(self.run, saved, self.settings.keep_checkpoints)
             self.saved_steps = self.done.steps
         except OSError as error:
             reason = f"could not be written: {error.strerror or error}. Training continues."
@@ -271,7 +271,8 @@ class Trainer:
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
         hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
-        with tqdm(total=total, desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
+        unit = f" {SHORT_UNITS[self.settings.unit]}s"
+        with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
             exact = evaluate(best.model(self.device), self.validation, on_progress=bar.update)
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
@@ -283,7 +284,7 @@ class Trainer:
         return TrainingState.first(self.settings, vocabulary, lanes.batch_size, self.device, self.origin)
 
     @property
-    def done(self) -> Done:
+    def done(self) -> TrainingProgress:
         return self.state.done
 
     @property
@@ -296,4 +297,4 @@ class Trainer:
 
     @property
     def epochs(self) -> float:
-        return self.done.windows / self.lanes.windows_per_epoch
+        return self.done.windows_seen / self.lanes.windows_per_epoch

@@ -15,6 +15,7 @@ import pytest
 
 from charlm.config import CorpusSettings
 from charlm.corpus import sources
+from charlm.corpus.record import FileRecord
 from charlm.errors import TextError, UsageError
 
 CHARACTERS = CorpusSettings()
@@ -37,10 +38,10 @@ def found(*names: object, settings: CorpusSettings = CHARACTERS) -> list[str]:
     return [path.as_posix() for path in sources.find([str(name) for name in names], settings)]
 
 
-def read(path: Path | str) -> tuple[bytes, sources.Source]:
+def read(path: Path | str) -> tuple[bytes, FileRecord]:
     with sources.opened(Path(path)) as (stream, hashed):
         data = b"".join(iter(lambda: stream.read(1000), b""))
-    return data, hashed.source(Path(path), len(data))
+    return data, hashed.record(Path(path), len(data))
 
 
 # Names
@@ -157,11 +158,11 @@ def test_what_a_file_holds_is_read_and_its_own_bytes_are_recorded(here: Path, su
     Path(f"text{suffix}").write_bytes(stored)
     data, source = read(f"text{suffix}")
     assert data == text
-    assert source.record() == {
+    assert source.model_dump() == {
         "path": f"text{suffix}",
         "size_bytes": len(stored),
         "sha256": hashlib.sha256(stored).hexdigest(),
-        "characters": len(text),
+        "length": len(text),
     }
 
 

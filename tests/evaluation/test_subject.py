@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint import Checkpoint, TrainingProgress
 from charlm.config import TrainSettings
 from charlm.corpus import loading
 from charlm.corpus.floors import floors
@@ -27,7 +27,7 @@ def trained_on(path: Path, **settings: Any) -> Checkpoint:
     """A checkpoint of a training on a text, as far as its text goes."""
     chosen = TrainSettings(**{"test_fraction": 0.1, "sequence_length": 16, **settings})
     corpus = loading.load([str(path)], chosen, 16)
-    return Checkpoint(1, chosen, corpus.vocabulary, {}, progress={"corpus": corpus.record()})
+    return Checkpoint(1, chosen, corpus.vocabulary, {}, TrainingProgress(steps=1), corpus.record())
 
 
 def written(tried: Subject) -> str:
@@ -39,7 +39,7 @@ def choose(saved: Checkpoint, *names: Path, part: str | None = None, encoding: s
 
 
 def test_without_a_text_it_is_a_part_of_the_runs_own(saved: Checkpoint, poem: str) -> None:
-    (a, b), (c, d) = (saved.progress["corpus"]["ranges"][part] for part in ("validation", "test"))
+    (a, b), (c, d) = (saved.corpus.split.validation, saved.corpus.split.test)
     assert written(choose(saved)) == written(choose(saved, part="validation")) == poem[a:b]
     assert written(choose(saved, part="test")) == poem[c:d]
     assert choose(saved).name == "the validation part of poem"
