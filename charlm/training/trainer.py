@@ -29,7 +29,7 @@ from charlm.training.signals import StopSignals
 from charlm.training.state import NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
 
-EVALUATION_SHARE = 0.08  # of the time: below the 10% of the help, since no two evaluations take equally long
+EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
 FIRST_EVALUATION = 20  # steps, where the interval is left to us: by then a step's and an evaluation's time are known
 FIRST_LOOK = 1000  # characters: what the untrained model makes of the text, before anybody has to wait
 TIMES_TO_GO_BACK = 2

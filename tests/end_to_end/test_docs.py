@@ -7,11 +7,14 @@ import io
 import random
 import re
 import shlex
+import signal
 import sys
+import threading
 import unicodedata
 from pathlib import Path
 
 import pytest
+import torch
 
 import charlm
 from tests.commands.conftest import Cli, bench_in_this_process, cli
@@ -47,7 +50,7 @@ def blocks(page: str, language: str) -> list[str]:
 def commands(page: str) -> list[str]:
     """The lines of a page's blocks of commands in which charlm is called."""
     lines = [line.split("  #")[0].strip() for block in blocks(page, "bash") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("charlm ") or "| charlm " in line]
+    return [line for line in lines if re.match(r"(.*\| |nice )?charlm ", line)]
 
 
 # README.md has tests of its own
@@ -77,7 +80,7 @@ def test_every_command_of_a_page_runs(cli: Cli, poem: str, page: str, monkeypatc
     if "charlm train play.txt" not in lines:  # the run that the page takes for granted
         lines.insert(0, "charlm train play.txt")
     for line in lines:
-        piped, _, command = line.rpartition("| ")
+        piped, _, command = line.removeprefix("nice ").rpartition("| ")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(poem.encode() if piped else b"")))
         arguments = shlex.split(command)[1:]
         short = ("--max-steps", "12") if "--resume" in arguments else SHORT.get(arguments[0], ())
@@ -105,6 +108,25 @@ def test_every_example_of_the_page_on_python_runs(capsys: pytest.CaptureFixture[
     exec(code, names)
     assert isinstance(names["model"], charlm.Model)
     assert "SNOWMAN" in capsys.readouterr().out  # what the example of an error prints
+
+
+@pytest.mark.usefixtures("_texts")
+def test_training_changes_this_process_as_the_page_on_python_says() -> None:
+    def handlers() -> list[object]:
+        return [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), threading.excepthook]
+
+    before, states = handlers(), []
+    for number in range(2):
+        torch.manual_seed(number)
+        charlm.train(
+            "play.txt", out="run", overwrite=True, seed=3, hidden_size=8, batch_size=4, max_steps=2, threads=1
+        )
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+    assert handlers() == before
+    assert torch.get_num_threads() == 1
+    assert torch.get_float32_matmul_precision() == "high"
+    assert (torch.tensor([1e-310], dtype=torch.float64) * 1).item() == 0
 
 
 # Outputs
