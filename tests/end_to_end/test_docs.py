@@ -1,5 +1,5 @@
-"""The pages in docs/ tell the truth: their commands and examples run, only shortened; their output has the real shape;
-their links lead somewhere.
+"""The pages in docs/ tell the truth: their commands and examples run, only shortened; their output has the real shape.
+The links of all pages lead somewhere.
 """
 
 import gzip
@@ -18,8 +18,9 @@ from tests.conftest import ROOT, SMALL
 
 __all__ = ["cli"]  # fixtures
 
+FOLDERS = ("benchmarks", "checkpoints", "data")  # with a page of their own
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [*DOCS, ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
+PAGES = [*DOCS, *sorted(path for folder in (".", *FOLDERS) for path in (ROOT / folder).glob("*.md"))]
 # Appended to a command of a page: the last value of an option counts
 SHORTENED = {
     "train": SMALL,
@@ -48,6 +49,11 @@ def anchors(page: Path) -> set[str]:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def pictures(page: Path) -> list[str]:
+    """What stands in for the pictures of a page where they cannot be seen."""
+    return re.findall(r"!\[([^\]]*)\]", page.read_text(encoding="utf-8"))
 
 
 def shape(line: str) -> str:
@@ -156,3 +162,23 @@ def test_a_page_starts_with_its_title_and_what_it_is_for(page: Path) -> None:
     assert title.startswith("# ")
     assert blank == ""
     assert first[0].isalpha()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if pictures(page)], ids=lambda page: page.name)
+def test_every_picture_is_described(page: Path) -> None:
+    assert all(len(text) >= 20 for text in pictures(page))
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reliability.md"])
+def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"^ *make ((?:[a-z]+ ?)+)", text, re.MULTILINE) + re.findall(r"`make ([a-z]+)", text)
+    assert named
+    for target in " ".join(named).split():
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@each_page
+def test_no_page_installs_the_package_of_the_same_name_from_pypi(page: Path) -> None:
+    assert not re.search(r"pip install [^\n`]*\bcharlm\b|charlm\[", page.read_text(encoding="utf-8"))
