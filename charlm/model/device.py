@@ -4,6 +4,7 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from charlm.config import WindowSettings
 from charlm.errors import CharlmError, UsageError, pluralize
+from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 
 
 def choose_device(name: str) -> torch.device:
@@ -44,6 +46,13 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+
+
+@cache
+def processor_name() -> str:
+    """The processor's model and the vector instructions that PyTorch uses: the last bits of results depend on both."""
+    name = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else ""
+    return f"{name or platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -95,13 +104,17 @@ def explained_memory(settings: WindowSettings) -> Iterator[None]:
         ) from None
 
 
-def prepare_process(threads: int) -> None:
-    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed."""
-    if threads:
-        torch.set_num_threads(threads)
+def prepare_process(threads: int) -> ThreadBalancer:
+    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed.
+
+    ``threads``: 0 for as many as there are processors to use. Returns what adapts their number to other work.
+    """
+    balancer = ThreadBalancer(choose_threads(threads), is_fixed(threads))
+    torch.set_num_threads(balancer.threads)
     torch.set_flush_denormal(True)  # numbers too small to matter, which a processor computes with a hundredfold slower
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU that has it; nothing changes on a CPU
     _keep_freed_memory()
+    return balancer
 
 
 def _keep_freed_memory() -> None:

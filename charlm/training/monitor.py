@@ -32,6 +32,7 @@ class Monitor:
         self.run = run
         self.board = Board(run, first_step)
         self.metrics_failed = False
+        self.settings, self.parameters = settings, parameters
         if not first_step:
             self.board.describe(settings, parameters)
 
@@ -67,6 +68,15 @@ class Monitor:
         even = f"uniform guessing over {pluralize(vocabulary_size, self.unit)}: {math.log(vocabulary_size):.3f}"
         self.say(f"Before training: validation {loss:.3f} ({even}).")
 
+    def threads(self, step: int, threads: int) -> None:
+        """From this step on, so many threads compute: other work came to the machine, or went."""
+        self._append(step, {"threads": threads})
+
+    def gap(self, step: int, seconds: float) -> None:
+        """The process was stopped during this step."""
+        self._append(step, {"stopped_seconds": seconds})
+        self.say(f"Stopped for {seconds:,.0f} seconds before step {step}; they do not count as training time.")
+
     def evaluation(self, step: int, loss: float) -> None:
         self._record(step, {"loss/validation": loss, f"bits_per_{self.unit}/validation": loss / LN2})
         self.validation_text = f" val {loss:.3f} ({loss / LN2:.2f} bits)"
@@ -101,6 +111,8 @@ class Monitor:
         """Training went back to ``step``: TensorBoard shall drop what it was shown of later steps."""
         self.board.close()
         self.board = Board(self.run, step)
+        if not step:  # the page of settings was dropped too
+            self.board.describe(self.settings, self.parameters)
 
     def close_bar(self) -> None:
         if self.bar is not None:

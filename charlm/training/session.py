@@ -3,6 +3,7 @@
 Nothing is written or removed before all of it is known to be right.
 """
 
+import errno
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from charlm.errors import CharlmError, UsageError, pluralize
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
 from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import choose_threads
 from charlm.training.estimate import check_memory
 from charlm.training.finetuning import SHAPE, grown_vocabulary
 from charlm.training.trainer import Trainer
@@ -31,6 +33,7 @@ FIXED = (
     "beta1",
     "beta2",
     "weight_decay",
+    "seed",
     "init_from",
 )
 
@@ -57,16 +60,15 @@ class Plan:
                     trainer = self.trainer(quiet)
                     return trainer.train()
             except OSError as error:
-                reason = error.strerror or error
-                raise CharlmError(f"{self.run}: cannot be written: {reason}.", "Choose another --out.") from None
+                raise _explain(error, self.run) from None
 
     def __post_init__(self) -> None:
         check_memory(self.settings, len(self.corpus.vocabulary))
 
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
-        prepare_process(self.settings.threads)
         trainer = Trainer(self.settings, self.corpus, self.run, quiet, self.origin)
+        prepare_process(trainer.balancer.most)
         if self.saved is not None:
             trainer.restore(self.saved)
             runs.forget_after(self.run, self.saved.step)
@@ -108,15 +110,32 @@ class Plan:
             yield f"Resuming {self.run} from step {self.saved.step}."
             if later := runs.later_checkpoints(self.run, self.saved.step):
                 yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
-            now = describe_process(device, choose_precision(settings.precision, device), settings.threads)
+            precision = choose_precision(settings.precision, device)
+            threads = choose_threads(settings.threads, settings, lanes, precision)
+            now = describe_process(device, precision, threads)
             then = self.saved.environment
-            if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
-                yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
+            names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+            if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):
+                yield (
+                    f"The environment changed ({changed}): results may not be bit-identical to those of an "
+                    "uninterrupted run."
+                )
+            if moves := self.saved.progress.thread_changes:
+                steps = ", ".join(str(change.step) for change in moves)
+                yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
                 changes = ", ".join(f"{name} {getattr(before, name)} → {getattr(settings, name)}" for name in new)
                 yield f"Changed settings: {changes}; the learning rate now follows the new schedule."
+
+
+def _explain(error: OSError, run: Path) -> CharlmError:
+    """What failed, and where: the file that the system names, else the run."""
+    hint = "Free up space, or choose another --out." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "Choose another --out, or change who may write there."
+    return CharlmError(f"{error.filename or run}: {error.strerror or error}.", hint)
 
 
 def plan(

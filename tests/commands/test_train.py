@@ -25,6 +25,23 @@ def test_it_prints_the_path_of_the_run_and_says_the_rest_on_standard_error(cli: 
     assert runs.read(Path(result.out.strip()), "latest").step == 8
 
 
+def test_a_complete_run_is_told_apart_and_says_how_to_continue(cli: Cli, poem_file: Path) -> None:
+    assert cli("train", poem_file, *SMALL, "--out", "run", "--quiet").code == 0
+    result = cli("train", "--resume", "run")
+    assert result.code == 0, result.err
+    assert "--max-steps 8." in result.err
+    assert "larger --max-steps" in result.err
+
+
+def test_one_of_each_is_counted_in_the_singular(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "poem.txt").write_text(poem + "ЖЖ", encoding="utf-8")
+    err = cli("train", "poem.txt", *SMALL, "--num-layers", "1", "--min-count", "3", "--document-per-file").err
+    assert "1 document." in err
+    assert "1 rare character (2 occurrences)" in err
+    assert "1 distinct character." in err
+    assert "1 layer × 16 units" in err
+
+
 def test_quiet_prints_nothing_but_the_path(cli: Cli, poem_file: Path) -> None:
     result = cli("train", poem_file, *SMALL, "--out", "here/it is", "--quiet")
     assert (result.code, result.out, result.err) == (0, "here/it is\n", "")
@@ -104,7 +121,14 @@ def test_overwrite_replaces_a_run_and_leaves_what_is_not_its_own(cli: Cli, poem_
     assert max(steps) == 3
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+STOPPING = [
+    (getattr(signal, name), code)
+    for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138))
+    if hasattr(signal, name)
+]
+
+
+@pytest.mark.parametrize(("number", "code"), STOPPING)
 def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
     poem_file: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -130,3 +154,25 @@ def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
     assert saved.step >= 2
     assert f"Stopped after step {saved.step}" in err
     assert "charlm train --resume checkpoints/poem" in err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_nohup_outlives_its_terminal(poem_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "charlm", "train", str(poem_file), *SMALL, "--max-steps", "300"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 2"):
+                break
+        process.send_signal(signal.SIGHUP)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out == "checkpoints/poem\n"
