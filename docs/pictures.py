@@ -1,6 +1,6 @@
-"""Makes the pictures of README.md from the runs that ``docs/readme.py`` left in ``build/readme``. Needs Chromium.
+"""Takes the pictures of README.md, of the runs that ``docs/readme.py`` left in ``build/readme``. Needs Chromium.
 
-python docs/pictures.py [FOLDER]
+``python docs/pictures.py`` writes to ``docs``, with ``--quick`` to ``build/readme``.
 """
 
 import base64
@@ -21,7 +21,8 @@ from urllib.request import urlopen
 
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "readme"
 RUNS = ("default", "gru", "tinyshakespeare")  # shown in TensorBoard
 TENSORBOARD_VIEW = "darkMode=false&smoothing=0&tagFilter=bits_per_character#timeseries"
 COLORS = 64  # of a picture: enough for text and lines, a third of the bytes
@@ -139,19 +140,19 @@ def serve_tensorboard(folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "readme"
-    with browse((folder / "surprise.html").resolve().as_uri(), width=900, height=640) as browser:
+    target = WORK if "--quick" in sys.argv else ROOT / "docs"
+    with browse((WORK / "surprise.html").as_uri(), width=900, height=640) as browser:
         browser.wait_until("document.querySelectorAll('span.s3').length > 0")
-        browser.save_picture(ROOT / "docs" / "score.png")
+        browser.save_picture(target / "score.png")
     with (
-        serve_tensorboard(folder / "checkpoints") as address,
+        serve_tensorboard(WORK / "checkpoints") as address,
         browse(
             f"{address}?darkMode=false&smoothing=0&tagFilter=bits_per_character#timeseries", width=1200, height=600
         ) as browser,
     ):
         browser.wait_until(CURVES_ARE_DRAWN)
         browser.evaluate(CLOSE_SETTINGS)
-        browser.save_picture(ROOT / "docs" / "tensorboard.png")
+        browser.save_picture(target / "tensorboard.png")
 
 
 if __name__ == "__main__":

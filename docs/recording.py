@@ -2,21 +2,21 @@
 
     python docs/recording.py [--quick]
 
-Needs termtosvg (termtosvg-ng on PyPI) and a Unix terminal. ``--quick`` trains a few steps and writes to ``build/``.
+Needs termtosvg (termtosvg-ng on PyPI) and a Unix system. ``--quick`` trains a few steps and writes to ``build/readme``.
 """
 
 import os
 import pty
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import readme
 
-ROOT = Path(__file__).parent.parent
+TERMTOSVG = (sys.executable, "-m", "termtosvg")
 COMMANDS = 3  # of the page, from the first
 COLUMNS, ROWS = 106, 24  # as wide as the longest line of a training run
 KEY_SECONDS = 0.04  # between two characters typed
@@ -36,7 +36,7 @@ type_and_run() {{
 
 def main() -> None:
     quick = "--quick" in sys.argv
-    if shutil.which("termtosvg") is None:
+    if find_spec("termtosvg") is None:
         raise SystemExit("The recording needs termtosvg: pip install termtosvg-ng.")
     examples = readme.read_examples(readme.PAGE.read_text(encoding="utf-8"))
     lines = [example.code for example in examples if example.language == "console"][:COMMANDS]
@@ -44,8 +44,8 @@ def main() -> None:
     script = TYPE + "".join(
         shlex.join(["type_and_run", line, hidden.get(line.split()[1], "")]) + "\n" for line in lines
     )
-    target = ROOT / "build" / "recording.svg" if quick else ROOT / "docs" / "recording.svg"
-    target.parent.mkdir(exist_ok=True)
+    target = (readme.WORK if quick else readme.ROOT / "docs") / "recording.svg"
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "session.sh").write_text(script)
@@ -53,7 +53,7 @@ def main() -> None:
             record(folder, {**environment, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"})
         subprocess.run(
             [
-                *("termtosvg", "render", "session.cast", str(target), "--template", "window_frame"),
+                *(*TERMTOSVG, "render", "session.cast", str(target), "--template", "window_frame"),
                 *("--min-frame-duration", f"{FRAME_MILLISECONDS}ms", "--max-frame-duration", f"{PAUSE_MILLISECONDS}ms"),
                 *("--loop-delay", f"{READING_MILLISECONDS}ms"),
             ],
@@ -61,14 +61,14 @@ def main() -> None:
             check=True,
         )
     size_bytes = target.stat().st_size
-    print(f"{target.relative_to(ROOT)}: {size_bytes / 1e3:.0f} kB", file=sys.stderr)
+    print(f"{target.relative_to(readme.ROOT)}: {size_bytes / 1e3:.0f} kB", file=sys.stderr)
     if size_bytes > MAX_BYTES:
         raise SystemExit(f"The recording is larger than {MAX_BYTES / 1e3:.0f} kB.")
 
 
 def record(folder: Path, environment: dict[str, str]) -> None:
     """Run the session in a terminal of its own and write ``session.cast``."""
-    command = ["termtosvg", "record", "session.cast", "-g", f"{COLUMNS}x{ROWS}", "-c", "bash session.sh"]
+    command = [*TERMTOSVG, "record", "session.cast", "-g", f"{COLUMNS}x{ROWS}", "-c", "bash session.sh"]
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(folder)
