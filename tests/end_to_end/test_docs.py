@@ -118,9 +118,7 @@ def test_training_changes_this_process_as_the_page_on_python_says() -> None:
     before, states = handlers(), []
     for number in range(2):
         torch.manual_seed(number)
-        charlm.train(
-            "play.txt", out="run", overwrite=True, seed=3, hidden_size=8, batch_size=4, max_steps=2, threads=1
-        )
+        charlm.train("play.txt", out="run", overwrite=True, seed=3, hidden_size=8, batch_size=4, max_steps=2, threads=1)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
     assert handlers() == before
