@@ -14,7 +14,7 @@ from charlm.corpus.record import CorpusRecord, SplitRecord
 from charlm.corpus.split import Split, divide, is_enough, smallest_length
 from charlm.corpus.text import Positions, Text
 from charlm.corpus.vocabulary import Vocabulary, unknown_characters
-from charlm.errors import TextError
+from charlm.errors import TextError, pluralize
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def of(
     if not is_enough(split, sequence_length):
         needed = smallest_length(settings, sequence_length)
         raise TextError(
-            f"{where}: {characters:,} {settings.unit}s are too few; a training window of {sequence_length:,} plus a "
+            f"{where}: {pluralize(characters, settings.unit)}, too few: a training window of {sequence_length:,} and a "
             f"validation split need at least {needed:,}.",
             "Use more text or a smaller --sequence-length.",
         )

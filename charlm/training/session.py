@@ -59,7 +59,8 @@ class Plan:
                     return trainer.train()
             except OSError as error:
                 reason = error.strerror or error
-                raise CharlmError(f"{self.run}: cannot be written: {reason}.", "Choose another --out.") from None
+                hint = "Free up space, or choose another folder with --out."
+                raise CharlmError(f"{self.run}: cannot be written: {reason}.", hint) from None
 
     def __post_init__(self) -> None:
         check_memory(self.settings, len(self.corpus.vocabulary))
@@ -121,7 +122,7 @@ class Plan:
                 )
             if moves := self.saved.progress.thread_changes:
                 steps = ", ".join(str(change.step) for change in moves)
-                yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
+                yield f"The number of threads changed at step {steps}, so this run cannot be reproduced bit for bit."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:

@@ -212,7 +212,7 @@ class Trainer:
                 means = "pause them, or let the number of threads adapt (--threads 0, without OMP_NUM_THREADS)"
             else:
                 means = f"it uses {balancer.threads} of {balancer.most} threads until the machine is quiet again"
-            self.monitor.say(f"Other programs on this machine slow this run since step {self.done.steps}: {means}.")
+            self.monitor.say(f"Other programs have been slowing this run down since step {self.done.steps}: {means}.")
 
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
