@@ -21,7 +21,7 @@ from charlm import __version__, files
 from charlm.config import TrainSettings
 from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import CheckpointError, VersionError
+from charlm.errors import CheckpointError, UnreadableError, VersionError
 from charlm.model.device import processor_name
 from charlm.model.language_model import CharacterModel
 from charlm.progress import TrainingProgress
@@ -232,6 +232,7 @@ def _vocabulary(data: bytes, folder: Path) -> Vocabulary:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Raises ``CheckpointError`` if the file is missing or damaged, ``UnreadableError`` if that cannot be told."""
     return _parse(_read(path), path)
 
 
@@ -243,8 +244,12 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: not a checkpoint: {path.name} is missing.") from None
+    except NotADirectoryError:
+        raise CheckpointError(f"{path.parent}: not a checkpoint: it is a file.") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: damaged: it is a folder.") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise UnreadableError(path, error) from None
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore
 
 SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
 RECURRENT_STATE = ("recurrent_state.hidden", "recurrent_state.cell")  # the second: of an LSTM only
-SINCE_LAST_LOG = ("since_last_log.loss_sum", "since_last_log.steps_taken", "since_last_log.steps_skipped")
+SINCE_LAST_LOG = tuple(f"since_last_log.{name}" for name in ("loss_sum", "targets", "steps_taken", "steps_skipped"))
 
 
 class NotFiniteError(Exception):
@@ -58,9 +58,9 @@ class TrainingState:
         self.since_log = torch.zeros(len(SINCE_LAST_LOG), device=self.device)
         self.skipped_in_a_row = torch.zeros((), device=self.device)
 
-    def count(self, loss: Tensor, finite: Tensor) -> None:
+    def count(self, loss: Tensor, finite: Tensor, targets: int) -> None:
         """Add a step to what is counted on the device: its loss where it is finite, else that it was skipped."""
-        self.since_log += torch.stack([torch.where(finite, loss, 0.0), finite, ~finite])
+        self.since_log += torch.stack([torch.where(finite, loss * targets, 0.0), finite * targets, finite, ~finite])
         self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row + 1)
 
     def check(self) -> None:

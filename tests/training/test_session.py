@@ -112,7 +112,7 @@ def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell
     trainer.train()
     saved = runs.read(trainer.run, "latest")
     state, weights = saved.training_state, saved.weights
-    assert len(state) == 3 * len(weights) + (2 if cell == "lstm" else 1) + 5
+    assert len(state) == 3 * len(weights) + (2 if cell == "lstm" else 1) + 6
     for name in state:
         saved.training_state = {other: tensor for other, tensor in state.items() if other != name}
         with pytest.raises(CheckpointError, match=f"{re.escape(str(saved.folder))}.*{re.escape(name)}") as raised:
