@@ -126,7 +126,7 @@ class Plan:
                 )
             if moves := self.saved.progress.thread_changes:
                 steps = ", ".join(str(change.step) for change in moves)
-                yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
+                yield f"The number of threads changed at step {steps}, so this run cannot be reproduced bit for bit."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
