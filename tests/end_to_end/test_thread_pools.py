@@ -79,6 +79,6 @@ def test_steps_for_one_text_wake_no_thread_and_those_for_several_none_of_blas(tm
 
 
 def test_no_command_wakes_a_thread_of_blas(tmp_path: Path) -> None:
-    lines = [f"Line {number * number} of a play, which goes on.\n" for number in range(400)]
+    lines = [f"Line {number * number} of a play, which goes on.\n" for number in range(60)]
     (tmp_path / "play.txt").write_text("".join(lines), encoding="utf-8")
     assert "woken by" not in printed_by(PROGRAM, tmp_path)
