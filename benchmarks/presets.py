@@ -63,12 +63,12 @@ def measure(text: Path, preset: str, seed: int) -> dict[str, Any]:
         "preset": preset,
         "seed": seed,
         "nats_per_character": [e for e in entries if "loss_validation_exact" in e][-1]["loss_validation_exact"],
-        "training_seconds": round(config["progress"]["seconds"], 2),
+        "training_seconds": round(config["progress"]["training_seconds"], 2),
         "wall_seconds": round(wall_seconds, 2),
         "peak_memory_mb": round(usage.ru_maxrss / 1024),
         "steps": config["step"],
         "matrix_gflops": {kind: round(speed) for kind, speed in json.loads(bench.stdout)["matrix_gflops"].items()},
-        "made_by": config["made_by"],
+        "environment": config["environment"],
         "settings": config["settings"],
     }
 

@@ -5,10 +5,12 @@ A checkpoint is a folder that is complete in itself and never changes once it ha
 
 import json
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -17,64 +19,77 @@ from torch import Tensor
 
 from charlm import __version__, files
 from charlm.config import TrainSettings
+from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, UnreadableError, VersionError
+from charlm.model.device import processor_name
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # raise it to rename or remove what is stored; adding optional keys needs no other version
 FILES = ("model.safetensors", "config.json", "vocabulary.json", "training_state.safetensors")
 MANIFEST = "manifest.json"
 JSON_AT_MOST_BYTES = 1 << 26  # a vocabulary of all of Unicode takes a quarter of it
 
 
 class ConfigFile(BaseModel):
-    """What ``config.json`` must hold; a later charlm may have added more."""
+    """What ``config.json`` must hold; a later version of charlm may have added more."""
 
     model_config = ConfigDict(strict=True)
 
-    format_version: Literal[1]
     step: int = Field(ge=0)
     settings: TrainSettings
+    tied_weights: dict[str, str]
     metrics: dict[str, float]
-    progress: dict[str, Any]
-    made_by: dict[str, Any]
+    progress: TrainingProgress
+    corpus: CorpusRecord
+    environment: dict[str, str | int]
 
 
 @dataclass
 class Checkpoint:
-    """What is saved at a step. ``progress`` holds counters, ``metrics`` the figures known at this very step."""
+    """What is saved at a step. ``metrics``: those measured at this very step; ``environment``: what computed it."""
 
     step: int
     settings: TrainSettings
     vocabulary: Vocabulary
     weights: dict[str, Tensor]
+    progress: TrainingProgress
+    corpus: CorpusRecord
     metrics: dict[str, float] = field(default_factory=dict)
-    progress: dict[str, Any] = field(default_factory=dict)
     training_state: dict[str, Tensor] = field(default_factory=dict)
-    made_by: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str | int] = field(default_factory=dict)
     folder: Path | None = None  # where it was read from
+
+    def check_weights(self) -> None:
+        """Raises ``CheckpointError`` if the weights are not those of a model with these settings."""
+        plausible = self.settings.num_layers <= len(self.weights)
+        expected = CharacterModel.shapes(len(self.vocabulary), self.settings) if plausible else {}
+        found = {name: tuple(weight.shape) for name, weight in self.weights.items()}
+        if expected != found:
+            different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+            raise CheckpointError(f"{self.folder}: the weights do not match the settings: {', '.join(different[:3])}.")
 
     def model(self, device: torch.device) -> CharacterModel:
         """The model of this checkpoint, ready to sample or evaluate. Raises ``CheckpointError`` if they do not fit."""
-        believable = self.settings.num_layers <= len(self.weights)
-        expected = CharacterModel.shapes(len(self.vocabulary), self.settings) if believable else {}
-        found = {name: tuple(weight.shape) for name, weight in self.weights.items()}
-        if expected != found:  # compared before a model of the claimed size is made
-            different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-            raise CheckpointError(f"{self.folder}: the weights do not match the settings: {', '.join(different[:3])}.")
+        self.check_weights()  # before a model of the claimed size is made
         model = CharacterModel(len(self.vocabulary), self.settings)
         model.load_state_dict(self.weights)
         return model.to(device).eval()
 
 
-def describe_process(device: torch.device, precision: str, threads: int = 0) -> dict[str, Any]:
-    """What makes the numbers: versions, machine, threads (0: those of this process)."""
+def describe_process(device: torch.device, precision: str, threads: int = 0) -> dict[str, str | int]:
+    """What decides the last bits of results: versions, hardware, precision and threads (0: those of this process)."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
         "charlm": __version__,
-        "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "device": device.type,
+        **gpu,
         "precision": precision,
         "threads": threads or torch.get_num_threads(),
     }
@@ -86,10 +101,11 @@ def commit(folder: Path, checkpoint: Checkpoint) -> None:
         "format_version": FORMAT_VERSION,
         "step": checkpoint.step,
         "settings": checkpoint.settings.model_dump(),
-        "tied": {"output_weight": "embedding.weight"} if checkpoint.settings.tie_weights else {},
+        "tied_weights": {"output_weight": "embedding.weight"} if checkpoint.settings.tie_weights else {},
         "metrics": checkpoint.metrics,
-        "progress": checkpoint.progress,
-        "made_by": checkpoint.made_by,
+        "progress": checkpoint.progress.model_dump(),
+        "corpus": checkpoint.corpus.model_dump(),
+        "environment": checkpoint.environment,
     }
     contents = {
         "model.safetensors": safetensors.torch.save(_on_cpu(checkpoint.weights)),
@@ -97,52 +113,126 @@ def commit(folder: Path, checkpoint: Checkpoint) -> None:
         "vocabulary.json": to_json(checkpoint.vocabulary.to_json()),
         "training_state.safetensors": safetensors.torch.save(_on_cpu(checkpoint.training_state)),
     }
-    manifest = {name: {"size": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
+    manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
     files.commit_folder(folder, {**contents, MANIFEST: to_json(manifest)})
 
 
 def verified(folder: Path) -> Checkpoint:
-    """Read a checkpoint of which every byte is checked. Raises ``CheckpointError``."""
+    """Read a checkpoint of which every byte is checked.
+
+    Raises ``VersionError`` if another version of charlm wrote it, else ``CheckpointError`` if it is damaged.
+    """
+    check_version(folder)
     manifest = read_json(folder / MANIFEST)
     contents: dict[str, bytes] = {}
     for name in FILES:
         entry = manifest.get(name)
         data = _read(folder / name)
-        if not isinstance(entry, dict) or entry.get("size") != len(data) or entry.get("sha256") != files.sha256(data):
-            raise _damaged(folder, f"{name} has the wrong size or checksum")
+        if (
+            not isinstance(entry, dict)
+            or entry.get("size_bytes") != len(data)
+            or entry.get("sha256") != files.sha256(data)
+        ):
+            raise damaged(folder, f"{name} has the wrong size or checksum")
         contents[name] = data
     config = _parse(contents["config.json"], folder / "config.json")
-    version = config.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder}: unsupported format_version {version}; charlm {__version__} reads version {FORMAT_VERSION}.",
-            "It may have been written by a newer version of charlm; upgrade charlm to read it.",
-        )
+    if _version_of(config) is None:
+        raise damaged(folder, "config.json has no valid format_version")
     try:
         known = ConfigFile(**config)
+        for name, part in (("settings", known.settings), ("progress", known.progress)):
+            # Their defaults are for new runs
+            if missing := [field for field in type(part).model_fields if field not in part.model_fields_set]:
+                raise damaged(folder, f"config.json: {name}.{missing[0]} is missing")
+        if known.progress.steps != known.step:
+            raise damaged(folder, f"config.json: progress.steps is {known.progress.steps}, step is {known.step}")
         return Checkpoint(
             step=known.step,
             settings=known.settings,
-            vocabulary=Vocabulary.from_json(_parse(contents["vocabulary.json"], folder / "vocabulary.json")),
+            vocabulary=_vocabulary(contents["vocabulary.json"], folder),
             weights=safetensors.torch.load(contents["model.safetensors"]),
             metrics=known.metrics,
             progress=known.progress,
+            corpus=known.corpus,
             training_state=safetensors.torch.load(contents["training_state.safetensors"]),
-            made_by=known.made_by,
+            environment=known.environment,
             folder=folder,
         )
-    except (ValidationError, safetensors.SafetensorError) as error:
-        raise _damaged(folder, " ".join(str(error).split())[:200]) from None
+    except ValidationError as error:
+        raise damaged(folder, f"config.json: {first_problem(error)}") from None
+    except safetensors.SafetensorError as error:
+        raise damaged(folder, " ".join(str(error).split())[:200]) from None
 
 
-def _damaged(folder: Path, what: str) -> CheckpointError:
+def check_version(folder: Path) -> None:
+    """Raises ``VersionError`` if another version of charlm wrote a checkpoint, damaged or not.
+
+    What is wrong with it otherwise is for :func:`verified` to find.
+    """
+    try:
+        data = _read(folder / "config.json")
+        config = _parse(data, folder / "config.json")
+    except CheckpointError:
+        return
+    with suppress(CheckpointError, TypeError, KeyError):
+        if read_json(folder / MANIFEST)["config.json"]["sha256"] != files.sha256(data):
+            return  # damaged: it may have been any version
+    version, settings = _version_of(config), config.get("settings")
+    if version is None:
+        return
+    reads = f"this version reads format {FORMAT_VERSION}"
+    if version < FORMAT_VERSION:
+        raise VersionError(
+            f"{folder}: was written by an older version of charlm (format {version}); {reads}.",
+            "Use it with the version that wrote it, or train a new model.",
+        )
+    newer = f"{folder}: was written by a newer version of charlm"
+    if version > FORMAT_VERSION:
+        raise VersionError(f"{newer} (format {version}); {reads}.", "Use a newer version of charlm.")
+    unknown = settings.keys() - TrainSettings.model_fields.keys() if isinstance(settings, dict) else ()
+    if unknown:
+        raise VersionError(
+            f"{newer}: unknown settings: {', '.join(map(_printable, sorted(unknown)))}.",
+            "Use a newer version of charlm.",
+        )
+
+
+def _version_of(config: dict[str, Any]) -> int | None:
+    version = config.get("format_version")
+    return version if type(version) is int and version > 0 else None
+
+
+def damaged(folder: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"{folder}: damaged checkpoint: {what}.",
-        "Choose another checkpoint of the run: --checkpoint STEP, or --resume RUN/step-N.",
+        f"Use another checkpoint of the run if there is one: {folder.parent}/step-N.",
     )
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first of the fields that are missing or of the wrong kind, in a few words."""
+    problem = error.errors()[0]
+    name = ".".join(_printable(str(part)) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name}: {problem['msg'].replace('Input should', 'must').removeprefix('Value error, ')}"
+
+
+def _printable(name: str) -> str:
+    """A name out of a file that anybody may have written."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _vocabulary(data: bytes, folder: Path) -> Vocabulary:
+    content = _parse(data, folder / "vocabulary.json")
+    try:
+        return Vocabulary.from_json(content)
+    except CheckpointError as error:
+        raise damaged(folder, error.message.rstrip(".")) from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
+    """Raises ``CheckpointError`` if the file is missing or damaged, ``UnreadableError`` if that cannot be told."""
     return _parse(_read(path), path)
 
 
@@ -154,8 +244,12 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: not a checkpoint: {path.name} is missing.") from None
+    except NotADirectoryError:
+        raise CheckpointError(f"{path.parent}: not a checkpoint: it is a file.") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: damaged: it is a folder.") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise UnreadableError(path, error) from None
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:

@@ -34,6 +34,20 @@ class CheckpointError(CharlmError):
     exit_code = 3
 
 
+class VersionError(CheckpointError):
+    """Another version of charlm wrote a checkpoint: it is not damaged, and only ``--overwrite`` may remove it."""
+
+
+class UnreadableError(CharlmError):
+    """A file of a run cannot be read just now, which does not mean that it is damaged: nothing may be concluded."""
+
+    def __init__(self, path: object, error: OSError) -> None:
+        super().__init__(
+            f"{path}: cannot be read: {error.strerror or error}.",
+            "Try again when it can be read; nothing was changed.",
+        )
+
+
 class DivergedError(CharlmError):
     """Training diverged: the loss is not a finite number any more."""
 
@@ -56,3 +70,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean …?``, or nothing where no known name is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""
+
+
+def pluralize(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``, ``1,000 files``: for nouns whose plural ends in s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

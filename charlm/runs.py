@@ -5,17 +5,22 @@ None of that is stored anywhere: it is read off the checkpoints, so it cannot di
 
 import json
 import math
+import os
 import re
+import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from charlm import checkpoint, files
 from charlm.checkpoint import Checkpoint
-from charlm.config import TrainSettings, read_toml, to_toml
-from charlm.errors import CharlmWarning, CheckpointError, UsageError
+from charlm.config import TrainSettings, to_toml
+from charlm.corpus.record import CorpusRecord
+from charlm.errors import CharlmWarning, CheckpointError, UnreadableError, UsageError, VersionError
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
@@ -23,12 +28,12 @@ LOCK = ".lock"
 LOOKS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
 
 
-def start(run: Path, settings: TrainSettings, corpus_record: dict[str, Any]) -> None:
+def start(run: Path, settings: TrainSettings, record: CorpusRecord) -> None:
     """Make the run folder with ``config.toml`` and ``corpus.json``."""
     files.make_folder(run)
     files.remove_leftovers(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
-    files.write_file(run / "corpus.json", checkpoint.to_json(corpus_record))
+    files.write_file(run / "corpus.json", checkpoint.to_json(record.model_dump()))
 
 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:
@@ -37,14 +42,17 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
     if folder.exists():
         try:
             checkpoint.verified(folder)  # written, though the system would not confirm it
+        except VersionError:
+            raise
         except CheckpointError:
             files.remove_folder(folder)
     if not folder.exists():
         checkpoint.commit(folder, saved)
     try:
         prune(run, keep)
-    except OSError as error:  # room is lost, nothing else; the next one tries again
-        warnings.warn(f"{run}: cannot remove an old checkpoint: {error}.", CharlmWarning, stacklevel=2)
+    except (OSError, UnreadableError) as error:  # room is lost, nothing else; the next one tries again
+        reason = getattr(error, "strerror", None) or error
+        warnings.warn(f"{run}: cannot remove an old checkpoint: {reason}.", CharlmWarning, stacklevel=2)
     return folder
 
 
@@ -69,8 +77,8 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def prune(run: Path, keep: int) -> None:
-    """Keep the best, the newest and ``keep`` more; remove the others."""
-    folders = checkpoints(run)
+    """Keep the best, the newest and ``keep`` more, and all that another version wrote; remove the others."""
+    folders = [folder for folder in checkpoints(run) if not _is_of_another_version(folder)]
     always = {*folders[:1], *best_first(folders)[:1]}
     others = [folder for folder in folders if folder not in always]
     for folder in others[keep:]:
@@ -78,8 +86,14 @@ def prune(run: Path, keep: int) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first, unverified."""
-    found = [path for path in run.glob("step-*") if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]
+    """The checkpoint folders of a run, newest first, unverified. Raises ``UnreadableError``."""
+    try:
+        with os.scandir(run) as entries:
+            found = [Path(e.path) for e in entries if CHECKPOINT_NAME.fullmatch(e.name) and e.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UnreadableError(run, error) from None
     return sorted(found, key=_step_of, reverse=True)
 
 
@@ -105,17 +119,32 @@ def is_run(path: Path) -> bool:
     return has_settings(path) or any((folder / checkpoint.MANIFEST).is_file() for folder in checkpoints(path))
 
 
-def corpus_record(run: Path) -> dict[str, Any]:
-    """What ``corpus.json`` holds. Raises ``CheckpointError`` if it cannot be read."""
-    return checkpoint.read_json(run / "corpus.json")
+def corpus_record(run: Path) -> CorpusRecord:
+    """The content of ``corpus.json``. Raises ``CheckpointError`` if it is missing or cannot be read."""
+    path = run / "corpus.json"
+    try:
+        return CorpusRecord(**checkpoint.read_json(path))
+    except (CheckpointError, ValidationError) as error:
+        reason = checkpoint.first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
+        raise CheckpointError(
+            f"{path}: cannot tell which text this run was trained on: {reason}.",
+            f"Pass the text again: charlm train TEXT --resume {run}",
+        ) from None
 
 
 def has_settings(path: Path) -> bool:
+    """Whether ``config.toml`` is that of a run: it has most of the settings, be it of an older or newer version.
+
+    Raises ``UnreadableError``.
+    """
     try:
-        settings = read_toml(path / "config.toml")
-    except UsageError:
+        found = tomllib.loads((path / "config.toml").read_text(encoding="utf-8")).keys()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # TOML's and UTF-8's errors too
         return False
-    return bool(settings) and settings.keys() <= TrainSettings.model_fields.keys()
+    except OSError as error:
+        raise UnreadableError(path / "config.toml", error) from None
+    known = TrainSettings.model_fields.keys()
+    return len(found & known) > len(known) / 2
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -123,18 +152,20 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def read(path: Path, which: str = "best") -> Checkpoint:
-    """The checkpoint at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``last`` or a step's number.
+    """The checkpoint at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``latest`` or a step.
 
-    *last* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
-    passed over with a warning. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError`` if what
-    is there is damaged or no checkpoint.
+    *latest* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
+    passed over with a warning. So are those of another version, but only for *best*: training that continued from an
+    older one would have to discard them. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError``
+    if what is there is damaged, of another version or not a checkpoint, and ``UnreadableError`` if one of them cannot
+    be read, which says nothing about it: another may be older, or worse.
     """
     if not path.is_dir():
         raise UsageError(f"{path}: no such run or checkpoint.", "Pass a run folder, for example checkpoints/NAME.")
     if is_checkpoint(path):
         return checkpoint.verified(path)
-    if which not in ("best", "last") and not (which.isascii() and which.isdigit()):
-        raise UsageError(f"--checkpoint {which}: must be best, last or a step number.")
+    if which not in ("best", "latest") and not (which.isascii() and which.isdigit()):
+        raise UsageError(f"--checkpoint {which}: must be best, latest or a step number.")
     for _ in range(LOOKS - 1):  # a training that goes on may prune a folder while it is read
         try:
             return _first_that_verifies(path, which)
@@ -154,13 +185,17 @@ def _first_that_verifies(run: Path, which: str) -> Checkpoint:
             steps = ", ".join(str(_step_of(folder)) for folder in reversed(folders))
             raise UsageError(f"{run}: no checkpoint at step {which}.", f"Available steps: {steps}.")
         return checkpoint.verified(of_step[0])
-    candidates = folders if which == "last" else [*best_first(folders), *folders]
+    others = [folder for folder in folders if _is_of_another_version(folder)]  # better or not: nobody knows
+    comparable = [folder for folder in folders if folder not in others]
+    candidates = folders if which == "latest" else [*others, *best_first(comparable), *comparable]
     problem: CheckpointError | None = None  # with any folder
     damaged: CheckpointError | None = None  # with one that was not just pruned
     for folder in dict.fromkeys(candidates):
         try:
             chosen = checkpoint.verified(folder)
         except CheckpointError as error:
+            if which == "latest" and isinstance(error, VersionError):
+                raise
             problem = problem or error
             damaged = damaged or (error if folder.exists() else None)
             continue
@@ -183,15 +218,22 @@ def remove(run: Path) -> None:
         files.remove_file(run / name)
 
 
-def forget_after(run: Path, step: int) -> None:
-    """Before going on from ``step``: cut ``metrics.jsonl`` there and remove later checkpoints, which will be redone.
-
-    A later one that is damaged is set aside instead, as ``step-N.damaged``.
-    """
+def check_later(run: Path, step: int) -> None:
+    """Raises ``VersionError`` if another version wrote a checkpoint after ``step``: continuing would discard it."""
     for folder in later_checkpoints(run, step):
-        try:
-            checkpoint.verified(folder)
-        except CheckpointError:
+        checkpoint.check_version(folder)
+
+
+def forget_after(run: Path, step: int) -> None:
+    """Roll a run back to ``step``: truncate ``metrics.jsonl`` and remove later checkpoints.
+
+    A later one that is damaged is set aside instead, as ``step-N.damaged``. Raises ``VersionError``, before anything is
+    removed, if another version wrote one of them, and ``UnreadableError`` if one cannot be read.
+    """
+    check_later(run, step)
+    later = {folder: _fails(checkpoint.verified, folder, CheckpointError) for folder in later_checkpoints(run, step)}
+    for folder, is_damaged in later.items():
+        if is_damaged:
             aside = folder.with_name(f"{folder.name}.damaged")
             if aside.exists():
                 files.remove_folder(aside)
@@ -223,9 +265,9 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
         "parameters": {**parameters, "total": sum(parameters.values())},
         "vocabulary": chosen.vocabulary.characters,
         "metrics": metrics,
-        "training_seconds": chosen.progress.get("seconds", 0.0),
-        "corpus": chosen.progress.get("corpus", {}),
-        "made_by": chosen.made_by,
+        "training_seconds": chosen.progress.training_seconds,
+        "corpus": chosen.corpus.model_dump(),
+        "environment": chosen.environment,
         "checkpoints": [_step_of(folder) for folder in reversed(checkpoints(run))],
     }
 
@@ -237,6 +279,18 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             continue
+
+
+def _is_of_another_version(folder: Path) -> bool:
+    return _fails(checkpoint.check_version, folder, VersionError)
+
+
+def _fails(check: Callable[[Path], object], folder: Path, error: type[CheckpointError]) -> bool:
+    try:
+        check(folder)
+    except error:
+        return True
+    return False
 
 
 def _step_of(folder: Path) -> int:

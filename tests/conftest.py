@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from charlm.corpus.record import CorpusRecord, FileRecord, SplitRecord
 from charlm.corpus.text import Ids, Text
 from charlm.corpus.vocabulary import Vocabulary
 
@@ -35,6 +36,22 @@ def text_of(ids: Sequence[int] | Ids, vocabulary_size: int, starts: Sequence[int
     vocabulary = Vocabulary([chr(0x100 + id_) for id_ in range(vocabulary_size)])
     smallest = np.min_scalar_type(vocabulary_size - 1)
     return Text(vocabulary, np.asarray(ids, dtype=smallest), document_starts=np.array(starts, dtype=np.int64))
+
+
+def corpus_record(name: str = "poem") -> CorpusRecord:
+    """The record of a corpus of one file that nobody has."""
+    file = FileRecord(path=f"{name}.txt", size_bytes=100, sha256="0" * 64, length=100)
+    split = SplitRecord(train=[0, 90], validation=[90, 100], test=[100, 100])
+    return CorpusRecord(
+        name=name,
+        inputs=[file.path],
+        unit="character",
+        length=100,
+        alphabet_size=4,
+        num_documents=0,
+        files=[file],
+        split=split,
+    )
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

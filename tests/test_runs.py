@@ -1,8 +1,9 @@
 import json
+import re
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from charlm.config import TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CharlmWarning, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
-from charlm.training.state import Done
+from charlm.progress import TrainingProgress
+from tests.conftest import corpus_record
 
 SETTINGS = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1)
-CORPUS = {"name": "été", "characters": 100, "ranges": {"train": [0, 90]}}
+CORPUS = corpus_record("été")
 
 
 def make(step: int, loss: float | None = None) -> Checkpoint:
@@ -29,8 +31,9 @@ def make(step: int, loss: float | None = None) -> Checkpoint:
         vocabulary=vocabulary,
         weights=dict(CharacterModel(len(vocabulary), SETTINGS).state_dict()),
         metrics={} if loss is None else {"loss_validation": loss},
-        progress={**asdict(Done(steps=step, seconds=step / 4)), "corpus": CORPUS},
-        made_by=checkpoint.describe_process(torch.device("cpu"), "fp32"),
+        progress=TrainingProgress(steps=step, training_seconds=step / 4),
+        corpus=CORPUS,
+        environment=checkpoint.describe_process(torch.device("cpu"), "fp32"),
     )
 
 
@@ -66,7 +69,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_run_starts_with_its_settings_and_its_corpus(run: Path) -> None:
     assert config.resolve(TrainSettings, [("", config.read_toml(run / "config.toml"))]) == SETTINGS
-    assert json.loads((run / "corpus.json").read_bytes()) == CORPUS
+    assert json.loads((run / "corpus.json").read_bytes()) == CORPUS.model_dump()
+    assert runs.corpus_record(run) == CORPUS
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
 
 
@@ -74,6 +78,30 @@ def test_a_start_clears_away_what_a_killed_one_left(run: Path) -> None:
     (run / f".step-00000001{files.TEMPORARY_MARK}0badcafe").mkdir()
     runs.start(run, SETTINGS, CORPUS)
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
+
+
+@pytest.mark.parametrize("path", [*CORPUS.model_dump(), "split.train", "split.test", "files.0.path", "files.0.sha256"])
+def test_a_corpus_record_without_a_field_is_refused(run: Path, path: str) -> None:
+    record = CORPUS.model_dump()
+    *parents, name = path.split(".")
+    part: Any = record
+    for parent in parents:
+        part = part[int(parent) if parent.isdigit() else parent]
+    del part[name]
+    (run / "corpus.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(run / 'corpus.json'))}: .*{path}") as raised:
+        runs.corpus_record(run)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("data", [None, b"", b"[]", b"\xff", b"{"], ids=repr)
+def test_a_corpus_record_that_cannot_be_read_is_refused(run: Path, data: bytes | None) -> None:
+    (run / "corpus.json").unlink()
+    if data is not None:
+        (run / "corpus.json").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"corpus\.json") as raised:
+        runs.corpus_record(run)
+    assert raised.value.hint
 
 
 def test_a_checkpoint_is_saved_under_its_step(run: Path) -> None:
@@ -105,7 +133,7 @@ def test_a_run_and_a_checkpoint_are_told_apart(run: Path, tmp_path: Path) -> Non
     assert not runs.is_run(step(run, 1))
     assert not runs.is_run(tmp_path)
     assert not runs.is_checkpoint(tmp_path)
-    renamed = step(run, 1).rename(tmp_path / "favourite")
+    renamed = step(run, 1).rename(tmp_path / "favorite")
     assert runs.is_checkpoint(renamed)
 
 
@@ -116,7 +144,7 @@ def test_best_is_the_lowest_validation_loss_and_last_the_newest(run: Path) -> No
     add(run, s1=1.5, s2=1.25, s3=1.75, s4=None)
     assert runs.read(run).step == 2
     assert runs.read(run, "best").step == 2
-    assert runs.read(run, "last").step == 4
+    assert runs.read(run, "latest").step == 4
 
 
 @pytest.mark.parametrize("which", ["3", "03", "00000003"])
@@ -128,7 +156,7 @@ def test_a_step_is_read_by_its_number(run: Path, which: str) -> None:
 def test_a_checkpoint_can_be_named_itself_wherever_it_stands(run: Path, tmp_path: Path) -> None:
     add(run, s1=1.5, s2=1.25)
     assert runs.read(step(run, 1)).step == 1
-    assert runs.read(step(run, 1).rename(tmp_path / "favourite")).step == 1
+    assert runs.read(step(run, 1).rename(tmp_path / "favorite")).step == 1
 
 
 def test_of_two_equally_good_ones_the_older_is_the_best(run: Path) -> None:
@@ -151,17 +179,15 @@ def test_a_loss_that_is_no_number_is_never_the_best(run: Path) -> None:
 def test_a_damaged_newest_one_is_passed_over_with_a_warning(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 3))
-    with pytest.warns(
-        CharlmWarning, match=r"step-00000003: a damaged checkpoint: .* Took step-00000002 instead"
-    ) as caught:
-        assert runs.read(run, "last").step == 2
+    with pytest.warns(CharlmWarning, match=r"step-00000003: .*model\.safetensors.* step-00000002 ") as caught:
+        assert runs.read(run, "latest").step == 2
     assert len(caught) == 1
 
 
 def test_a_damaged_best_one_gives_way_to_the_next_best_with_a_warning(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 2))
-    with pytest.warns(CharlmWarning, match="step-00000002: a damaged checkpoint"):
+    with pytest.warns(CharlmWarning, match="step-00000002: "):
         assert runs.read(run, "best").step == 1
 
 
@@ -170,7 +196,7 @@ def test_damage_elsewhere_is_nobodys_concern(run: Path) -> None:
     damage(step(run, 1))
     with warnings.catch_warnings(action="error"):
         assert runs.read(run, "best").step == 2
-        assert runs.read(run, "last").step == 3
+        assert runs.read(run, "latest").step == 3
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"metrics": []}', b'{"metrics": {"loss_validation": "low"}}'])
@@ -179,7 +205,7 @@ def test_a_config_that_is_damaged_is_passed_over_with_a_warning(run: Path, data:
     (step(run, 2) / "config.json").write_bytes(data)
     assert runs.read(run, "best").step == 1
     with pytest.warns(CharlmWarning):
-        assert runs.read(run, "last").step == 1
+        assert runs.read(run, "latest").step == 1
 
 
 def test_a_step_that_is_asked_for_and_damaged_is_an_error(run: Path) -> None:
@@ -195,21 +221,21 @@ def test_where_all_are_damaged_the_one_that_was_meant_is_named(run: Path) -> Non
     damage(step(run, 1))
     damage(step(run, 2))
     with pytest.raises(CheckpointError, match="step-00000002"):
-        runs.read(run, "last")
+        runs.read(run, "latest")
 
 
 def test_a_run_without_checkpoints_and_a_folder_that_is_no_run_are_errors(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint in this run yet"):
-        runs.read(run)
-    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
-        runs.read(tmp_path)
+    for folder in (run, tmp_path):
+        with pytest.raises(CheckpointError, match=f"^{re.escape(str(folder))}: ") as raised:
+            runs.read(folder)
+        assert raised.value.exit_code == 3
 
 
 def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path: Path) -> None:
     add(run, s1=1.5, s20=1.25)
     with pytest.raises(UsageError, match="no such run"):
         runs.read(tmp_path / "gone")
-    with pytest.raises(UsageError, match="no checkpoint of step 2") as raised:
+    with pytest.raises(UsageError, match=r"step 2\b") as raised:
         runs.read(run, "2")
     assert "1, 20" in raised.value.hint
 
@@ -217,11 +243,11 @@ def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path:
 @pytest.mark.parametrize("which", ["", "bset", "-1", "1.5", "²", "٣"])
 def test_what_is_neither_best_last_nor_a_number_is_refused(run: Path, which: str) -> None:
     add(run, s3=None)
-    with pytest.raises(UsageError, match=r"best, last or a step"):
+    with pytest.raises(UsageError, match=r"best, latest or a step"):
         runs.read(run, which)
 
 
-@pytest.mark.parametrize("which", ["best", "last"])
+@pytest.mark.parametrize("which", ["best", "latest"])
 def test_a_reader_under_whom_a_training_prunes_looks_once_more(
     run: Path, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +335,7 @@ def somebody_elses_steps(folder: Path) -> None:
 def test_removing_a_folder_that_is_no_run_is_refused(tmp_path: Path, make_folder: Callable[[Path], None]) -> None:
     make_folder(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match="not a run"):
+    with pytest.raises(UsageError, match=f"^{re.escape(str(tmp_path))}: "):
         runs.remove(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -376,9 +402,9 @@ def test_the_summary_is_ready_for_json_and_complete(run: Path) -> None:
     assert summary["settings"] == SETTINGS.model_dump()
     assert summary["vocabulary"] == ["\0", "a", "b", "é"]
     assert summary["metrics"] == {"loss_validation": 1.25, "loss_train": 1 / 23, "loss_validation_exact": 1.3}
-    assert summary["corpus"] == CORPUS
+    assert summary["corpus"] == CORPUS.model_dump()
     assert summary["checkpoints"] == [10, 20, 30]
-    assert summary["made_by"]["torch"] == torch.__version__
+    assert summary["environment"]["torch"] == torch.__version__
 
 
 def test_the_summary_counts_every_parameter_once(run: Path) -> None:
@@ -395,7 +421,7 @@ def test_the_summary_tells_how_long_the_training_took(run: Path) -> None:
 def test_the_summary_of_a_checkpoint_is_that_of_its_run(run: Path) -> None:
     add(run, s10=1.5, s20=1.25)
     assert runs.summary(step(run, 10)) == runs.summary(run, "10")
-    assert runs.summary(run, "last")["step"] == 20
+    assert runs.summary(run, "latest")["step"] == 20
 
 
 def test_a_checkpoint_can_be_named_from_inside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

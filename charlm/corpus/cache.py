@@ -1,8 +1,8 @@
-"""Where encoded texts are kept, so that a text that has not changed is not read again.
+"""The cache of encoded texts: a text that has not changed is not read again.
 
-A folder holds two kinds of things. ``texts/KEY`` is an encoded text; its key is made of the SHA-256 of the files and of
-the settings that decide how they are read. ``seen/KEY.json`` says which text some files gave when they were read last;
-its key is made of their paths, sizes, times and inodes, so it is enough to ask the file system. All of it can be
+It has two folders. ``encoded/KEY`` is an encoded text; its key is made of the SHA-256 of the files and of the settings
+that decide how they are read. ``index/KEY.json`` names the encoded text that some files gave when they were last read;
+its key is made of their paths, sizes, times and inodes, so that it is enough to ask the file system. All of it can be
 removed at any time: a text is then read once more.
 """
 
@@ -25,8 +25,9 @@ from charlm.corpus import encoded, sources
 from charlm.corpus.encoded import Encoded
 from charlm.errors import CharlmError
 
-FORMAT = 1
-OUR_TEXT, OUR_NOTE = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{32}\.json")
+TEXTS, INDEX = "encoded", "index"
+OLD_TEXTS, OLD_INDEX = "texts", "seen"  # of format 1; only cleared
+KEY = re.compile(r"[0-9a-f]{32}")
 VARIABLE = "CHARLM_CACHE_DIR"
 SETTLED_SECONDS = 2  # a change this soon after another may leave a file's time as it is: file systems are that coarse
 
@@ -58,7 +59,7 @@ def get(
 def unwritable(cache: Path, error: OSError) -> CharlmError:
     return CharlmError(
         f"{cache}: cannot write the cache: {error.strerror or error}.",
-        f"Free up space (charlm corpus clean clears the cache), or use another folder: --cache-dir or {VARIABLE}.",
+        f"Free up space (charlm cache clear), or use another folder: --cache-dir or {VARIABLE}.",
     )
 
 
@@ -68,39 +69,42 @@ def recall(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Enc
 
 
 def clean(cache: Path) -> int:
-    """Remove what charlm keeps there, but for what another process is making just now; nothing that is not charlm's.
+    """Remove every entry, of whatever format, but nothing that is not charlm's nor what another process is building.
 
-    Returns the bytes that are free now.
+    Returns the bytes that were freed.
     """
     before = _size_bytes(cache)
-    files.remove_half_built(cache / "texts")
-    for path in (cache / "texts").glob("*"):
-        if OUR_TEXT.fullmatch(path.name) and (path / encoded.IDS).is_file():
-            with suppress(FileNotFoundError):  # another process cleans up too
-                files.remove_folder(path)
-    for path in (cache / "seen").glob("*.json"):
-        if OUR_NOTE.fullmatch(path.name):
-            files.remove_file(path)
+    for texts in (cache / TEXTS, cache / OLD_TEXTS):
+        files.remove_half_built(texts)
+        for path in texts.glob("*"):
+            if KEY.fullmatch(path.name) and (path / encoded.IDS).is_file():
+                with suppress(FileNotFoundError):  # another process clears the cache too
+                    files.remove_folder(path)
+    for index in (cache / INDEX, cache / OLD_INDEX):
+        for path in index.glob("*.json"):
+            if KEY.fullmatch(path.stem):
+                files.remove_file(path)
     return before - _size_bytes(cache)
 
 
 def _read(cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: Callable[[int], object]) -> Encoded:
-    making = cache / "texts"
-    files.make_folder(making)
-    files.remove_half_built(making)
+    texts = cache / TEXTS
+    files.make_folder(texts)
+    files.remove_half_built(texts)
     began_ns, stats_before = time.time_ns(), _stats(paths)
-    with files.built(making) as building:
+    with files.built(texts) as building:
         read = encoded.build(building.folder, paths, settings, on_bytes)
-        place = _place(cache, [source.sha256 for source in read], settings)
-        _opened(place)  # a damaged one goes, or it would stay
+        place = _place(cache, [file.sha256 for file in read], settings)
+        _opened(place)  # removes a damaged one, which would stay otherwise
         building.path = place
     result = _opened(place)
     if result is None:
         raise OSError(f"{place}: removed by another process")
     if stats_before is not None and stats_before == _stats(paths) and _settled(stats_before, began_ns):
         with suppress(OSError):  # a convenience: without it the text is read once more
-            files.make_folder(cache / "seen")
-            files.write_file(_note(cache, stats_before, settings), json.dumps({"text": place.name}).encode())
+            files.make_folder(cache / INDEX)
+            entry = {"format_version": encoded.FORMAT_VERSION, "encoded": place.name}
+            files.write_file(_entry(cache, stats_before, settings), json.dumps(entry).encode())
     return replace(result, files=read)  # the paths as they were named now
 
 
@@ -109,19 +113,23 @@ def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encod
     if stats is None:
         return None
     try:
-        name = json.loads(_note(cache, stats, settings).read_bytes())["text"]
+        entry = json.loads(_entry(cache, stats, settings).read_bytes())
+        version, name = entry["format_version"], entry["encoded"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not isinstance(name, str) or not OUR_TEXT.fullmatch(name):  # a damaged note must not lead out of the cache
+    if version != encoded.FORMAT_VERSION or not isinstance(name, str):
         return None
-    found = _opened(cache / "texts" / name)
+    if not KEY.fullmatch(name):  # a damaged entry must not lead out of the cache
+        return None
+    found = _opened(cache / TEXTS / name)
     if found is None or len(found.files) != len(paths):
         return None
-    return replace(found, files=[replace(f, path=str(path)) for f, path in zip(found.files, paths, strict=True)])
+    renamed = [file.model_copy(update={"path": str(path)}) for file, path in zip(found.files, paths, strict=True)]
+    return replace(found, files=renamed)
 
 
 def _opened(place: Path) -> Encoded | None:
-    """An encoded text, or ``None`` where it is missing or not whole."""
+    """An encoded text, or ``None`` where it is missing, damaged or of another format: then it is removed."""
     if not place.is_dir():
         return None
     try:
@@ -147,22 +155,22 @@ def _settled(stats: list[tuple[str, int, int, int]], read_ns: int) -> bool:
     return max(modified for _, _, modified, _ in stats) < read_ns - SETTLED_SECONDS * 10**9
 
 
-def _note(cache: Path, stats: list[tuple[str, int, int, int]], settings: CorpusSettings) -> Path:
-    return cache / "seen" / f"{_key(stats, _reading(settings))}.json"
+def _entry(cache: Path, stats: list[tuple[str, int, int, int]], settings: CorpusSettings) -> Path:
+    return cache / INDEX / f"{_key(stats, _reading(settings))}.json"
 
 
 def _place(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Path:
-    return cache / "texts" / _key(list(sha256s), _reading(settings))
+    return cache / TEXTS / _key(list(sha256s), _reading(settings))
 
 
 def _reading(settings: CorpusSettings) -> list[str]:
-    """The settings that decide which characters bytes become."""
+    """The settings that decide which characters the bytes of a file become."""
     codec = "" if settings.unit == "byte" else sources.codec_name(settings.encoding)
     return [settings.unit, codec, settings.decode_errors, settings.newline, settings.normalize]
 
 
 def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([encoded.FORMAT_VERSION, *parts]).encode()).hexdigest()[:32]
 
 
 def _size_bytes(folder: Path) -> int:

@@ -26,7 +26,7 @@ def starts(encoded: Encoded, settings: CorpusSettings, required: bool = True) ->
     if not separator:
         return of_files
     key = hashlib.sha256(json.dumps([separator, of_files.tolist()]).encode()).hexdigest()[:32]
-    path = encoded.folder / f"documents-{key}.bin"
+    path = encoded.folder / f"document_starts-{key}.bin"
     found = _opened(path)
     if found is None:
         # the characters of its bytes, where bytes are the characters

@@ -17,13 +17,14 @@ from charlm import files
 from charlm.config import CorpusSettings
 from charlm.corpus import sources
 from charlm.corpus.decoding import characters
-from charlm.corpus.sources import Source
+from charlm.corpus.record import FileRecord
 from charlm.corpus.vocabulary import CODE_POINTS, code_points
 
 Ids = NDArray[np.integer[Any]]
 
+FORMAT_VERSION = 2  # of the cache; raise it when what is stored, or what it means, changes
 IDS = "ids.bin"
-MANIFEST = "encoded.json"
+METADATA = "metadata.json"
 BLOCK = 1 << 20  # ids that are in memory at a time
 TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
 
@@ -36,18 +37,18 @@ class Encoded:
     ids: Ids
     alphabet: list[str]
     counts: NDArray[np.int64]
-    files: list[Source]
+    files: list[FileRecord]
 
     @property
     def file_starts(self) -> NDArray[np.int64]:
         """Where the files with something in them begin, in characters."""
-        lengths = np.array([source.characters for source in self.files], dtype=np.int64)
+        lengths = np.array([file.length for file in self.files], dtype=np.int64)
         return (np.cumsum(lengths) - lengths)[lengths > 0]
 
 
 def build(
     folder: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: Callable[[int], object]
-) -> list[Source]:
+) -> list[FileRecord]:
     """Read files once and write their ids to ``folder``; ``on_bytes`` is told the bytes read since it was told last.
 
     Raises what :func:`charlm.corpus.sources.opened` and :func:`charlm.corpus.decoding.characters` raise.
@@ -62,27 +63,31 @@ def build(
                     spool.add(piece)
                     on_bytes(hashed.size_bytes - told)
                     told = hashed.size_bytes
-            read.append(hashed.source(path, spool.length - before))
-    manifest = {
-        "characters": spool.length,
-        "type": spool.type.name,
+            read.append(hashed.record(path, spool.length - before))
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "length": spool.length,
+        "dtype": spool.type.name,
         "alphabet": "".join(map(chr, spool.seen)),
         "counts": spool.counts[spool.seen].tolist(),
-        "files": [source.record() for source in read],
+        "files": [file.model_dump() for file in read],
     }
-    with files.scratch(folder / MANIFEST) as file:
-        file.write(json.dumps(manifest).encode("ascii"))
+    with files.scratch(folder / METADATA) as file:
+        file.write(json.dumps(metadata).encode("ascii"))
     return read
 
 
 def opened(folder: Path) -> Encoded:
-    """What :func:`build` wrote. Raises ``OSError`` or ``ValueError`` if it is not there, or not whole."""
-    manifest = json.loads((folder / MANIFEST).read_bytes())
-    ids = np.memmap(folder / IDS, dtype=manifest["type"], mode="r") if manifest["characters"] else np.empty(0, "u1")
-    if len(ids) != manifest["characters"]:
-        raise ValueError(f"{folder}: {len(ids)} ids of {manifest['characters']}")
-    read = [Source(**record) for record in manifest["files"]]
-    return Encoded(folder, ids, list(manifest["alphabet"]), np.array(manifest["counts"], dtype=np.int64), read)
+    """What :func:`build` wrote. Raises ``OSError`` or ``ValueError`` if it is missing, damaged or of another format."""
+    metadata = json.loads((folder / METADATA).read_bytes())
+    if metadata["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{folder}: format {metadata['format_version']}, not {FORMAT_VERSION}")
+    length, dtype = metadata["length"], np.dtype(metadata["dtype"]).newbyteorder("<")
+    ids = np.memmap(folder / IDS, dtype=dtype, mode="r") if length else np.empty(0, dtype)
+    if len(ids) != length:
+        raise ValueError(f"{folder}: {len(ids)} ids of {length}")
+    read = [FileRecord(**record) for record in metadata["files"]]
+    return Encoded(folder, ids, list(metadata["alphabet"]), np.array(metadata["counts"], dtype=np.int64), read)
 
 
 class Spool:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -11,10 +10,11 @@ from tqdm import tqdm
 from charlm.config import CorpusSettings
 from charlm.corpus import cache, documents, sources
 from charlm.corpus.encoded import Encoded, blocks
+from charlm.corpus.record import CorpusRecord, SplitRecord
 from charlm.corpus.split import Split, divide, is_enough, smallest_length
 from charlm.corpus.text import Positions, Text
-from charlm.corpus.vocabulary import Vocabulary, unknown_characters
-from charlm.errors import TextError
+from charlm.corpus.vocabulary import Vocabulary, show, unknown_characters
+from charlm.errors import TextError, pluralize
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,17 @@ class Corpus:
             outside += np.bincount(block, minlength=len(outside))
         return int(np.count_nonzero(outside == self.encoded.counts))
 
-    def record(self) -> dict[str, Any]:
-        record = {
-            "name": self.name,
-            "names": self.names,
-            "characters": len(self.text),
-            "distinct_characters": len(self.encoded.alphabet),
-            "files": [source.record() for source in self.encoded.files],
-            "ranges": self.split.record(),
-        }
-        if len(self.text.document_starts):
-            record["documents"] = len(self.text.document_starts)
-        return record
+    def record(self) -> CorpusRecord:
+        return CorpusRecord(
+            name=self.name,
+            inputs=self.names,
+            unit=self.vocabulary.unit,
+            length=len(self.text),
+            alphabet_size=len(self.encoded.alphabet),
+            num_documents=len(self.text.document_starts),
+            files=self.encoded.files,
+            split=SplitRecord(**self.split.record()),
+        )
 
 
 def load(
@@ -110,13 +109,13 @@ def of(
     if not is_enough(split, sequence_length):
         needed = smallest_length(settings, sequence_length)
         raise TextError(
-            f"{where}: {characters:,} {settings.unit}s are too few; a training window of {sequence_length:,} plus a "
+            f"{where}: {pluralize(characters, settings.unit)}, but a training window of {sequence_length:,} and a "
             f"validation split need at least {needed:,}.",
-            "Use more text or a smaller --sequence-length.",
+            "Use more text" + " or a smaller --sequence-length" * (sequence_length > 1) + ".",
         )
     if len(encoded.alphabet) == 1:
         raise TextError(
-            f"{where}: contains only the {settings.unit} {encoded.alphabet[0]!r}, repeated.",
+            f"{where}: contains only the {settings.unit} {show(encoded.alphabet[0], settings.unit)}, repeated.",
             "Use a text with at least two distinct characters.",
         )
     vocabulary = vocabulary or vocabulary_of(encoded, settings)

@@ -13,13 +13,13 @@ import sysconfig
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from charlm.config import CorpusSettings
 from charlm.corpus.download import CORPORA, DOWNLOADS, place
-from charlm.errors import TextError, UsageError
+from charlm.corpus.record import FileRecord
+from charlm.errors import TextError, UsageError, did_you_mean, pluralize
 
 BUILT_IN = "python"
 STANDARD_INPUT = Path("-")
@@ -29,19 +29,6 @@ HEAD_BYTES = 1 << 12  # what is looked at to tell text from other files
 
 class Stream(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file as it was read: its own bytes, compressed ones as they are, and the characters they gave."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    characters: int
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Hashed:
@@ -58,8 +45,8 @@ class Hashed:
         self.size_bytes += len(data)
         return data
 
-    def source(self, path: Path, characters: int) -> Source:
-        return Source(str(path), self.size_bytes, self.digest.hexdigest(), characters)
+    def record(self, path: Path, length: int) -> FileRecord:
+        return FileRecord(path=str(path), size_bytes=self.size_bytes, sha256=self.digest.hexdigest(), length=length)
 
 
 class Explained:
@@ -185,7 +172,11 @@ def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
     if found := [match for match in _matches(name) if match.is_file()]:
         return found
     if name not in CORPORA:
-        raise UsageError(f"{name}: no such file.", "To use the built-in corpus, give no name.")
+        known = [*CORPORA, BUILT_IN] if name.isalnum() else []  # else it is meant as a path
+        raise UsageError(
+            f"{name}: no such file.{did_you_mean(name, known)}",
+            "Pass a file, a folder, a glob pattern, the name of a downloaded corpus, or - for standard input.",
+        )
     if (downloaded := place(name, DOWNLOADS)).exists():
         return [downloaded]
     raise UsageError(f"{name}: no such file.", f"Download it with: charlm corpus get {name}")
@@ -210,7 +201,7 @@ def _texts_below(folder: Path, settings: CorpusSettings) -> list[Path]:
         found += [Path(parent) / name for name in names if not name.startswith(".")]
     texts = [path for path in sorted(found) if path.is_file() and _is_text(path, settings)]
     if not texts:
-        others = f"; {len(found):,} other files" if found else ""
+        others = f"; {pluralize(len(found), 'other file')}" if found else ""
         raise UsageError(
             f"{folder}: no text files in this folder{others}.", "Choose a folder that contains text files."
         )

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.errors import CheckpointError, TextError
+from charlm.errors import CheckpointError, TextError, pluralize
 
 CODE_POINTS = 0x110000
 ENCODABLE = CODE_POINTS - 0x800  # the characters there are: code points without surrogates
+SHORT_UNITS = {"character": "char", "byte": "byte"}  # where there is little room: in progress bars
 UNKNOWN_SHOWN_AS = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -51,15 +52,17 @@ class Vocabulary:
             raise CheckpointError("vocabulary.json: not a list of characters.")
         if not characters or sorted(set(characters)) != characters:
             raise CheckpointError("vocabulary.json: characters are not unique and sorted.")
-        unit, unknown = content.get("unit", "character"), content.get("unknown")
-        if unit not in ("character", "byte") or unknown is True or unknown not in (None, len(characters)):
-            raise CheckpointError("vocabulary.json: invalid unit or unknown.")
-        if unit == "byte" and (unknown is not None or characters != cls.of_bytes().characters):
+        if missing := [name for name in ("unit", "unknown_id") if name not in content]:
+            raise CheckpointError(f"vocabulary.json: {' and '.join(missing)} missing.")
+        unit, unknown_id = content["unit"], content["unknown_id"]
+        if unit not in ("character", "byte") or unknown_id is True or unknown_id not in (None, len(characters)):
+            raise CheckpointError("vocabulary.json: invalid unit or unknown_id.")
+        if unit == "byte" and (unknown_id is not None or characters != cls.of_bytes().characters):
             raise CheckpointError("vocabulary.json: a byte vocabulary must list all 256 bytes.")
-        return cls(characters, unit, unknown is not None)
+        return cls(characters, unit, unknown_id is not None)
 
     def to_json(self) -> dict[str, Any]:
-        return {"unit": self.unit, "characters": self.characters, "unknown": self.unknown_id}
+        return {"unit": self.unit, "characters": self.characters, "unknown_id": self.unknown_id}
 
     def __len__(self) -> int:
         """How many ids are predicted."""
@@ -135,15 +138,20 @@ class Vocabulary:
 
 def unknown_characters(unknown: list[str]) -> TextError:
     return TextError(
-        f"{len(unknown)} character{'s' * (len(unknown) > 1)} not in the model's vocabulary: "
+        f"{pluralize(len(unknown), 'character')} not in the model's vocabulary: "
         + ", ".join(describe(character) for character in unknown[:10])
         + (", …" if len(unknown) > 10 else "."),
         "A model only knows the characters of its training text; charlm info lists them.",
     )
 
 
+def show(character: str, unit: str) -> str:
+    """``'é'``; or, where characters are bytes, ``0xE9`` for one that is not ASCII."""
+    return f"0x{ord(character):02X}" if unit == "byte" and not character.isascii() else repr(character)
+
+
 def describe(character: str) -> str:
-    """A character as people can recognise it, printable or not: ``'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)``."""
+    """A character that people can recognize, printable or not: ``'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)``."""
     name = unicodedata.name(character, "") or _control_name(character)
     return f"{character!r} (U+{ord(character):04X}{' ' * bool(name)}{name})"
 

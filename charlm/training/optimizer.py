@@ -32,7 +32,7 @@ def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors: ``optimizer.exp_avg.embedding.weight``, …"""
+    """The optimizer's state as named tensors: ``optimizer.exp_avg.embedding.weight``, …"""
     return {
         f"optimizer.{moment}.{name}": optimizer.state[parameter][moment]
         for name, parameter in model.named_parameters()
@@ -42,9 +42,21 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` gave. Raises ``KeyError`` if a tensor is missing."""
+    """Put back what :func:`optimizer_tensors` gave. Raises ``ValueError`` if a tensor is missing or does not fit."""
     for name, parameter in model.named_parameters():
         # fused AdamW keeps its count of steps on the parameter's device too
+        like = {"step": torch.zeros((), device=parameter.device)}
         optimizer.state[parameter] = {
-            moment: tensors[f"optimizer.{moment}.{name}"].to(parameter.device) for moment in MOMENTS
+            moment: take(tensors, f"optimizer.{moment}.{name}", like.get(moment, parameter)) for moment in MOMENTS
         }
+
+
+def take(tensors: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """A stored tensor, on the device of ``like``. Raises ``ValueError`` unless it has the same shape and type."""
+    if name not in tensors:
+        raise ValueError(f"{name} is missing")
+    tensor = tensors[name]
+    if tensor.shape != like.shape or tensor.dtype != like.dtype:
+        found, needed = ((tuple(each.shape), each.dtype) for each in (tensor, like))
+        raise ValueError(f"{name} is {found[1]} of shape {found[0]}, not {needed[1]} of shape {needed[0]}")
+    return tensor.to(like.device)

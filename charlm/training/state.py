@@ -1,7 +1,6 @@
-"""What a training has done so far, and how it becomes a checkpoint and comes back from one, bit for bit."""
+"""The state of training, and how it becomes a checkpoint and comes back from one, bit for bit."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,30 +12,17 @@ from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 from charlm.training.finetuning import start_from
-from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, take
 
 SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
+RECURRENT_STATE = ("recurrent_state.hidden", "recurrent_state.cell")  # the second: of an LSTM only
+SINCE_LAST_LOG = tuple(f"since_last_log.{name}" for name in ("loss_sum", "targets", "steps_taken", "steps_skipped"))
 
 
 class NotFiniteError(Exception):
     """The loss, or what was learned, is no finite number any more: training has to go back."""
-
-
-@dataclass
-class Done:
-    """What was done so far, in numbers: with the tensors of :class:`TrainingState`, all that a resume needs."""
-
-    steps: int = 0
-    windows: int = 0  # read, through all epochs: the cursor
-    seconds: float = 0.0  # of training time
-    evaluate_every: int = 0  # steps; 0: not measured yet
-    best_loss: float = 1e30  # JSON has no infinity
-    evaluations_without_better: int = 0
-    learning_rate_factor: float = 1.0  # lowered each time that training went back
-    times_gone_back: int = 0
-    logged_seconds: float = 0.0  # at the last log point
-    characters_since_log: int = 0
 
 
 @dataclass
@@ -46,7 +32,7 @@ class TrainingState:
     model: CharacterModel
     optimizer: torch.optim.Optimizer
     recurrent: State  # after the last window, detached
-    done: Done
+    done: TrainingProgress
     device: torch.device
 
     @classmethod
@@ -64,17 +50,17 @@ class TrainingState:
         if origin is not None:
             start_from(origin, model, vocabulary)
         model.to(device)
-        done = Done(evaluate_every=0 if settings.evaluate_every == "auto" else settings.evaluate_every)
+        done = TrainingProgress(evaluate_every=0 if settings.evaluate_every == "auto" else settings.evaluate_every)
         return cls(model, make_optimizer(model, settings), model.zero_state(lanes), done, device)
 
     def __post_init__(self) -> None:
         # On the device, so that no step waits for them. Steps that are not finite are skipped: see Trainer.train_step
-        self.since_log = torch.zeros(3, device=self.device)  # sum of losses, steps taken, steps skipped
+        self.since_log = torch.zeros(len(SINCE_LAST_LOG), device=self.device)
         self.skipped_in_a_row = torch.zeros((), device=self.device)
 
-    def count(self, loss: Tensor, finite: Tensor) -> None:
+    def count(self, loss: Tensor, finite: Tensor, targets: int) -> None:
         """Add a step to what is counted on the device: its loss where it is finite, else that it was skipped."""
-        self.since_log += torch.stack([torch.where(finite, loss, 0.0), finite, ~finite])
+        self.since_log += torch.stack([torch.where(finite, loss * targets, 0.0), finite * targets, finite, ~finite])
         self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row + 1)
 
     def check(self) -> None:
@@ -84,20 +70,24 @@ class TrainingState:
             raise NotFiniteError
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but the weights and the numbers: optimiser, recurrent state, random numbers."""
-        generators = {"generator.cpu": torch.get_rng_state()}
+        """Everything but the weights and the numbers: optimizer, recurrent state, random number generators."""
+        rng_states = {"rng_state.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            generators["generator.cuda"] = torch.cuda.get_rng_state(self.device)
+            rng_states["rng_state.cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             **optimizer_tensors(self.model, self.optimizer),
-            **{f"state.{index}": part for index, part in enumerate(self.recurrent)},
-            **generators,
-            "since_log": self.since_log,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            **dict(zip(self.recurrent_names, self.recurrent, strict=True)),
+            **rng_states,
+            **{name: value.clone() for name, value in zip(SINCE_LAST_LOG, self.since_log, strict=True)},
+            "consecutive_skipped_steps": self.skipped_in_a_row,
         }
 
+    @property
+    def recurrent_names(self) -> tuple[str, ...]:
+        return RECURRENT_STATE[: len(self.recurrent)]
+
     def checkpoint(
-        self, settings: TrainSettings, corpus: Corpus, metrics: dict[str, float], made_by: dict[str, Any]
+        self, settings: TrainSettings, corpus: Corpus, metrics: dict[str, float], environment: dict[str, str | int]
     ) -> Checkpoint:
         return Checkpoint(
             step=self.done.steps,
@@ -105,27 +95,33 @@ class TrainingState:
             vocabulary=corpus.vocabulary,
             weights=dict(self.model.state_dict()),
             metrics=metrics,
-            progress={**asdict(self.done), "corpus": corpus.record()},
+            progress=self.done.model_copy(deep=True),
+            corpus=corpus.record(),
             training_state=self.tensors(),
-            made_by=made_by,
+            environment=environment,
         )
 
     def restore(self, saved: Checkpoint) -> None:
-        """Put back a checkpoint of a model of this very shape. Raises ``CheckpointError`` if it lacks something."""
+        """Put back a checkpoint of a model of this architecture.
+
+        Raises ``CheckpointError`` if a tensor is missing or does not fit.
+        """
+        saved.check_weights()
+        self.model.load_state_dict(saved.weights)
         tensors = saved.training_state
         try:
-            self.model.load_state_dict(saved.weights)
             restore_optimizer(self.model, self.optimizer, tensors)
-            self.recurrent = tuple(tensors[f"state.{index}"].to(self.device) for index in range(len(self.recurrent)))
-            self.since_log = tensors["since_log"].to(self.device)
-            self.skipped_in_a_row = tensors["skipped_in_a_row"].to(self.device)
-            known = {field.name for field in fields(Done)}  # a later charlm may have added some
-            self.done = Done(**{name: value for name, value in saved.progress.items() if name in known})
-            torch.set_rng_state(tensors["generator.cpu"])
-            if self.device.type == "cuda" and "generator.cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)
-        except (KeyError, RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+            states = zip(self.recurrent_names, self.recurrent, strict=True)
+            self.recurrent = tuple(take(tensors, name, state) for name, state in states)
+            self.since_log = torch.stack([take(tensors, name, self.since_log[0]) for name in SINCE_LAST_LOG])
+            self.skipped_in_a_row = take(tensors, "consecutive_skipped_steps", self.skipped_in_a_row)
+            torch.set_rng_state(take(tensors, "rng_state.cpu", torch.get_rng_state()))
+            if self.device.type == "cuda" and saved.environment.get("device") == "cuda":
+                cuda_state = torch.cuda.get_rng_state(self.device)
+                torch.cuda.set_rng_state(take(tensors, "rng_state.cuda", cuda_state), self.device)
+        except (ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"{saved.folder}: cannot resume from this checkpoint: {reason}.", "Start a new run."
+                f"{saved.folder}: cannot resume from this checkpoint: {str(error).splitlines()[0]}.",
+                "Resume from another one, or start a new run.",
             ) from None
+        self.done = saved.progress.model_copy(deep=True)

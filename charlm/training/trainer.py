@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from pathlib import Path
 
 import torch
@@ -14,16 +13,20 @@ from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
-from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError
+from charlm.corpus.vocabulary import SHORT_UNITS
+from charlm.errors import DivergedError, TrainingInterruptedError
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
+from charlm.progress import ThreadChange, TrainingProgress
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
+from charlm.training.saving import Saver
 from charlm.training.signals import StopSignals
-from charlm.training.state import Done, NotFiniteError, TrainingState
+from charlm.training.state import NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
 
 EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
@@ -51,18 +54,27 @@ class Trainer:
         self.state = self.first_state()
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of this very step
-        self.saved_steps, self.saved_seconds = 0, 0.0
+        self.saver = Saver(run, settings.save_every_minutes, settings.keep_checkpoints)
+        self.before_best: tuple[float, int] | None = (
+            None  # the best loss, and evaluations since, until this one is saved
+        )
         self.gradient_norm = torch.zeros(())
         self.stop_signals = StopSignals(quiet)
+        threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
+        self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
+        self.warned_of_load = False
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
         self.state.restore(saved)
+        changes = self.done.thread_changes
+        if changes and changes[-1].threads != self.balancer.threads:
+            changes.append(ThreadChange(step=self.done.steps, threads=self.balancer.threads))
         if self.settings.evaluate_every != "auto":
             self.done.evaluate_every = self.settings.evaluate_every
-        self.stopwatch = Stopwatch(self.device, self.done.seconds)
+        self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
         self.metrics = saved.metrics
-        self.saved_steps, self.saved_seconds = self.done.steps, self.done.seconds
+        self.saver.start_from(self.done.steps, self.done.training_seconds)
 
     # The story
 
@@ -79,9 +91,8 @@ class Trainer:
             if self.done.steps == 0:
                 self.look_first()
             elif self.finished():
-                self.monitor.say(
-                    "This run is already complete. To continue, raise its length limit or use --patience 0."
-                )
+                minutes = self.stopwatch.read() / 60
+                self.monitor.say(schedule.why_complete(self.settings, self.done.steps, self.epochs, minutes))
             self.stopwatch.start()
             ended = self.finished()
             while not ended:
@@ -99,14 +110,18 @@ class Trainer:
     def step(self) -> bool:
         """One step and what happens around it. Returns whether it was the last. Raises ``NotFiniteError``."""
         self.train_step()
+        is_log_entry = self.done.steps % self.settings.log_every == 0
+        if self.device.type != "cuda":  # a GPU is still at work; it is waited for where values are read
+            self.leave_out_gap()
         last = self.finished()
-        if self.done.steps % self.settings.log_every == 0:
+        if is_log_entry:
             self.log()
+            self.share_the_machine()
         if last or self.evaluation_is_due():
             with self.stopwatch.paused():
                 self.evaluate()
         last = last or self.finished()  # an evaluation may have been one too many without a better one
-        if last or self.saving_is_due():
+        if last or self.before_best or self.saver.is_due(self.stopwatch.read()):
             with self.stopwatch.paused():
                 self.save()
         if self.stop_signals.number:
@@ -115,7 +130,7 @@ class Trainer:
 
     def finished(self) -> bool:
         patience = self.settings.patience
-        return self.progress >= 1 or 0 < patience <= self.done.evaluations_without_better
+        return self.progress >= 1 or 0 < patience <= self.done.evaluations_without_improvement
 
     def train_step(self) -> None:
         """One step of truncated backpropagation through time (Williams and Peng 1990).
@@ -125,10 +140,13 @@ class Trainer:
         state, before = self.state, self.state.recurrent
         learning_rate = schedule.learning_rate(self.settings, self.done.steps, self.progress)
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate * self.done.learning_rate_factor
+            group["lr"] = learning_rate * self.done.learning_rate_scale
         total = torch.zeros((), device=self.device)
-        for _ in range(self.settings.accumulation_steps):
-            loss = self.window_loss() / self.settings.accumulation_steps
+        # The last window of an epoch may be shorter than the others: each target weighs the same
+        windows = range(self.done.windows_seen, self.done.windows_seen + self.settings.accumulation_steps)
+        target_counts = [self.lanes.count_targets(number) for number in windows]
+        for targets in target_counts:
+            loss = self.window_loss() * (targets / sum(target_counts))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         clip = self.settings.gradient_clip or math.inf
@@ -138,64 +156,88 @@ class Trainer:
         step_if(state.optimizer, finite)
         state.optimizer.zero_grad()
         state.recurrent = tuple(torch.where(finite, new, old) for new, old in zip(state.recurrent, before, strict=True))
-        state.count(total, finite)
+        state.count(total, finite, sum(target_counts))
         self.done.steps += 1
         self.metrics = {}
 
     def window_loss(self) -> Tensor:
         """The loss of the next window, in nats per character; moves the cursor and the state."""
-        window = self.lanes.window(self.done.windows)
+        window = self.lanes.window(self.done.windows_seen)
         inputs, targets = on_device(window.inputs, self.device), on_device(window.targets, self.device)
         state = self.model.zero_state(self.lanes.batch_size) if window.starts_over else self.state.recurrent
         with autocast(self.device, self.precision):
             logits, state = self.model(inputs, state, window.resets)
         self.state.recurrent = tuple(part.detach() for part in state)
-        self.done.windows += 1
-        self.done.characters_since_log += window.characters
+        self.done.windows_seen += 1
+        self.done.targets_since_last_log += window.characters
         return self.model.loss(logits, targets)
 
     # Once in a while
 
+    def leave_out_gap(self) -> None:
+        """Time in which the process was stopped is no training time."""
+        if gap_seconds := self.stopwatch.end_lap():
+            self.monitor.gap(self.done.steps, gap_seconds)
+
     def log(self) -> None:
-        loss, taken, skipped = self.state.since_log.tolist()
+        loss_sum, targets, taken, skipped = self.state.since_log.tolist()
+        if self.device.type == "cuda":
+            self.leave_out_gap()
         self.state.check()
         if skipped:
-            self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
+            self.monitor.say(
+                f"Skipped {skipped:.0f} of the last {taken + skipped:.0f} steps: non-finite loss or gradient."
+            )
         seconds = self.stopwatch.read()
-        self.done.logged_seconds, before = seconds, self.done.logged_seconds
-        self.done.characters_since_log, characters = 0, self.done.characters_since_log
+        self.done.training_seconds_at_last_log, before = seconds, self.done.training_seconds_at_last_log
+        self.done.targets_since_last_log, characters = 0, self.done.targets_since_last_log
         self.state.since_log.zero_()
         if not taken:
             return
-        loss /= taken
+        loss = loss_sum / targets
         figures = {
             "loss/train": loss,
-            "bits_per_character/train": loss / math.log(2),
+            f"bits_per_{self.settings.unit}/train": loss / math.log(2),
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(self.gradient_norm),
-            "throughput/characters_per_second": characters / (seconds - before),
+            f"throughput/{self.settings.unit}s_per_second": characters / (seconds - before),
             "progress/training_seconds": seconds,
             "progress/epoch": self.epochs,
         }
         self.monitor.training(self.done.steps, self.progress, {n: v for n, v in figures.items() if math.isfinite(v)})
 
+    def share_the_machine(self) -> None:
+        """Use fewer threads while other programs need the processors, and tell people what slows their run."""
+        balancer = self.balancer
+        if balancer.balance():
+            self.done.thread_changes.append(ThreadChange(step=self.done.steps, threads=balancer.threads))
+            self.monitor.threads(self.done.steps, balancer.threads)
+        if balancer.is_slowed and not self.warned_of_load:
+            self.warned_of_load = True
+            if balancer.fixed:
+                means = "pause them, or let the number of threads adapt (--threads 0, without OMP_NUM_THREADS)"
+            else:
+                means = f"it uses {balancer.threads} of {balancer.most} threads until the machine is quiet again"
+            self.monitor.say(f"Other programs on this machine slow this run since step {self.done.steps}: {means}.")
+
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
         failed_at, done = self.done.steps, self.done
-        if done.times_gone_back == TIMES_TO_GO_BACK:
+        if done.rollbacks == TIMES_TO_GO_BACK:
             raise DivergedError(
                 f"Training diverged at step {failed_at}, even at a lower learning rate. Saved checkpoints are intact.",
-                f"Use a lower --learning-rate (last: {self.settings.learning_rate * done.learning_rate_factor:g}).",
+                f"Use a lower --learning-rate (last: {self.settings.learning_rate * done.learning_rate_scale:g}).",
             )
         if runs.checkpoints(self.run):
-            self.restore(runs.read(self.run, "last"))
+            self.restore(runs.read(self.run, "latest"))
         else:
             self.state = self.first_state()
-            self.stopwatch, self.saved_seconds = Stopwatch(self.device), 0.0
+            self.stopwatch = Stopwatch(self.device)
+            self.saver.start_from(0, 0.0)
             self.done.evaluate_every = done.evaluate_every
         runs.forget_after(self.run, self.done.steps)
-        self.done.times_gone_back = done.times_gone_back + 1
-        self.done.learning_rate_factor = done.learning_rate_factor * LOWER_BY
+        self.done.rollbacks = done.rollbacks + 1
+        self.done.learning_rate_scale = done.learning_rate_scale * LOWER_BY
         self.stopwatch.start()
         self.monitor.restart(self.done.steps)
         back = f"rolling back to step {self.done.steps} with {LOWER_BY:g} times the learning rate"
@@ -221,42 +263,33 @@ class Trainer:
             self.done.evaluate_every = math.ceil((time.perf_counter() - began) / EVALUATION_SHARE / step_seconds)
         self.monitor.evaluation(self.done.steps, loss)
         self.metrics = {"loss_validation": loss}
-        if loss < self.done.best_loss:
-            self.done.best_loss, self.done.evaluations_without_better = loss, 0
+        done = self.done
+        if loss < done.best_validation_loss:
+            self.before_best = done.best_validation_loss, done.evaluations_without_improvement
+            done.best_validation_loss, done.evaluations_without_improvement = loss, 0
         else:
-            self.done.evaluations_without_better += 1
+            done.evaluations_without_improvement += 1
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=self.done.steps)
             sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
             self.monitor.sample(self.done.steps, "".join(sampler.stream()))
 
-    def saving_is_due(self) -> bool:
-        a_new_best = self.metrics.get("loss_validation") == self.done.best_loss
-        return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every * 60
-
     def save(self) -> None:
-        """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
+        """Save, or warn that it failed: then a new best is none yet, and the next one is compared with the former."""
         self.state.check()
-        self.done.seconds = self.saved_seconds = self.stopwatch.read()
-        made_by = describe_process(self.device, self.precision)
-        saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, made_by)
-        try:
-            runs.save(self.run, saved, self.settings.keep)
-            self.saved_steps = self.done.steps
-        except OSError as error:
-            reason = f"could not be written: {error.strerror or error}. Training continues."
-            warnings.warn(f"{self.run}: the checkpoint at step {saved.step} {reason}", CharlmWarning, stacklevel=2)
+        self.done.training_seconds = self.stopwatch.read()
+        environment = describe_process(self.device, self.precision, self.balancer.most)
+        saved = self.saver.save(self.state.checkpoint(self.settings, self.corpus, self.metrics, environment))
+        if self.before_best and not saved:
+            self.done.best_validation_loss, self.done.evaluations_without_improvement = self.before_best
+        self.before_best = None
 
     def save_at_the_end(self) -> None:
         """Raises ``CharlmError`` that says what is kept if this save fails."""
-        if self.saved_steps < self.done.steps:
+        if self.saver.saved_step < self.done.steps:
             self.save()
-        if self.saved_steps < self.done.steps:
-            kept = ", ".join(folder.name for folder in reversed(runs.checkpoints(self.run))) or "nothing"
-            raise CharlmError(
-                f"{self.run}: step {self.done.steps} could not be saved. Kept: {kept}.",
-                f"Free up space, then run: charlm train --resume {self.run}",
-            )
+        if self.saver.saved_step < self.done.steps:
+            self.saver.fail(self.done.steps)
 
     def stop(self) -> None:
         self.save_at_the_end()
@@ -271,8 +304,9 @@ class Trainer:
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
         hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
-        with tqdm(total=total, desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
-            exact = evaluate(best.model(self.device), self.validation, on_progress=bar.update)
+        unit = f" {SHORT_UNITS[self.settings.unit]}s"
+        with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
+            exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
 
@@ -283,7 +317,7 @@ class Trainer:
         return TrainingState.first(self.settings, vocabulary, lanes.batch_size, self.device, self.origin)
 
     @property
-    def done(self) -> Done:
+    def done(self) -> TrainingProgress:
         return self.state.done
 
     @property
@@ -296,4 +330,4 @@ class Trainer:
 
     @property
     def epochs(self) -> float:
-        return self.done.windows / self.lanes.windows_per_epoch
+        return self.done.windows_seen / self.lanes.windows_per_epoch

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from charlm import runs
 from charlm.config import TrainSettings
+from charlm.training import session
 from tests.commands.conftest import Cli
 
 
@@ -21,6 +22,19 @@ def test_a_page_of_one_run(cli: Cli, trained: Path) -> None:
     assert "Checkpoints: 1, 2, 3, 4" in result.out
 
 
+def test_a_byte_level_model_is_described_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+    settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
+    layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
+    session.plan([str(poem_file)], layers, out=tmp_path / "run").trainer(quiet=True).train()
+    page = cli("info", "run").out
+    assert "Vocabulary: 256 bytes\n" in page
+    metrics = json.loads(cli("info", "run", "--json").out)["metrics"]
+    assert metrics["bits_per_byte_validation"] > 0
+    assert not any("character" in name for name in metrics)
+    table = cli("info", "run", "run").out.splitlines()
+    assert f"{metrics['bits_per_byte_validation']:.4f}" in table[1]
+
+
 def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:
     shown = json.loads(cli("info", trained, "--json").out)
     best = runs.read(trained, "best")
@@ -31,7 +45,7 @@ def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:
     assert shown["metrics"]["loss_validation"] == best.metrics["loss_validation"]
     assert shown["metrics"]["loss_validation_exact"] > 0
     assert shown["checkpoints"] == [1, 2, 3, 4]
-    assert shown["made_by"]["torch"]
+    assert shown["environment"]["torch"]
 
 
 def test_training_time_is_that_of_the_checkpoint(cli: Cli, trained: Path) -> None:
@@ -39,7 +53,7 @@ def test_training_time_is_that_of_the_checkpoint(cli: Cli, trained: Path) -> Non
     (expected,) = [
         entry["progress_training_seconds"] for entry in logged if entry["step"] == 4 and "loss_train" in entry
     ]
-    shown = json.loads(cli("info", trained, "--checkpoint", "last", "--json").out)
+    shown = json.loads(cli("info", trained, "--checkpoint", "latest", "--json").out)
     assert 0 < expected <= shown["training_seconds"] < expected + 60
 
 
@@ -53,7 +67,7 @@ def test_several_runs_are_a_table_and_a_list(cli: Cli, trained: Path) -> None:
 
 
 def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
-    for which, step in (("last", 4), ("1", 1)):
+    for which, step in (("latest", 4), ("1", 1)):
         assert json.loads(cli("info", trained, "--checkpoint", which, "--json").out)["step"] == step
 
 

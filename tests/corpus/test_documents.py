@@ -59,7 +59,7 @@ def test_separators_of_several_characters(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "cut by a number", "emptied", "overwritten"])
 def test_starts_that_are_not_whole_are_found_again(tmp_path: Path, damage: str) -> None:
     corpus = load(tmp_path, "name\n" * 30, document_separator="\n")
-    (path,) = corpus.encoded.folder.glob("documents-*")
+    (path,) = corpus.encoded.folder.glob("document_starts-*")
     data = path.read_bytes()
     path.unlink()  # what is mapped must not change under the one who reads it
     path.write_bytes({"cut": data[:-3], "cut by a number": data[:-8], "emptied": b"", "overwritten": b"x" * 16}[damage])

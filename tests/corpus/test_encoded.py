@@ -43,7 +43,7 @@ def test_ids_are_the_text(texts: list[str]) -> None:
         assert text_of(built) == whole
         assert sorted(built.alphabet) == sorted(set(whole))
         assert built.counts.tolist() == [whole.count(character) for character in built.alphabet]
-        assert [source.characters for source in built.files] == [len(text) for text in texts]
+        assert [file.length for file in built.files] == [len(text) for text in texts]
         starts = np.cumsum([0, *(len(text) for text in texts)])[:-1]
         assert built.file_starts.tolist() == [start for start, text in zip(starts.tolist(), texts, strict=True) if text]
 
@@ -86,7 +86,7 @@ def test_each_file_has_its_own_byte_order_mark_and_end(tmp_path: Path) -> None:
 
 
 def test_the_second_of_several_files_is_the_one_that_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match=r"1\.txt: not utf-8: byte 0xff at offset 4"):
+    with pytest.raises(TextError, match=r"1\.txt: .*utf-8.* 0xff .*\b4\b"):
         build(tmp_path, "good " * 1000, b"bad \xff")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.txt", "1.txt"]
 

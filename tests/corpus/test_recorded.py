@@ -41,7 +41,7 @@ def test_where_it_is_gone_the_cache_has_it(corpus: Corpus, poem_file: Path, tmp_
     found = again(corpus)
     assert found.names == corpus.names
     assert found.text[:].tolist() == corpus.text[:].tolist()
-    with pytest.raises(UsageError, match="run: its text is not where it was") as caught:
+    with pytest.raises(UsageError, match=r"^run: .*poem\.txt") as caught:
         again(corpus, cache=tmp_path / "another")
     assert caught.value.hint == "Do this."
 
@@ -49,7 +49,7 @@ def test_where_it_is_gone_the_cache_has_it(corpus: Corpus, poem_file: Path, tmp_
 def test_another_text_is_refused(corpus: Corpus, poem_file: Path) -> None:
     poem_file.write_bytes(poem_file.read_bytes().replace(b"9", b"8"))
     for given in ((), (poem_file,)):
-        with pytest.raises(UsageError, match="run: the text is not the one it was trained on") as caught:
+        with pytest.raises(UsageError, match=r"^run: .*poem\.txt") as caught:
             again(corpus, *given)
         assert caught.value.hint == "Do this."
 

@@ -58,7 +58,7 @@ def test_the_start_symbol_is_one_past_the_last_character(text: str) -> None:
 
 
 def test_an_unknown_character_is_named() -> None:
-    with pytest.raises(TextError, match=r"^1 character that .*'é' \(U\+00E9 LATIN SMALL LETTER E WITH ACUTE\)\."):
+    with pytest.raises(TextError, match=r"^1 character .*'é' \(U\+00E9 LATIN SMALL LETTER E WITH ACUTE\)\."):
         Vocabulary.of("abc").encode("abécé")
 
 
@@ -66,7 +66,7 @@ def test_an_unknown_character_is_named() -> None:
 def test_unknown_characters_are_counted_and_at_most_ten_are_listed(unknown: int, listed: int) -> None:
     with pytest.raises(TextError) as raised:
         Vocabulary.of("abc").encode("".join(chr(0x1000 + n) for n in range(unknown)) * 2)
-    assert raised.value.message.startswith(f"{unknown} characters ")
+    assert raised.value.message.startswith(f"{unknown:,} characters ")
     assert raised.value.message.count("(U+") == listed
     assert raised.value.message.endswith("…" if unknown > listed else ".")
 
@@ -95,7 +95,7 @@ def test_a_vocabulary_comes_back_from_json(text: str) -> None:
 
 
 def test_json_holds_unit_characters_and_the_unknown() -> None:
-    assert Vocabulary.of("ba").to_json() == {"unit": "character", "characters": ["a", "b"], "unknown": None}
+    assert Vocabulary.of("ba").to_json() == {"unit": "character", "characters": ["a", "b"], "unknown_id": None}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_rarer_characters_are_one_unknown_symbol_after_the_known_ones_and_before
     assert vocabulary.ids_of("cabx").tolist() == [1, 0, 2, 2]
     assert vocabulary.decode([1, 0, 2]) == "ca\N{REPLACEMENT CHARACTER}"
     assert Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json()))) == vocabulary
-    assert vocabulary.to_json()["unknown"] == 2
+    assert vocabulary.to_json()["unknown_id"] == 2
 
 
 def test_without_rarer_ones_there_is_no_unknown_symbol() -> None:
@@ -171,11 +171,11 @@ def test_two_vocabularies_together_have_the_characters_of_both_in_order() -> Non
 @pytest.mark.parametrize(
     "content",
     [
-        {"unit": "word", "characters": ["a"], "unknown": None},
-        {"unit": "character", "characters": ["a"], "unknown": 0},
-        {"unit": "character", "characters": ["a"], "unknown": True},
-        {"unit": "byte", "characters": ["a"], "unknown": None},
-        {"unit": "byte", "characters": [chr(byte) for byte in range(256)], "unknown": 256},
+        {"unit": "word", "characters": ["a"], "unknown_id": None},
+        {"unit": "character", "characters": ["a"], "unknown_id": 0},
+        {"unit": "character", "characters": ["a"], "unknown_id": True},
+        {"unit": "byte", "characters": ["a"], "unknown_id": None},
+        {"unit": "byte", "characters": [chr(byte) for byte in range(256)], "unknown_id": 256},
     ],
 )
 def test_json_of_no_such_vocabulary_is_refused(content: object) -> None:

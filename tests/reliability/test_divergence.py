@@ -56,7 +56,7 @@ def test_a_loss_that_is_infinite_once_is_skipped_and_training_goes_on(make_train
     exact = trainer.train()
     assert math.isfinite(exact.nats_per_character)
     assert trainer.done.steps == 12
-    assert trainer.done.times_gone_back == 0
+    assert trainer.done.rollbacks == 0
     assert [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
 
 
@@ -65,8 +65,8 @@ def test_a_loss_that_stays_infinite_for_a_while_takes_training_back(make_trainer
     infinite_loss(trainer, set(range(5, 21)), times=6)
     trainer.train()
     assert trainer.done.steps == 20
-    assert trainer.done.times_gone_back == 1
-    assert runs.read(trainer.run, "last").progress["learning_rate_factor"] == 0.5
+    assert trainer.done.rollbacks == 1
+    assert runs.read(trainer.run, "latest").progress.learning_rate_scale == 0.5
     logged = [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry]
     assert logged == sorted(set(logged))
     assert_no_checkpoint_is_spoilt(trainer.run)
@@ -78,7 +78,7 @@ def test_a_loss_that_stays_infinite_for_good_ends_it_with_the_best_intact(make_t
     with pytest.raises(DivergedError) as caught:
         trainer.train()
     assert caught.value.exit_code == 4
-    assert trainer.done.times_gone_back == 2
+    assert trainer.done.rollbacks == 2
     assert runs.checkpoints(trainer.run)
     assert_no_checkpoint_is_spoilt(trainer.run)
 
@@ -88,7 +88,7 @@ def test_a_training_that_diverges_before_it_saved_anything_begins_anew(make_trai
     infinite_loss(trainer, set(range(1, 11)), times=6)
     trainer.train()
     assert trainer.done.steps == 10
-    assert trainer.done.times_gone_back == 1
+    assert trainer.done.rollbacks == 1
 
 
 def diverge(trainer: Trainer, step: int) -> None:
@@ -123,7 +123,7 @@ def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Mak
 
 @pytest.mark.parametrize(
     "settings",
-    [{"evaluate_every": 7}, {"evaluate_every": 7, "sample_length": 0}, {"save_every": 1e-9}, {"max_steps": 7}],
+    [{"evaluate_every": 7}, {"evaluate_every": 7, "sample_length": 0}, {"save_every_minutes": 1e-9}, {"max_steps": 7}],
     ids=["evaluating with a sample", "evaluating without", "saving", "the end"],
 )
 def test_divergence_is_noticed_whatever_comes_before_the_next_log_point(

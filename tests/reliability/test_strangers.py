@@ -20,7 +20,7 @@ __all__ = ["make_trainer"]  # a fixture
 @pytest.fixture
 def saved(make_trainer: Make) -> Path:
     """A sound checkpoint."""
-    trainer = make_trainer(max_steps=2, save_every=1e-9, keep=9)
+    trainer = make_trainer(max_steps=2, save_every_minutes=1e-9, keep_checkpoints=9)
     trainer.train()
     return runs.checkpoints(trainer.run)[0]
 
@@ -29,7 +29,7 @@ def replace(folder: Path, name: str, data: bytes) -> None:
     """Put other bytes in place of a file, and have the manifest agree, as a stranger would."""
     (folder / name).write_bytes(data)
     manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
-    manifest[name] = {"size": len(data), "sha256": files.sha256(data)}
+    manifest[name] = {"size_bytes": len(data), "sha256": files.sha256(data)}
     (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -98,7 +98,7 @@ def test_settings_that_claim_a_giant_are_refused_before_it_is_made(saved: Path, 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda config: config.update(format_version=2),
+        lambda config: config.update(format_version=3),
         lambda config: config.update(format_version="1"),
         lambda config: config.pop("step"),
         lambda config: config.update(step="../../x"),
@@ -112,6 +112,14 @@ def test_settings_that_claim_a_giant_are_refused_before_it_is_made(saved: Path, 
 def test_a_config_that_makes_no_sense(saved: Path, change: Callable[[dict[str, Any]], None]) -> None:
     edit(saved, "config.json", change)
     refused(saved)
+
+
+@pytest.mark.parametrize("key", ["settings", "metrics", "environment"])
+def test_names_in_a_config_do_not_command_the_terminal(saved: Path, key: str) -> None:
+    edit(saved, "config.json", lambda config: config[key].update({"\x1b]0;owned\x07": [None]}))
+    with pytest.raises(CheckpointError, match="owned") as caught:
+        checkpoint.verified(saved)
+    assert caught.value.message.isprintable()
 
 
 def test_a_manifest_that_names_other_files(saved: Path, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 """From what was asked for to a trainer: everything is checked before anything is written."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from charlm import runs
 from charlm.errors import CheckpointError, TextError, TrainingInterruptedError, UsageError
 from charlm.training import session
-from tests.training.conftest import SETTINGS, Interrupt, Make, entries
+from tests.training.conftest import SETTINGS, Interrupt, Make, entries, evaluations
 
 FIXED = {
     "cell": "gru",
@@ -47,17 +49,17 @@ def test_a_setting_that_is_fixed_is_refused_by_name(
 
 def test_all_fixed_settings_that_were_changed_are_named_together(make_trainer: Make, finished_run: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        make_trainer(resume=finished_run, tie_weights=True, batch_size=5, num_layers=7, keep=9)
+        make_trainer(resume=finished_run, tie_weights=True, batch_size=5, num_layers=7, keep_checkpoints=9)
     assert "tie_weights (False)" in caught.value.message
     assert "batch_size (32)" in caught.value.message
     assert "num_layers (2)" in caught.value.message
-    assert "keep" not in caught.value.message
+    assert "keep_checkpoints" not in caught.value.message
 
 
 def test_another_text_is_refused(make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str) -> None:
     other = tmp_path / "other.txt"
     other.write_text(poem.replace("Wölfe", "Wolfe"), encoding="utf-8", newline="")
-    with pytest.raises(UsageError, match="not the one it was trained on"):
+    with pytest.raises(UsageError, match=r"other\.txt"):
         make_trainer(resume=finished_run, text=other)
 
 
@@ -70,7 +72,7 @@ def test_the_same_text_of_another_name_is_the_same_text(
 
 
 def test_another_run_folder_is_refused_on_a_resume(finished_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="stays in its folder"):
+    with pytest.raises(UsageError, match=f"--out .*elsewhere.*{re.escape(str(finished_run))}"):
         session.plan([], [], out=tmp_path / "elsewhere", resume=str(finished_run))
 
 
@@ -104,12 +106,35 @@ def test_auto_starts_again_where_nothing_was_saved_yet(make_trainer: Make) -> No
     assert len(entries(again.run)[0]) > 1
 
 
-def test_a_checkpoint_without_a_tensor_it_needs_is_refused(make_trainer: Make, finished_run: Path) -> None:
-    trainer = make_trainer("fresh", embedding_size=12)
-    saved = runs.read(finished_run, "last")
-    del saved.training_state["optimizer.exp_avg.output_bias"]
-    with pytest.raises(CheckpointError, match="output_bias"):
-        trainer.restore(saved)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell: str) -> None:
+    trainer = make_trainer(cell=cell, max_steps=1)
+    trainer.train()
+    saved = runs.read(trainer.run, "latest")
+    state, weights = saved.training_state, saved.weights
+    assert len(state) == 3 * len(weights) + (2 if cell == "lstm" else 1) + 6
+    for name in state:
+        saved.training_state = {other: tensor for other, tensor in state.items() if other != name}
+        with pytest.raises(CheckpointError, match=f"{re.escape(str(saved.folder))}.*{re.escape(name)}") as raised:
+            trainer.restore(saved)
+        assert raised.value.exit_code == 3
+    saved.training_state = {**state, "added_later": torch.zeros(3)}
+    trainer.restore(saved)
+    for name in weights:
+        saved.weights = {other: weight for other, weight in weights.items() if other != name}
+        with pytest.raises(CheckpointError, match=re.escape(name)):
+            trainer.restore(saved)
+
+
+def test_a_tensor_of_another_shape_is_refused(make_trainer: Make) -> None:
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    saved = runs.read(trainer.run, "latest")
+    state = saved.training_state
+    for name, tensor in state.items():
+        saved.training_state = {**state, name: torch.cat([tensor.flatten(), tensor.flatten()])}
+        with pytest.raises(CheckpointError, match=re.escape(str(saved.folder))):
+            trainer.restore(saved)
 
 
 def test_a_text_too_short_for_a_window_is_refused_before_anything_is_written(
@@ -122,10 +147,53 @@ def test_a_text_too_short_for_a_window_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_folder_that_is_not_a_run_is_refused_with_the_only_way_out(
+    tmp_path: Path, poem_file: Path, overwrite: bool, resume: str | None
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="thesis: ") as caught:
+        session.plan([str(poem_file)], [], out=tmp_path / "thesis", resume=resume, overwrite=overwrite)
+    assert "--out" in caught.value.hint
+    assert "--resume" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"max_steps": 2, "max_epochs": 100.0}, "--max-steps 2"),
+        ({"max_steps": 0, "max_epochs": 0.5}, "--max-epochs 0.5"),
+        ({"max_steps": 0, "max_minutes": 0.0001}, "--max-minutes 0.0001"),
+        ({"max_steps": 100, "patience": 1}, "--patience 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_that_is_complete_says_which_limit_ended_it(
+    poem_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    option: str,
+) -> None:
+    evaluations(monkeypatch, [9.0, 1.0, 2.0])
+    layers = [("test", {**SETTINGS, "evaluate_every": 1, "sample_length": 0, **settings})]
+    session.plan([str(poem_file)], layers, out=tmp_path / "run").train(quiet=True)
+    plan = session.plan([], [], resume=str(tmp_path / "run"))
+    capsys.readouterr()
+    plan.train(quiet=False)
+    said = capsys.readouterr().err
+    assert option in said
+    for other in ("--max-steps", "--max-epochs", "--max-minutes", "--patience"):
+        assert (other in said) == option.startswith(other)
+
+
 def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_path: Path) -> None:
     for _ in range(2):
         plan = session.plan(
             [str(poem_file)], [("test", {**SETTINGS, "max_steps": 1})], out=tmp_path / "x", overwrite=True
         )
         plan.train(quiet=True)
-    assert runs.read(tmp_path / "x", "last").step == 1
+    assert runs.read(tmp_path / "x", "latest").step == 1
