@@ -73,8 +73,6 @@ class Trainer:
         self.metrics = saved.metrics
         self.saver.start_from(self.done.steps, self.done.training_seconds)
 
-    # The story
-
     def train(self) -> Evaluation:
         """Train to the end. Returns the exact validation figure of the best checkpoint.
 
@@ -168,8 +166,6 @@ class Trainer:
         self.done.windows_seen += 1
         self.done.targets_since_last_log += window.characters
         return self.model.loss(logits, targets)
-
-    # Once in a while
 
     def leave_out_gap(self) -> None:
         """Time in which the process was stopped is no training time."""
@@ -282,8 +278,6 @@ class Trainer:
             exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
-
-    # Small things
 
     def first_state(self) -> TrainingState:
         vocabulary, lanes = self.corpus.vocabulary, self.lanes

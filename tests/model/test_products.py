@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from charlm.model import products
-from charlm.model.products import MakeProduct, plain_product, int8_product, make_product, onednn_product, works
+from charlm.model.products import MakeProduct, int8_product, make_product, onednn_product, plain_product, works
 
 ROWS, COLUMNS = 50, 24
 int8 = pytest.mark.skipif(not works(int8_product), reason="this machine or torch has no such product")
