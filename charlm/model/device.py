@@ -43,6 +43,8 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise UsageError(
             "--precision bf16: not supported on CUDA, where PyTorch would run the LSTM in fp16.", "Use fp32, or auto."
         )
+    if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise UsageError("--precision bf16: this processor cannot compute in bf16.", "Use fp32, or auto.")
     if name != "auto":
         return name
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"

@@ -147,6 +147,18 @@ def test_dropout_thins_each_layers_output_but_never_the_state() -> None:
     assert not torch.allclose(above_undropped[-1], h[-1])  # between the layers too
 
 
+def test_a_mask_of_four_elements_takes_one_64_bit_word_of_the_generator() -> None:
+    stack = RecurrentStack("lstm", INPUT, 64, 2, dropout=0.5).train()
+    inputs, state = torch.randn(TIME, 3, INPUT), stack.zero_state(3, torch.device("cpu"))
+    torch.manual_seed(5)
+    stack(inputs, state)
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    for _ in stack.layers:
+        torch.empty(TIME * 3 * 64 // 4, dtype=torch.int64).random_(-(1 << 63), None)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
 def test_a_zero_state_has_a_part_for_each_kind_of_memory() -> None:
     for cell, parts in cells.STATES.items():
         state = RecurrentStack(cell, INPUT, HIDDEN, 3, 0.0).zero_state(2, torch.device("cpu"))
