@@ -50,6 +50,11 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are not slower there than in fp32."""
+    return device.type != "cpu" or _cpu_multiplies_bf16()
+
+
 @cache
 def processor_name() -> str:
     """The processor's model and the vector instructions that PyTorch uses: the last bits of results depend on both."""
