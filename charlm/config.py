@@ -13,9 +13,11 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.config import JsonDict
 
+from charlm import reading
 from charlm.errors import UsageError, did_you_mean
 
 COMMAND_LINE = "command line"
+TOML_AT_MOST_BYTES = 1 << 20
 ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
@@ -251,7 +253,7 @@ def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a flat TOML file. Raises ``UsageError`` if it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(reading.read_file(path, TOML_AT_MOST_BYTES).decode())
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file.", "To name a preset, omit the folder and .toml.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -5,6 +5,7 @@ None of that is stored anywhere: it is read off the checkpoints, so it cannot di
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from charlm import checkpoint, files
+from charlm import checkpoint, files, reading
 from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings, read_toml, to_toml
 from charlm.corpus.record import CorpusRecord
@@ -22,6 +23,7 @@ from charlm.errors import CharlmWarning, CheckpointError, UsageError, VersionErr
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
+METRICS_AT_MOST_BYTES = 1 << 30  # five million log points
 LOCK = ".lock"
 LOOKS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
 
@@ -134,7 +136,7 @@ def has_settings(path: Path) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    return (path / checkpoint.MANIFEST).is_file() or CHECKPOINT_NAME.fullmatch(path.name) is not None
+    return os.path.lexists(path / checkpoint.MANIFEST) or CHECKPOINT_NAME.fullmatch(path.name) is not None
 
 
 def read(path: Path, which: str = "best") -> Checkpoint:
@@ -259,8 +261,17 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file that are whole."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    """The objects of a JSON Lines file that are whole; none where there is no file.
+
+    Raises ``CheckpointError`` if it is no regular file, or one that no training wrote.
+    """
+    try:
+        data = reading.read_file(path, METRICS_AT_MOST_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    for line in data.decode(errors="replace").splitlines():
         try:
             yield json.loads(line)
         except ValueError:

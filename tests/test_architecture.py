@@ -26,7 +26,7 @@ ORDER = (
     {"checkpoint"},
     {"model", "corpus"},
     {"config"},
-    {"files", "errors"},
+    {"files", "reading", "errors"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
