@@ -111,7 +111,7 @@ def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] 
             name: PRODUCTS * 2 * MATRIX_SIZE**3 / time_ / 1e9 for name, time_ in seconds["products"].items()
         },
         "training_gflops": training_flops(settings) * speeds["charlm"] / 1e9,
-        "made_by": describe_process(device, choose_precision(settings.precision, device)),
+        "environment": describe_process(device, choose_precision(settings.precision, device)),
     }
 
 

@@ -60,3 +60,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean …?``, or nothing where no known name is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""
+
+
+def pluralize(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``, ``1,000 files``: for nouns whose plural ends in s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The command line: one file a command, which parses, calls and prints. Nothing else knows click.
+"""The command line: one file per command, which parses, calls and prints. Nothing else knows click.
 
 A command's module is imported when the command is used, so ``charlm --help`` answers without importing torch.
 """
@@ -24,7 +24,8 @@ COMMANDS = {
     "score": "Print the probability and rank of every character in a text.",
     "info": "Show a run's settings, size, vocabulary and metrics.",
     "bench": "Benchmark training and sampling on this machine.",
-    "corpus": "Download and inspect texts; clear the cache.",
+    "corpus": "Download and inspect texts.",
+    "cache": "Clear the cache of encoded texts.",
 }
 
 
@@ -56,7 +57,11 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="charlm")
 @click.option("--debug", is_flag=True, expose_value=False, is_eager=True, help="Show tracebacks.")
 def group() -> None:
-    """Train, evaluate and sample character-level LSTM language models."""
+    """Train, evaluate and sample character-level LSTM language models.
+
+    Every command's options can also be set by environment variables, for example CHARLM_TRAIN_HIDDEN_SIZE=512 for
+    charlm train --hidden-size 512.
+    """
 
 
 def main() -> NoReturn:

@@ -60,7 +60,7 @@ def get(
 def unwritable(cache: Path, error: OSError) -> CharlmError:
     return CharlmError(
         f"{cache}: cannot write the cache: {error.strerror or error}.",
-        f"Free up space (charlm corpus clean clears the cache), or use another folder: --cache-dir or {VARIABLE}.",
+        f"Free up space (charlm cache clear), or use another folder: --cache-dir or {VARIABLE}.",
     )
 
 

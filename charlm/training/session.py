@@ -3,6 +3,7 @@
 Nothing is written or removed before all of it is known to be right.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSett
 from charlm.corpus import loading, recorded, sources
 from charlm.corpus.loading import Corpus
 from charlm.corpus.record import CorpusRecord
-from charlm.errors import CharlmError, UsageError
+from charlm.errors import CharlmError, UsageError, pluralize
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
+from charlm.model.language_model import CharacterModel
 from charlm.training.estimate import check_memory
 from charlm.training.finetuning import SHAPE, grown_vocabulary
 from charlm.training.trainer import Trainer
@@ -82,23 +84,26 @@ class Plan:
             f"{len(corpus.split.train):,} for training, {len(corpus.split.validation):,} for validation."
         )
         if documents := len(text.document_starts):
-            yield f"{documents:,} documents."
+            yield f"{pluralize(documents, 'document')}."
         if text.vocabulary.has_unknown:
             occurrences, distinct = corpus.unknown()
-            yield f"{distinct:,} rare characters ({occurrences:,} occurrences) are mapped to the unknown token."
+            rare, total = pluralize(distinct, "rare character"), pluralize(occurrences, "occurrence")
+            yield f"Mapped to the unknown token: {rare} ({total})."
         if lacking := corpus.only_outside_training():
-            yield f"{lacking} distinct characters never occur in the training split."
+            yield f"Outside the training split only: {pluralize(lacking, f'distinct {settings.unit}')}."
         lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
         if lanes < settings.batch_size:
             yield f"The text is short: the batch size is {lanes} instead of {settings.batch_size}."
         device = choose_device(settings.device)
+        parameters = sum(map(math.prod, CharacterModel.shapes(len(text.vocabulary), settings).values()))
         yield (
-            f"Model: {settings.num_layers} × {settings.hidden_size} {settings.cell}, "
-            f"on {device} in {choose_precision(settings.precision, device)}."
+            f"Model: {settings.cell.upper()}, {pluralize(settings.num_layers, 'layer')} × "
+            f"{pluralize(settings.hidden_size, 'unit')}, {pluralize(parameters, 'parameter')}; "
+            f"{device}, {choose_precision(settings.precision, device)}."
         )
         if self.origin is not None:
             more = len(text.vocabulary) - len(self.origin.vocabulary)
-            yield f"Finetuning {self.origin.folder}; {more:,} characters are new to it."
+            yield f"Finetuning {self.origin.folder}; {pluralize(more, f'new {settings.unit}')}."
         if self.saved is not None:
             yield f"Resuming {self.run} from step {self.saved.step}."
             if later := runs.later_checkpoints(self.run, self.saved.step):
@@ -169,15 +174,14 @@ def _fresh(
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file.", "Choose another --out.")
     occupied = runs.is_occupied(run)
+    if occupied and not runs.is_run(run):
+        only = "; --overwrite only replaces charlm runs" if overwrite else ""
+        raise UsageError(f"{run}: the folder is not empty and is not a run{only}.", "Choose another --out.")
     if occupied and not overwrite:
         raise UsageError(
-            f"{run}: a run already exists here."
-            if runs.is_run(run)
-            else f"{run}: the folder is not empty and is not a run.",
+            f"{run}: a run already exists here.",
             "Continue it with --resume auto, replace it with --overwrite, or choose another folder with --out.",
         )
-    if occupied and not runs.is_run(run):
-        raise UsageError(f"{run}: not a charlm run; --overwrite only replaces charlm runs.", "Choose another --out.")
     if record is None:
         corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
     else:
@@ -214,7 +218,7 @@ def _resumed(
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
     seen = [folder.name for folder in runs.checkpoints(run)]
-    saved = runs.read(path, "last")
+    saved = runs.read(path, "latest")
     runs.check_later(run, saved.step)
     if not runs.has_settings(run):
         raise UsageError(f"{path}: not inside a run folder.", "Move the checkpoint back into its run folder.")
@@ -223,7 +227,8 @@ def _resumed(
     if changed:
         raise UsageError(
             f"{path}: resuming cannot change "
-            + ", ".join(f"{name} ({getattr(saved.settings, name)})" for name in changed),
+            + ", ".join(f"{name} ({getattr(saved.settings, name)!r})" for name in changed)
+            + ".",
             "Remove these options, or start a new run with --out checkpoints/NAME.",
         )
     corpus = recorded.load(

@@ -14,6 +14,7 @@ from charlm.checkpoint import Checkpoint, TrainingProgress, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
+from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
@@ -79,9 +80,8 @@ class Trainer:
             if self.done.steps == 0:
                 self.look_first()
             elif self.finished():
-                self.monitor.say(
-                    "This run is already complete. To continue, raise its length limit or use --patience 0."
-                )
+                minutes = self.stopwatch.read() / 60
+                self.monitor.say(schedule.why_complete(self.settings, self.done.steps, self.epochs, minutes))
             self.stopwatch.start()
             ended = self.finished()
             while not ended:
@@ -170,10 +170,10 @@ class Trainer:
         loss /= taken
         figures = {
             "loss/train": loss,
-            "bits_per_character/train": loss / math.log(2),
+            f"bits_per_{self.settings.unit}/train": loss / math.log(2),
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(self.gradient_norm),
-            "throughput/characters_per_second": characters / (seconds - before),
+            f"throughput/{self.settings.unit}s_per_second": characters / (seconds - before),
             "progress/training_seconds": seconds,
             "progress/epoch": self.epochs,
         }
@@ -188,7 +188,7 @@ class Trainer:
                 f"Use a lower --learning-rate (last: {self.settings.learning_rate * done.learning_rate_scale:g}).",
             )
         if runs.checkpoints(self.run):
-            self.restore(runs.read(self.run, "last"))
+            self.restore(runs.read(self.run, "latest"))
         else:
             self.state = self.first_state()
             self.stopwatch, self.saved_seconds = Stopwatch(self.device), 0.0
@@ -232,7 +232,7 @@ class Trainer:
 
     def saving_is_due(self) -> bool:
         a_new_best = self.metrics.get("loss_validation") == self.done.best_validation_loss
-        return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every * 60
+        return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every_minutes * 60
 
     def save(self) -> None:
         """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
@@ -241,7 +241,7 @@ class Trainer:
         environment = describe_process(self.device, self.precision)
         saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, environment)
         try:
-            runs.save(self.run, saved, self.settings.keep)
+            runs.save(self.run, saved, self.settings.keep_checkpoints)
             self.saved_steps = self.done.steps
         except OSError as error:
             reason = f"could not be written: {error.strerror or error}. Training continues."
@@ -271,7 +271,8 @@ class Trainer:
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
         hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
-        with tqdm(total=total, desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
+        unit = f" {SHORT_UNITS[self.settings.unit]}s"
+        with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
             exact = evaluate(best.model(self.device), self.validation, on_progress=bar.update)
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
