@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from charlm import reading
 from charlm.config.settings import LENGTHS, Settings
+from charlm.config.values import plain_all, shown
 from charlm.errors import UsageError, did_you_mean
 
 COMMAND_LINE = "command line"
@@ -41,7 +42,8 @@ def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, layer in layers:
+    for origin, given in layers:
+        layer = plain_all(given)
         if any(layer.get(name) for name in LENGTHS):
             values.update(dict.fromkeys(LENGTHS, 0))
         for name, value in layer.items():
@@ -83,7 +85,7 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
             continue
         need = _need(problem)
         needs[name] = f"{needs[name]} or {need}" if name in needs else need  # a number or a word, and it is neither
-        lines[name] = f"{place}: must be {needs[name]} (got {problem['input']!r})."
+        lines[name] = f"{place}: must be {needs[name]} (got {shown(problem['input'])})."
     return "\n".join(lines.values())
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -65,17 +66,37 @@ def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-@contextmanager
-def full_fp32() -> Iterator[None]:
-    """No TF32 inside: products of a GPU with all bits of fp32."""
-    products, kernels = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = kernels
+class FullPrecision:
+    """No TF32 while any thread is inside: products of a GPU with all bits of fp32.
+
+    It is a setting of the whole process: the first thread to enter changes it, the last one to leave puts it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.inside = 0
+        self.before: tuple[str, bool] = ("highest", False)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if not self.inside:
+                self.before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+                torch.set_float32_matmul_precision("highest")
+                torch.backends.cudnn.allow_tf32 = False
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if not self.inside:
+                    products, kernels = self.before
+                    torch.set_float32_matmul_precision(products)
+                    torch.backends.cudnn.allow_tf32 = kernels
+
+
+full_fp32 = FullPrecision()
 
 
 @contextmanager

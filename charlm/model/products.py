@@ -13,6 +13,7 @@ An operator that is missing, or that fails its check, is passed over: processors
 Measured figures: docs/benchmarks.md.
 """
 
+import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -27,6 +28,7 @@ Product = Callable[[], Any]
 MakeProduct = Callable[[Tensor, Tensor, Tensor], Product]
 
 INT8_FROM = 1 << 20  # weights; matrices of fewer stay in the cache, and BLAS was measured to be faster there
+CHANGES_PROCESS = threading.RLock()  # torch's engine and the filters of warnings are those of all threads
 STEPS = 127  # from 0 to the largest number of a weight's row, and of the hidden state
 
 
@@ -50,15 +52,16 @@ def int8_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
     scales = (weight.abs().amax(1) / STEPS).clamp_min(torch.finfo(weight.dtype).tiny)
     rounded = (weight / scales[:, None]).round_().to(torch.int8)
     no_shift = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():  # torch means to take this away some day; then the check fails
+    with CHANGES_PROCESS, warnings.catch_warnings():  # torch means to take this away some day; then the check fails
         warnings.simplefilter("ignore", UserWarning)
         quantized = torch._make_per_channel_quantized_tensor(rounded, scales.double(), no_shift, 0)
-    engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "fbgemm"  # decides how weights are laid out; the only one that can do this
-    try:
-        packed = torch.ops.quantized.linear_prepack(quantized, bias)
-    finally:
-        torch.backends.quantized.engine = engine
+    with CHANGES_PROCESS:
+        engine = torch.backends.quantized.engine
+        torch.backends.quantized.engine = "fbgemm"  # decides how weights are laid out; the only one that can do this
+        try:
+            packed = torch.ops.quantized.linear_prepack(quantized, bias)
+        finally:
+            torch.backends.quantized.engine = engine
     return lambda: multiply(hidden, 1 / STEPS, STEPS, packed).numpy()
 
 
