@@ -22,7 +22,9 @@ from charlm.config import TrainSettings
 from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError, VersionError
+from charlm.machine import read_memory_bytes
 from charlm.model.language_model import CharacterModel
+from charlm.model.sizes import most_tensor_bytes
 
 FORMAT_VERSION = 2  # raise it to rename or remove what is stored; adding optional keys needs no other version
 FILES = ("model.safetensors", "config.json", "vocabulary.json", "training_state.safetensors")
@@ -36,6 +38,15 @@ NullableLoss = Annotated[
     PlainSerializer(lambda loss: loss if math.isfinite(loss) else None),
 ]
 """Infinite while there is none, which JSON writes as null."""
+
+
+class ThreadChange(BaseModel):
+    """From ``step`` on, ``threads`` threads computed: other work came to the machine, or went."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: int = Field(ge=0)
+    threads: int = Field(ge=1)
 
 
 class TrainingProgress(BaseModel):
@@ -53,6 +64,7 @@ class TrainingProgress(BaseModel):
     learning_rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # lowered by each rollback
     training_seconds_at_last_log: float = Field(0.0, ge=0, allow_inf_nan=False)
     characters_since_last_log: int = Field(0, ge=0)
+    thread_changes: list[ThreadChange] = Field(default_factory=list)
 
 
 class ConfigFile(BaseModel):
@@ -157,7 +169,7 @@ def verified(folder: Path) -> Checkpoint:
         vocabulary = _vocabulary(_verified_bytes(folder, "vocabulary.json", manifest, JSON_AT_MOST_BYTES), folder)
         tensors = {
             name: safetensors.torch.load(_verified_bytes(folder, name, manifest, most))
-            for name, most in most_bytes(len(vocabulary), known.settings).items()
+            for name, most in most_tensor_bytes(len(vocabulary), known.settings).items()
         }
         return Checkpoint(
             step=known.step,
@@ -250,23 +262,12 @@ def _verified_bytes(folder: Path, name: str, manifest: dict[str, Any], most: int
     """
     entry = manifest[name] if isinstance(manifest.get(name), dict) else {}
     size_bytes = entry.get("size_bytes")
-    if type(size_bytes) is not int or size_bytes > min(most, reading.memory_bytes()):
+    if type(size_bytes) is not int or size_bytes > min(most, read_memory_bytes()):
         raise damaged(folder, f"{name} cannot have the size that {MANIFEST} claims")
     data = _read(folder / name, size_bytes)
     if len(data) != size_bytes or entry.get("sha256") != files.sha256(data):
         raise damaged(folder, f"{name} has the wrong size or checksum")
     return data
-
-
-def most_bytes(vocabulary_size: int, settings: TrainSettings) -> dict[str, int]:
-    """The most that the files of tensors can have: twice what these settings need, and room for what is not weights."""
-    parameters = CharacterModel.count_parameters(vocabulary_size, settings)
-    recurrent = 2 * settings.num_layers * settings.batch_size * settings.hidden_size
-    others = (1 << 20) + 2048 * settings.num_layers  # names and shapes, counts, random numbers
-    return {
-        "model.safetensors": 2 * 4 * parameters + others,
-        "training_state.safetensors": 2 * 4 * (2 * parameters + recurrent) + others,
-    }
 
 
 def _read(path: Path, most: int = JSON_AT_MOST_BYTES) -> bytes:

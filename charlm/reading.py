@@ -72,14 +72,6 @@ def _check_kind(found: os.stat_result) -> None:
         raise UnsuitableFileError(f"{kind}, not a regular file")
 
 
-def memory_bytes() -> int:
-    """How much memory this machine has: a file that is larger cannot be one that is to be read whole."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # this system does not tell
-        return 1 << 62
-
-
 def printable(name: str) -> str:
     """A name out of a file that anybody may have written."""
     return name if name.isprintable() else ascii(name)

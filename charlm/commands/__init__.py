@@ -16,6 +16,7 @@ import click
 from charlm import __version__
 from charlm.commands.terminal import prepare_streams
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
+from charlm.machine import shorten_thread_waits
 
 COMMANDS = {
     "train": "Train a language model on text.",
@@ -67,6 +68,7 @@ def group() -> None:
 def main() -> NoReturn:
     """Run the command line; every way it can end has its exit code, and none is a traceback."""
     prepare_streams()
+    shorten_thread_waits()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning  # type: ignore[assignment]

@@ -24,6 +24,7 @@ from charlm.commands.options import (
     text_argument,
     threads_option,
 )
+from charlm.commands.progress import SharingBar
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import DynamicSettings, resolve
 from charlm.errors import UsageError, pluralize
@@ -108,13 +109,15 @@ def command(
     from charlm.reports.curve import picture
 
     place = choose_device(device)
-    prepare_process(threads)
+    balancer = prepare_process(threads)
     saved = runs.read(run, checkpoint)
     unit = saved.settings.unit
 
     def progress(what: str, characters: int) -> "tqdm[Any]":
         hidden, short = quiet or None, SHORT_UNITS[unit]
-        return tqdm(total=characters, desc=what, unit=short, unit_scale=True, disable=hidden, leave=False)
+        return SharingBar(
+            total=characters, desc=what, unit=short, unit_scale=True, disable=hidden, leave=False, balancer=balancer
+        )
 
     model = saved.model(place)
     evaluated = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)

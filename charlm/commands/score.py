@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tqdm import tqdm
 
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
@@ -22,6 +21,7 @@ from charlm.commands.options import (
     text_argument,
     threads_option,
 )
+from charlm.commands.progress import SharingBar
 from charlm.commands.terminal import standard_output
 
 if TYPE_CHECKING:
@@ -76,14 +76,20 @@ def command(
     from charlm.reports.surprisal import write_page
 
     place = choose_device(device)
-    prepare_process(threads)
+    balancer = prepare_process(threads)
     saved = runs.read(run, checkpoint)
     model = saved.model(place)
     scored = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
     hidden = quiet or (html is None and sys.stdout.isatty())  # the lines themselves show how far it is
     unit = SHORT_UNITS[saved.settings.unit]
-    with tqdm(
-        total=len(scored.text), desc="scoring", unit=unit, unit_scale=True, disable=hidden or None, leave=False
+    with SharingBar(
+        total=len(scored.text),
+        desc="scoring",
+        unit=unit,
+        unit_scale=True,
+        disable=hidden or None,
+        leave=False,
+        balancer=balancer,
     ) as bar:
         stretches = scores(model, scored.text, on_progress=bar.update)
         if html is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from charlm.config import WindowSettings
 from charlm.errors import CharlmError, UsageError, pluralize
+from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 
 
 def choose_device(name: str) -> torch.device:
@@ -116,13 +117,17 @@ def explained_memory(settings: WindowSettings) -> Iterator[None]:
         ) from None
 
 
-def prepare_process(threads: int) -> None:
-    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed."""
-    if threads:
-        torch.set_num_threads(threads)
+def prepare_process(threads: int) -> ThreadBalancer:
+    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed.
+
+    ``threads``: 0 for as many as there are processors to use. Returns what adapts their number to other work.
+    """
+    balancer = ThreadBalancer(choose_threads(threads), is_fixed(threads))
+    torch.set_num_threads(balancer.threads)
     torch.set_flush_denormal(True)  # numbers too small to matter, which a processor computes with a hundredfold slower
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU that has it; nothing changes on a CPU
     _keep_freed_memory()
+    return balancer
 
 
 def _keep_freed_memory() -> None:

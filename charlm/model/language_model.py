@@ -56,15 +56,6 @@ class CharacterModel(nn.Module):
             shapes[f"{name}.bias"] = (rows,)
         return shapes
 
-    @staticmethod
-    def count_parameters(vocabulary_size: int, settings: ModelSettings) -> int:
-        """How many numbers the weights are, without listing them: the settings may claim any number of layers."""
-        hidden, embedding = settings.hidden_size, settings.embedding_size
-        rows = GATES[settings.cell] * hidden
-        recurrent = rows * (embedding + hidden + 1) + (settings.num_layers - 1) * rows * (2 * hidden + 1)
-        output = vocabulary_size * (1 if settings.tie_weights else hidden + 1)
-        return (vocabulary_size + 1) * embedding + recurrent + output
-
     def output_matrix(self) -> Tensor:
         """``(vocabulary, hidden)``, whether it is a matrix of its own or the embedding."""
         return self.embedding.weight[: self.vocabulary_size] if self.output_weight is None else self.output_weight

@@ -67,6 +67,15 @@ class Monitor:
         even = f"uniform guessing over {pluralize(vocabulary_size, self.unit)}: {math.log(vocabulary_size):.3f}"
         self.say(f"Before training: validation {loss:.3f} ({even}).")
 
+    def threads(self, step: int, threads: int) -> None:
+        """From this step on, so many threads compute: other work came to the machine, or went."""
+        self._append(step, {"threads": threads})
+
+    def gap(self, step: int, seconds: float) -> None:
+        """The process was stopped during this step."""
+        self._append(step, {"stopped_seconds": seconds})
+        self.say(f"Stopped for {seconds:,.0f} seconds before step {step}; they do not count as training time.")
+
     def evaluation(self, step: int, loss: float) -> None:
         self._record(step, {"loss/validation": loss, f"bits_per_{self.unit}/validation": loss / LN2})
         self.validation_text = f" val {loss:.3f} ({loss / LN2:.2f} bits)"

@@ -18,6 +18,7 @@ from charlm.errors import CharlmError, UsageError, pluralize
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
 from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import choose_threads
 from charlm.training.estimate import check_memory
 from charlm.training.finetuning import SHAPE, grown_vocabulary
 from charlm.training.trainer import Trainer
@@ -65,8 +66,8 @@ class Plan:
 
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
-        prepare_process(self.settings.threads)
         trainer = Trainer(self.settings, self.corpus, self.run, quiet, self.origin)
+        prepare_process(trainer.balancer.most)
         if self.saved is not None:
             trainer.restore(self.saved)
             runs.forget_after(self.run, self.saved.step)
@@ -108,10 +109,15 @@ class Plan:
             yield f"Resuming {self.run} from step {self.saved.step}."
             if later := runs.later_checkpoints(self.run, self.saved.step):
                 yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
-            now = describe_process(device, choose_precision(settings.precision, device), settings.threads)
+            precision = choose_precision(settings.precision, device)
+            threads = choose_threads(settings.threads, settings, lanes, precision)
+            now = describe_process(device, precision, threads)
             then = self.saved.environment
             if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
                 yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
+            if moves := self.saved.progress.thread_changes:
+                steps = ", ".join(str(change.step) for change in moves)
+                yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:

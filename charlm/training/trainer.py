@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint, TrainingProgress, describe_process
+from charlm.checkpoint import Checkpoint, ThreadChange, TrainingProgress, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
@@ -20,6 +20,7 @@ from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
@@ -55,10 +56,16 @@ class Trainer:
         self.saved_steps, self.saved_seconds = 0, 0.0
         self.gradient_norm = torch.zeros(())
         self.stop_signals = StopSignals(quiet)
+        threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
+        self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
+        self.warned_of_load = False
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
         self.state.restore(saved)
+        changes = self.done.thread_changes
+        if changes and changes[-1].threads != self.balancer.threads:
+            changes.append(ThreadChange(step=self.done.steps, threads=self.balancer.threads))
         if self.settings.evaluate_every != "auto":
             self.done.evaluate_every = self.settings.evaluate_every
         self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
@@ -99,9 +106,13 @@ class Trainer:
     def step(self) -> bool:
         """One step and what happens around it. Returns whether it was the last. Raises ``NotFiniteError``."""
         self.train_step()
+        is_log_entry = self.done.steps % self.settings.log_every == 0
+        if self.device.type != "cuda":  # a GPU is still at work; it is waited for where values are read
+            self.leave_out_gap()
         last = self.finished()
-        if self.done.steps % self.settings.log_every == 0:
+        if is_log_entry:
             self.log()
+            self.share_the_machine()
         if last or self.evaluation_is_due():
             with self.stopwatch.paused():
                 self.evaluate()
@@ -156,8 +167,15 @@ class Trainer:
 
     # Once in a while
 
+    def leave_out_gap(self) -> None:
+        """Time in which the process was stopped is no training time."""
+        if gap_seconds := self.stopwatch.end_lap():
+            self.monitor.gap(self.done.steps, gap_seconds)
+
     def log(self) -> None:
         loss, taken, skipped = self.state.since_log.tolist()
+        if self.device.type == "cuda":
+            self.leave_out_gap()
         self.state.check()
         if skipped:
             self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
@@ -178,6 +196,20 @@ class Trainer:
             "progress/epoch": self.epochs,
         }
         self.monitor.training(self.done.steps, self.progress, {n: v for n, v in figures.items() if math.isfinite(v)})
+
+    def share_the_machine(self) -> None:
+        """Use fewer threads while other programs need the processors, and tell people what slows their run."""
+        balancer = self.balancer
+        if balancer.balance():
+            self.done.thread_changes.append(ThreadChange(step=self.done.steps, threads=balancer.threads))
+            self.monitor.threads(self.done.steps, balancer.threads)
+        if balancer.is_slowed and not self.warned_of_load:
+            self.warned_of_load = True
+            if balancer.fixed:
+                means = "pause them, or let the number of threads adapt (--threads 0, without OMP_NUM_THREADS)"
+            else:
+                means = f"it uses {balancer.threads} of {balancer.most} threads until the machine is quiet again"
+            self.monitor.say(f"Other programs on this machine slow this run since step {self.done.steps}: {means}.")
 
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
@@ -238,7 +270,7 @@ class Trainer:
         """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
         self.state.check()
         self.done.training_seconds = self.saved_seconds = self.stopwatch.read()
-        environment = describe_process(self.device, self.precision)
+        environment = describe_process(self.device, self.precision, self.balancer.most)
         saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, environment)
         try:
             runs.save(self.run, saved, self.settings.keep_checkpoints)
@@ -273,7 +305,7 @@ class Trainer:
         hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
         unit = f" {SHORT_UNITS[self.settings.unit]}s"
         with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
-            exact = evaluate(best.model(self.device), self.validation, on_progress=bar.update)
+            exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
 

@@ -168,7 +168,7 @@ def test_inspect_of_all_characters_takes_no_more_memory_than_there_is(
 ) -> None:
     text = "".join(chr(0x4E00 + code) for code in range(20_000)) * 2
     (tmp_path / "many.txt").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(estimate, "_physical_memory_bytes", lambda: 300_000_000)
+    monkeypatch.setattr(estimate, "read_memory_bytes", lambda: 300_000_000)
     report = inspected(cli, "many.txt")
     assert report["rare_characters"] == 20_000
     assert len(report["rare"]) == 1000

@@ -355,7 +355,7 @@ def test_a_binary_file_that_decodes_is_warned_of(cli: Cli, tmp_path: Path, poem:
 def test_all_characters_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     (tmp_path / "all.txt").write_bytes(everything.encode())
-    monkeypatch.setattr("charlm.training.estimate._physical_memory_bytes", lambda: 16 * 10**9)
+    monkeypatch.setattr("charlm.training.estimate.read_memory_bytes", lambda: 16 * 10**9)
     refused(cli, 1, "train", "all.txt", says=("1,112,064 characters", "GB", "--min-count"))
 
 

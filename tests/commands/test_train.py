@@ -104,7 +104,14 @@ def test_overwrite_replaces_a_run_and_leaves_what_is_not_its_own(cli: Cli, poem_
     assert max(steps) == 3
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+STOPPING = [
+    (getattr(signal, name), code)
+    for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138))
+    if hasattr(signal, name)
+]
+
+
+@pytest.mark.parametrize(("number", "code"), STOPPING)
 def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
     poem_file: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -130,3 +137,25 @@ def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
     assert saved.step >= 2
     assert f"Stopped after step {saved.step}" in err
     assert "charlm train --resume checkpoints/poem" in err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_nohup_outlives_its_terminal(poem_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "charlm", "train", str(poem_file), *SMALL, "--max-steps", "300"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 2"):
+                break
+        process.send_signal(signal.SIGHUP)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out == "checkpoints/poem\n"

@@ -14,6 +14,8 @@ from charlm import checkpoint, reading, runs
 from charlm.config import TrainSettings, read_toml
 from charlm.corpus import pipes, sources
 from charlm.errors import CharlmError, CheckpointError, UsageError
+from charlm.model.language_model import CharacterModel
+from charlm.model.sizes import count_parameters, most_tensor_bytes
 from tests.reliability.test_strangers import replace, saved
 from tests.training.conftest import make_trainer
 
@@ -113,11 +115,11 @@ def test_a_header_that_claims_more_than_the_file_is_found_before_the_rest_is_rea
 @pytest.mark.parametrize("size", [1, 512])
 def test_what_charlm_writes_is_plausible(num_layers: int, size: int) -> None:
     settings = TrainSettings(num_layers=num_layers, hidden_size=size, embedding_size=size)
-    shapes = checkpoint.CharacterModel.shapes(5, settings)
+    shapes = CharacterModel.shapes(5, settings)
     parameters = sum(int(torch.Size(shape).numel()) for shape in shapes.values())
-    assert checkpoint.CharacterModel.count_parameters(5, settings) == parameters
+    assert count_parameters(5, settings) == parameters
     header = sum(len(f"optimizer.exp_avg_sq.{name}") + 80 for name in shapes)
-    most = checkpoint.most_bytes(5, settings)
+    most = most_tensor_bytes(5, settings)
     assert most["model.safetensors"] > 4 * parameters + header
     assert most["training_state.safetensors"] > 3 * (4 * parameters + header)
 
