@@ -124,6 +124,12 @@ def append_line(path: Path, line: str) -> None:
         file.write(line.encode() + b"\n")
 
 
+def sync_file(path: Path) -> None:
+    """Have what was appended to a file, where there is one, on the disk."""
+    with suppress(FileNotFoundError), path.open("ab") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def locked(path: Path, patient: bool = False) -> Iterator[None]:
     """Hold ``path`` as a lock, which ends with the block or, however it dies, with the process.

@@ -5,10 +5,13 @@ the file at their end. Kind and size are those of the open file, so nothing can 
 """
 
 import errno
+import json
 import os
 import stat
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -64,6 +67,19 @@ def read_file(path: Path, most_bytes: int) -> bytes:
     if len(data) != size_bytes:
         raise UnsuitableFileError("a file that changed while it was being read")
     return data
+
+
+def read_json_lines(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file that are whole; none where there is no file. Raises what reading it raises."""
+    try:
+        text = read_file(path, most_bytes).decode(errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
 
 
 def _check_kind(found: os.stat_result) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from charlm import checkpoint, files, reading
 from charlm.checkpoint import Checkpoint
-from charlm.config import TrainSettings, read_toml, to_toml
+from charlm.config import TrainSettings, parse_toml, to_toml
 from charlm.corpus.record import CorpusRecord
-from charlm.errors import CharlmWarning, CheckpointError, UsageError, VersionError
+from charlm.errors import CharlmWarning, CheckpointError, UnreadableError, UsageError, VersionError
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
@@ -50,8 +50,9 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
         checkpoint.commit(folder, saved)
     try:
         prune(run, keep)
-    except OSError as error:  # room is lost, nothing else; the next one tries again
-        warnings.warn(f"{run}: cannot remove an old checkpoint: {error}.", CharlmWarning, stacklevel=2)
+    except (OSError, UnreadableError) as error:  # room is lost, nothing else; the next one tries again
+        reason = getattr(error, "strerror", None) or error
+        warnings.warn(f"{run}: cannot remove an old checkpoint: {reason}.", CharlmWarning, stacklevel=2)
     return folder
 
 
@@ -85,8 +86,14 @@ def prune(run: Path, keep: int) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first, unverified."""
-    found = [path for path in run.glob("step-*") if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]
+    """The checkpoint folders of a run, newest first, unverified. Raises ``UnreadableError``."""
+    try:
+        with os.scandir(run) as entries:
+            found = [Path(e.path) for e in entries if CHECKPOINT_NAME.fullmatch(e.name) and e.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UnreadableError(run, error) from None
     return sorted(found, key=_step_of, reverse=True)
 
 
@@ -126,11 +133,16 @@ def corpus_record(run: Path) -> CorpusRecord:
 
 
 def has_settings(path: Path) -> bool:
-    """Whether ``config.toml`` is that of a run: it has most of the settings, be it of an older or newer version."""
+    """Whether ``config.toml`` is that of a run: it has most of the settings, be it of an older or newer version.
+
+    Raises ``UnreadableError``.
+    """
     try:
-        found = read_toml(path / "config.toml").keys()
-    except UsageError:
+        found = parse_toml(path / "config.toml").keys()
+    except (FileNotFoundError, NotADirectoryError, reading.UnsuitableFileError, ValueError):  # TOML's and UTF-8's too
         return False
+    except OSError as error:
+        raise UnreadableError(path / "config.toml", error) from None
     known = TrainSettings.model_fields.keys()
     return len(found & known) > len(known) / 2
 
@@ -145,7 +157,8 @@ def read(path: Path, which: str = "best") -> Checkpoint:
     *latest* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
     passed over with a warning. So are those of another version, but only for *best*: training that continued from an
     older one would have to discard them. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError``
-    if what is there is damaged, of another version or not a checkpoint.
+    if what is there is damaged, of another version or not a checkpoint, and ``UnreadableError`` if one of them cannot
+    be read, which says nothing about it: another may be older, or worse.
     """
     if not path.is_dir():
         raise UsageError(f"{path}: no such run or checkpoint.", "Pass a run folder, for example checkpoints/NAME.")
@@ -215,13 +228,12 @@ def forget_after(run: Path, step: int) -> None:
     """Roll a run back to ``step``: truncate ``metrics.jsonl`` and remove later checkpoints.
 
     A later one that is damaged is set aside instead, as ``step-N.damaged``. Raises ``VersionError``, before anything is
-    removed, if another version wrote one of them.
+    removed, if another version wrote one of them, and ``UnreadableError`` if one cannot be read.
     """
     check_later(run, step)
-    for folder in later_checkpoints(run, step):
-        try:
-            checkpoint.verified(folder)
-        except CheckpointError:
+    later = {folder: _fails(checkpoint.verified, folder, CheckpointError) for folder in later_checkpoints(run, step)}
+    for folder, is_damaged in later.items():
+        if is_damaged:
             aside = folder.with_name(f"{folder.name}.damaged")
             if aside.exists():
                 files.remove_folder(aside)
@@ -261,27 +273,21 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file that are whole; none where there is no file.
-
-    Raises ``CheckpointError`` if it is no regular file, or one that no training wrote.
-    """
+    """The objects of a JSON Lines file that are whole. Raises ``CheckpointError`` if it is no regular file."""
     try:
-        data = reading.read_file(path, METRICS_AT_MOST_BYTES)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}.") from None
-    for line in data.decode(errors="replace").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+        yield from reading.read_json_lines(path, METRICS_AT_MOST_BYTES)
+    except reading.UnsuitableFileError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}.") from None
 
 
 def _is_of_another_version(folder: Path) -> bool:
+    return _fails(checkpoint.check_version, folder, VersionError)
+
+
+def _fails(check: Callable[[Path], object], folder: Path, error: type[CheckpointError]) -> bool:
     try:
-        checkpoint.check_version(folder)
-    except VersionError:
+        check(folder)
+    except error:
         return True
     return False
 

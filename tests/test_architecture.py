@@ -24,7 +24,7 @@ ORDER = (
     {"generation", "evaluation", "reports"},
     {"runs"},
     {"checkpoint"},
-    {"model", "corpus"},
+    {"model", "corpus", "progress"},
     {"config"},
     {"files", "reading", "errors", "machine"},
 )

@@ -57,13 +57,18 @@ def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a flat TOML file. Raises ``UsageError`` if it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(reading.read_file(path, TOML_AT_MOST_BYTES).decode())
+        return parse_toml(path)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file.", "To name a preset, omit the folder and .toml.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: invalid TOML: {error}.", "Write one `name = value` per line.") from None
+
+
+def parse_toml(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file. Raises ``OSError`` or ``ValueError``."""
+    return tomllib.loads(reading.read_file(path, TOML_AT_MOST_BYTES).decode())
 
 
 def to_toml(settings: Settings) -> str:

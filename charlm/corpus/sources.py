@@ -20,7 +20,7 @@ from charlm.config import CorpusSettings
 from charlm.corpus.download import CORPORA, DOWNLOADS, place
 from charlm.corpus.pipes import open_text
 from charlm.corpus.record import FileRecord
-from charlm.errors import TextError, UsageError, pluralize
+from charlm.errors import TextError, UsageError, did_you_mean, pluralize
 
 BUILT_IN = "python"
 STANDARD_INPUT = Path("-")
@@ -173,7 +173,11 @@ def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
     if found := [match for match in _matches(name) if match.is_file()]:
         return found
     if name not in CORPORA:
-        raise UsageError(f"{name}: no such file.", "To use the built-in corpus, give no name.")
+        known = [*CORPORA, BUILT_IN] if name.isalnum() else []  # else it is meant as a path
+        raise UsageError(
+            f"{name}: no such file.{did_you_mean(name, known)}",
+            "Pass a file, a folder, a glob pattern, the name of a downloaded corpus, or - for standard input.",
+        )
     if (downloaded := place(name, DOWNLOADS)).exists():
         return [downloaded]
     raise UsageError(f"{name}: no such file.", f"Download it with: charlm corpus get {name}")

@@ -57,9 +57,18 @@ def choose(
     return part_of(own_corpus(saved, run, cache_folder, quiet), split or "validation")
 
 
-def own_corpus(saved: Checkpoint, run: Path, cache_folder: Path | None = None, quiet: bool = True) -> Corpus:
-    """The text that a model was trained on. Raises ``UsageError`` if it is gone, or is not what it was."""
-    hint = "Restore the original text (charlm info RUN --json lists its files), or pass another one: RUN TEXT."
+def own_corpus(
+    saved: Checkpoint,
+    run: Path,
+    cache_folder: Path | None = None,
+    quiet: bool = True,
+    instead: str = "pass another one: RUN TEXT",
+) -> Corpus:
+    """The text that a model was trained on.
+
+    Raises ``UsageError`` if it is gone or has changed, which says what to do ``instead`` of restoring it.
+    """
+    hint = f"Restore the original text (charlm info RUN --json lists its files), or {instead}."
     return recorded.load([], saved.corpus, saved.settings, saved.vocabulary, run, hint, cache_folder, quiet)
 
 

@@ -3,6 +3,7 @@
 Nothing is written or removed before all of it is known to be right.
 """
 
+import errno
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ FIXED = (
     "beta1",
     "beta2",
     "weight_decay",
+    "seed",
     "init_from",
 )
 
@@ -58,8 +60,7 @@ class Plan:
                     trainer = self.trainer(quiet)
                     return trainer.train()
             except OSError as error:
-                reason = error.strerror or error
-                raise CharlmError(f"{self.run}: cannot be written: {reason}.", "Choose another --out.") from None
+                raise _explain(error, self.run) from None
 
     def __post_init__(self) -> None:
         check_memory(self.settings, len(self.corpus.vocabulary))
@@ -113,8 +114,12 @@ class Plan:
             threads = choose_threads(settings.threads, settings, lanes, precision)
             now = describe_process(device, precision, threads)
             then = self.saved.environment
-            if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
-                yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
+            names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+            if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):
+                yield (
+                    f"The environment changed ({changed}): results may not be bit-identical to those of an "
+                    "uninterrupted run."
+                )
             if moves := self.saved.progress.thread_changes:
                 steps = ", ".join(str(change.step) for change in moves)
                 yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
@@ -123,6 +128,14 @@ class Plan:
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
                 changes = ", ".join(f"{name} {getattr(before, name)} → {getattr(settings, name)}" for name in new)
                 yield f"Changed settings: {changes}; the learning rate now follows the new schedule."
+
+
+def _explain(error: OSError, run: Path) -> CharlmError:
+    """What failed, and where: the file that the system names, else the run."""
+    hint = "Free up space, or choose another --out." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "Choose another --out, or change who may write there."
+    return CharlmError(f"{error.filename or run}: {error.strerror or error}.", hint)
 
 
 def plan(

@@ -113,6 +113,16 @@ def test_a_name_that_is_no_file_is_refused_wherever_it_stands(here: Path) -> Non
         found("a", "plya.txt")
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("tinyshakespear", "tinyshakespeare"), ("pyhton", "python"), ("text.txt", ""), ("zzz", "")]
+)
+def test_a_name_that_is_nothing_suggests_the_nearest_corpus(here: Path, name: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name}: no such file") as raised:
+        sources.find([name], CorpusSettings())
+    assert raised.value.message.endswith(f"Did you mean {nearest}?") == bool(nearest)
+    assert "standard input" in raised.value.hint
+
+
 def test_a_well_known_corpus_that_is_not_there_is_to_be_had(here: Path) -> None:
     with pytest.raises(UsageError, match=r"^enwik8: no such file") as raised:
         found("enwik8")

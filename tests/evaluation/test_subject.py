@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charlm.checkpoint import Checkpoint, TrainingProgress
+from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
 from charlm.corpus import loading
 from charlm.corpus.floors import floors
 from charlm.errors import TextError, UsageError
 from charlm.evaluation import subject
 from charlm.evaluation.subject import Subject
+from charlm.progress import TrainingProgress
 
 RUN = Path("run")
 
