@@ -90,8 +90,8 @@ def test_few_steppers_are_kept(model: charlm.Model) -> None:
 
 def process_wide() -> tuple[object, ...]:
     return (
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.rnn.fp32_precision,
         torch.get_num_threads(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
@@ -129,6 +129,7 @@ def test_nothing_of_the_whole_process_is_held_while_a_stream_waits(model: charlm
         assert set(found) == {before}
     assert {each[:2] for each in found} == {before[:2]}
     assert process_wide() == before
+    assert before[:2] == ("tf32", "tf32")
 
 
 @pytest.mark.usefixtures("other_settings")
@@ -145,8 +146,7 @@ def test_full_precision_holds_until_the_last_thread_leaves_and_is_then_put_back(
     with full_fp32():
         thread.start()
         assert inside.wait(10)
-    assert torch.get_float32_matmul_precision() == "highest"
-    assert not torch.backends.cudnn.allow_tf32
+    assert process_wide()[:2] == ("ieee", "ieee")
     leave.set()
     thread.join()
     assert process_wide() == before
