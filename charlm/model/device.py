@@ -54,11 +54,11 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise UsageError(
             "--precision bf16: not supported on CUDA, where PyTorch would run the LSTM in fp16.", "Use fp32, or auto."
         )
-    if name == "bf16" and device.type == "cpu" and not _cpu_runs_bf16():
+    if name == "bf16" and device.type == "cpu" and not cpu_runs_bf16():
         raise UsageError("--precision bf16: PyTorch has no bf16 LSTM for this processor.", "Use fp32, or auto.")
     if name != "auto":
         return name
-    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() and _cpu_runs_bf16() else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() and cpu_runs_bf16() else "fp32"
 
 
 @cache
@@ -78,7 +78,7 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 @cache
-def _cpu_runs_bf16() -> bool:
+def cpu_runs_bf16() -> bool:
     """Whether there is a kernel at all: oneDNN has none for processors without AVX-512."""
     layer = torch.nn.LSTM(1, 1)
     try:

@@ -53,7 +53,7 @@ def test_auto_precision_is_bf16_only_on_a_cpu_that_multiplies_it(
     multiplies_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("charlm.model.device._cpu_multiplies_bf16", lambda: multiplies_bf16)
-    monkeypatch.setattr("charlm.model.device._cpu_runs_bf16", lambda: True)
+    monkeypatch.setattr("charlm.model.device.cpu_runs_bf16", lambda: True)
     assert choose_precision("auto", CPU) == ("bf16" if multiplies_bf16 else "fp32")
     assert choose_precision("auto", torch.device("cuda")) == "fp32"
 
@@ -64,7 +64,7 @@ def test_auto_precision_of_this_very_processor_is_one_of_the_two() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_precision_that_is_asked_for_is_kept(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charlm.model.device._cpu_runs_bf16", lambda: True)
+    monkeypatch.setattr("charlm.model.device.cpu_runs_bf16", lambda: True)
     assert choose_precision(precision, CPU) == precision
     if precision == "fp32":
         assert choose_precision(precision, torch.device("cuda")) == precision

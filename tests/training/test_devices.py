@@ -137,13 +137,13 @@ def test_auto_is_bf16_only_where_that_was_measured(
     capabilities: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    monkeypatch.setattr(device_module, "_cpu_runs_bf16", lambda: True)
+    monkeypatch.setattr(device_module, "cpu_runs_bf16", lambda: True)
     assert choose_precision("auto", CPU) == expected
     assert choose_precision("auto", MPS) == choose_precision("auto", CUDA) == "fp32"
 
 
 def test_bf16_is_refused_where_there_is_no_kernel_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "_cpu_runs_bf16", lambda: False)
+    monkeypatch.setattr(device_module, "cpu_runs_bf16", lambda: False)
     monkeypatch.setattr(device_module, "_cpu_multiplies_bf16", lambda: True)
     assert choose_precision("auto", CPU) == "fp32"
     with pytest.raises(UsageError, match="bf16"):
