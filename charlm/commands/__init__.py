@@ -15,6 +15,7 @@ import click
 
 from charlm import __version__
 from charlm.commands.terminal import prepare_streams
+from charlm.console import console
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
 from charlm.machine import shorten_thread_waits
 
@@ -80,16 +81,16 @@ def main() -> NoReturn:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "charlm"
-        click.echo(f"charlm: {error.format_message()}\nRun '{command} --help' for help.", err=True)
+        console.say(f"charlm: {error.format_message()}\nRun '{command} --help' for help.")
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        console.say("Interrupted.")
         sys.exit(130)
     except CharlmError as error:
         if debug:
             traceback.print_exc()
         else:
-            click.echo(f"charlm: {error}", err=True)
+            console.say(f"charlm: {error}")
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
@@ -98,9 +99,8 @@ def main() -> NoReturn:
 
         log = write_log(traceback.format_exc())
         summary = (str(error).splitlines() or [""])[0]
-        click.echo(
-            f"charlm: {type(error).__name__}: {summary}\nThe traceback was saved to {log}; use --debug to print it.",
-            err=True,
+        console.say(
+            f"charlm: {type(error).__name__}: {summary}\nThe traceback was saved to {log}; use --debug to print it."
         )
         sys.exit(1)
 
@@ -111,4 +111,4 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:
     if issubclass(category, CharlmWarning):
-        click.echo(f"charlm: {message}", err=True)
+        console.say(f"charlm: {message}")

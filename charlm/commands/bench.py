@@ -3,7 +3,6 @@
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
@@ -24,6 +23,7 @@ from charlm.config import (
     read_toml,
     resolve,
 )
+from charlm.console import open_bar
 from charlm.errors import pluralize
 
 
@@ -55,7 +55,7 @@ def command(context: click.Context, /, config: str, rounds: int, json: bool, qui
     from charlm.model.device import prepare_process
 
     prepare_process(settings.threads)
-    with tqdm(total=benchmark.turns(rounds), desc="measuring", disable=quiet or None, leave=False) as bar:
+    with open_bar(quiet, total=benchmark.turns(rounds), desc="measuring", leave=False) as bar:
         result = benchmark.run(settings, rounds, bar.update)
     with standard_output():
         print_json(result) if json else click.echo(_page(result))

@@ -55,7 +55,7 @@ def choose_precision(name: str, device: torch.device) -> str:
             "--precision bf16: not supported on CUDA, where PyTorch would run the LSTM in fp16.", "Use fp32, or auto."
         )
     if name == "bf16" and device.type == "cpu" and not cpu_runs_bf16():
-        raise UsageError("--precision bf16: PyTorch has no bf16 LSTM for this processor.", "Use fp32, or auto.")
+        raise UsageError("--precision bf16: this processor cannot compute in bf16.", "Use fp32, or auto.")
     if name != "auto":
         return name
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() and cpu_runs_bf16() else "fp32"
@@ -77,17 +77,9 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-@cache
 def cpu_runs_bf16() -> bool:
     """Whether there is a kernel at all: oneDNN has none for processors without AVX-512."""
-    layer = torch.nn.LSTM(1, 1)
-    try:
-        for ids in (torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, requires_grad=True)):
-            with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(ids.requires_grad):
-                layer(ids)
-    except RuntimeError:
-        return False
-    return True
+    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def synchronize(device: torch.device) -> None:
@@ -173,11 +165,10 @@ def prepare_process(threads: int) -> ThreadBalancer:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step instead of handing it back to the system each time.
+    """Have glibc keep freed memory for the next step instead of returning it to the operating system each time.
 
-    A training step allocates the same hundreds of megabytes again and again; fresh pages cost a fault each. Measured
-    at 2 × 512, 64 lanes × 64: 12% more characters per second (docs/benchmarks.md). M_MMAP_THRESHOLD is -3 and
-    M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjusting of both.
+    Each training step allocates the same buffers again, and fresh pages cost a page fault each. M_MMAP_THRESHOLD is -3
+    and M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjustment of both.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

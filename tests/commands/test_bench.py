@@ -2,31 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
 
 import pytest
-import torch
 
-from charlm import benchmark
-from charlm.benchmark import Contestant
 from tests.commands.conftest import Cli
 
+pytestmark = pytest.mark.usefixtures("bench_in_this_process")
+
 SIZES = ("--hidden-size", "8", "--embedding-size", "4", "--batch-size", "2", "--sequence-length", "4", "--threads", "1")
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has each contestant take one turn here: a process for each takes seconds to import torch."""
-
-    def take_turns(
-        contestants: Mapping[str, Contestant], rounds: int, on_progress: Callable[[], object]
-    ) -> dict[str, float]:
-        for make, settings in contestants.values():
-            make(settings, torch.device("cpu"))()
-            on_progress()
-        return dict.fromkeys(contestants, 0.5)
-
-    monkeypatch.setattr(benchmark, "_take_turns", take_turns)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
