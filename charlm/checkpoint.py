@@ -21,14 +21,13 @@ from charlm import __version__, files
 from charlm.config import TrainSettings
 from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import CheckpointError, VersionError
+from charlm.errors import CheckpointError, TextError, VersionError
 from charlm.model.language_model import CharacterModel
 
 FORMAT_VERSION = 2  # raise it to rename or remove what is stored; adding optional keys needs no other version
 FILES = ("model.safetensors", "config.json", "vocabulary.json", "training_state.safetensors")
 MANIFEST = "manifest.json"
 JSON_AT_MOST_BYTES = 1 << 26  # a vocabulary of all of Unicode takes a quarter of it
-
 
 NullableLoss = Annotated[
     float,
@@ -115,7 +114,19 @@ def describe_process(device: torch.device, precision: str, threads: int = 0) -> 
 
 
 def commit(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to ``folder``, which appears whole or not at all."""
+    """Write a checkpoint to ``folder``, which appears whole or not at all. Raises what :func:`config_json` raises."""
+    contents = {
+        "model.safetensors": safetensors.torch.save(_on_cpu(checkpoint.weights)),
+        "config.json": config_json(checkpoint),
+        "vocabulary.json": _limited("vocabulary.json", checkpoint.vocabulary.to_json()),
+        "training_state.safetensors": safetensors.torch.save(_on_cpu(checkpoint.training_state)),
+    }
+    manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
+    files.commit_folder(folder, {**contents, MANIFEST: _limited(MANIFEST, manifest)})
+
+
+def config_json(checkpoint: Checkpoint) -> bytes:
+    """The content of ``config.json``. Raises ``TextError`` if it is too large to be read again."""
     config = {
         "format_version": FORMAT_VERSION,
         "step": checkpoint.step,
@@ -126,14 +137,15 @@ def commit(folder: Path, checkpoint: Checkpoint) -> None:
         "corpus": checkpoint.corpus.model_dump(),
         "environment": checkpoint.environment,
     }
-    contents = {
-        "model.safetensors": safetensors.torch.save(_on_cpu(checkpoint.weights)),
-        "config.json": to_json(config),
-        "vocabulary.json": to_json(checkpoint.vocabulary.to_json()),
-        "training_state.safetensors": safetensors.torch.save(_on_cpu(checkpoint.training_state)),
-    }
-    manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
-    files.commit_folder(folder, {**contents, MANIFEST: to_json(manifest)})
+    return _limited("config.json", config)
+
+
+def _limited(name: str, content: Any) -> bytes:
+    data = to_json(content)
+    if len(data) > JSON_AT_MOST_BYTES:
+        what = f"{name}: too large for a checkpoint ({len(data):,} bytes; the limit is {JSON_AT_MOST_BYTES:,})."
+        raise TextError(what, "Use shorter values, for example of --document-separator.")
+    return data
 
 
 def verified(folder: Path) -> Checkpoint:
@@ -250,8 +262,8 @@ def _vocabulary(data: bytes, folder: Path) -> Vocabulary:
         raise damaged(folder, error.message.rstrip(".")) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    return _parse(_read(path), path)
+def read_json(path: Path, at_most_bytes: int | None = None) -> dict[str, Any]:
+    return _parse(_read(path), path, at_most_bytes)
 
 
 def _read(path: Path) -> bytes:
@@ -266,8 +278,8 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
-def _parse(data: bytes, path: Path) -> dict[str, Any]:
-    if len(data) > JSON_AT_MOST_BYTES:
+def _parse(data: bytes, path: Path, at_most_bytes: int | None = None) -> dict[str, Any]:
+    if len(data) > (at_most_bytes or JSON_AT_MOST_BYTES):
         raise CheckpointError(f"{path}: damaged: too large for a JSON file ({len(data):,} bytes).")
     try:
         content = json.loads(data)
@@ -279,7 +291,8 @@ def _parse(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def to_json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    """JSON in UTF-8; of surrogates, the escape sequences, which Python and JSON write in the same way."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ ORDER = (
     {"training"},
     {"generation", "evaluation", "reports"},
     {"runs"},
+    {"texts"},
     {"checkpoint"},
     {"model", "corpus"},
     {"config"},

@@ -63,9 +63,9 @@ def unwritable(cache: Path, error: OSError) -> CharlmError:
     )
 
 
-def recall(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Encoded | None:
-    """The encoded text of files that need not be there any more, by their sums."""
-    return _opened(_place(cache, sha256s, settings))
+def recall(cache: Path, files_sha256: str, settings: CorpusSettings) -> Encoded | None:
+    """The encoded text of files that need not be there any more, by their digest."""
+    return _opened(_place(cache, files_sha256, settings))
 
 
 def clean(cache: Path) -> int:
@@ -94,7 +94,7 @@ def _read(cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes
     began_ns, stats_before = time.time_ns(), _stats(paths)
     with files.built(texts) as building:
         read = encoded.build(building.folder, paths, settings, on_bytes)
-        place = _place(cache, [file.sha256 for file in read], settings)
+        place = _place(cache, encoded.digest_of(file.sha256 for file in read), settings)
         _opened(place)  # removes a damaged one, which would stay otherwise
         building.path = place
     result = _opened(place)
@@ -159,8 +159,8 @@ def _entry(cache: Path, stats: list[tuple[str, int, int, int]], settings: Corpus
     return cache / INDEX / f"{_key(stats, _reading(settings))}.json"
 
 
-def _place(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Path:
-    return cache / TEXTS / _key(list(sha256s), _reading(settings))
+def _place(cache: Path, files_sha256: str, settings: CorpusSettings) -> Path:
+    return cache / TEXTS / _key(files_sha256, _reading(settings))
 
 
 def _reading(settings: CorpusSettings) -> list[str]:

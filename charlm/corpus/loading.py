@@ -10,7 +10,7 @@ from tqdm import tqdm
 from charlm.config import CorpusSettings
 from charlm.corpus import cache, documents, sources
 from charlm.corpus.encoded import Encoded, blocks
-from charlm.corpus.record import CorpusRecord, SplitRecord
+from charlm.corpus.record import CorpusFile, CorpusRecord, SplitRecord
 from charlm.corpus.split import Split, divide, is_enough, smallest_length
 from charlm.corpus.text import Positions, Text
 from charlm.corpus.vocabulary import Vocabulary, unknown_characters
@@ -54,13 +54,24 @@ class Corpus:
     def record(self) -> CorpusRecord:
         return CorpusRecord(
             name=self.name,
-            inputs=self.names,
+            built_in=not self.names,
             unit=self.vocabulary.unit,
             length=len(self.text),
             alphabet_size=len(self.encoded.alphabet),
             num_documents=len(self.text.document_starts),
-            files=self.encoded.files,
+            num_files=len(self.encoded.files),
+            files_sha256=self.encoded.files_sha256,
             split=SplitRecord(**self.split.record()),
+        )
+
+    def file_record(self, run: Path) -> CorpusFile:
+        """The record with the list of files, for the ``corpus.json`` of a run."""
+        return CorpusFile(
+            **vars(self.record()),
+            inputs=self.names,
+            working_folder=str(Path.cwd()),
+            run_folder=str(run.absolute()),
+            files=self.encoded.files,
         )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charlm import runs
-from charlm.checkpoint import Checkpoint, describe_process
+from charlm import runs, texts
+from charlm.checkpoint import Checkpoint, config_json, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
-from charlm.corpus import loading, recorded, sources
+from charlm.corpus import loading, sources
 from charlm.corpus.loading import Corpus
-from charlm.corpus.record import CorpusRecord
+from charlm.corpus.recorded import RecordedCorpus
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
@@ -64,13 +64,18 @@ class Plan:
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
         prepare_process(self.settings.threads)
+        record = self.corpus.file_record(self.run)
         trainer = Trainer(self.settings, self.corpus, self.run, quiet, self.origin)
+        # What could not be read again is refused here, before anything is removed
+        texts.encode(record)
+        environment = describe_process(trainer.device, trainer.precision)
+        config_json(trainer.state.checkpoint(self.settings, self.corpus, {}, environment))
         if self.saved is not None:
             trainer.restore(self.saved)
             runs.forget_after(self.run, self.saved.step)
         elif self.overwrite and runs.is_occupied(self.run):
             runs.remove(self.run)
-        runs.start(self.run, self.settings, self.corpus.record())
+        runs.start(self.run, self.settings, record)
         return trainer
 
     def announcement(self) -> Iterable[str]:
@@ -141,9 +146,11 @@ def plan(
         return _fresh(corpus_names, layers, out, overwrite, cache_folder, quiet)
     path = Path(resume)
     if runs.has_settings(path) and not runs.checkpoints(path):  # likewise: its settings and its text, from step 0
-        record = None if corpus_names else runs.corpus_record(path)
+        record = None if corpus_names else texts.read(path)
         layers = [(str(path / "config.toml"), read_toml(path / "config.toml")), *layers]
-        return _fresh(corpus_names, layers, path, True, cache_folder, quiet, record)
+        hint = _where_now(path)
+        recorded = RecordedCorpus(path, record, record, hint, hint) if record else None
+        return _fresh(corpus_names, layers, path, True, cache_folder, quiet, recorded)
     return _resumed(corpus_names, layers, path, out, cache_folder, quiet)
 
 
@@ -158,9 +165,9 @@ def _fresh(
     overwrite: bool,
     cache_folder: Path | None,
     quiet: bool,
-    record: CorpusRecord | None = None,
+    recorded: RecordedCorpus | None = None,
 ) -> Plan:
-    """``record``: of the text, where the run had one that is not named again."""
+    """``recorded``: the text of the run, if it had one that is not named again."""
     settings, origin = resolve(TrainSettings, layers), None
     if settings.init_from:
         settings, origin = _shaped(layers, Path(settings.init_from))
@@ -178,10 +185,10 @@ def _fresh(
         )
     if occupied and not runs.is_run(run):
         raise UsageError(f"{run}: not a charlm run; --overwrite only replaces charlm runs.", "Choose another --out.")
-    if record is None:
+    if recorded is None:
         corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
     else:
-        corpus = recorded.load([], record, settings, None, run, _where_now(run), cache_folder, quiet)
+        corpus = recorded.load([], settings, None, cache_folder, quiet)
     if origin is not None:
         corpus = corpus.known_by(grown_vocabulary(origin, corpus.vocabulary))
     return Plan(settings, corpus, run, None, overwrite, [folder.name for folder in runs.checkpoints(run)], origin)
@@ -226,16 +233,10 @@ def _resumed(
             + ", ".join(f"{name} ({getattr(saved.settings, name)})" for name in changed),
             "Remove these options, or start a new run with --out checkpoints/NAME.",
         )
-    corpus = recorded.load(
-        corpus_names,
-        saved.corpus,
-        settings,
-        saved.vocabulary,
-        path,
-        _where_now(path),
-        cache_folder,
-        quiet,
-    )
+    another = f"To train the model on another text, or on more: charlm train TEXT --init-from {path} --out NEW_RUN"
+    files = texts.find(run, saved.corpus)
+    recorded = RecordedCorpus(run, saved.corpus, files, _where_now(path), another)
+    corpus = recorded.load(corpus_names, settings, saved.vocabulary, cache_folder, quiet)
     return Plan(settings, corpus, run, saved, False, seen)
 
 
