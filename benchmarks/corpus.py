@@ -75,7 +75,7 @@ def measure(text: Path, folder: Path, size_bytes: int) -> dict[str, Any]:
         },
         "documents_characters_per_second": _documents(plain, folder),
         "start_seconds": _start(text, folder),
-        "made_by": describe_process(torch.device("cpu"), "bf16"),
+        "environment": describe_process(torch.device("cpu"), "bf16"),
     }
     return result
 

@@ -68,7 +68,7 @@ def measure(text: Path, preset: str, seed: int) -> dict[str, Any]:
         "peak_memory_mb": round(usage.ru_maxrss / 1024),
         "steps": config["step"],
         "matrix_gflops": {kind: round(speed) for kind, speed in json.loads(bench.stdout)["matrix_gflops"].items()},
-        "made_by": config["environment"],
+        "environment": config["environment"],
         "settings": config["settings"],
     }
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
+        from charlm.machine import shorten_thread_waits
+
+        shorten_thread_waits()
         from charlm import api
 
         return getattr(api, name)

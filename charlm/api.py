@@ -1,4 +1,4 @@
-"""charlm from Python: train a model on texts, load one, sample from it, measure it.
+"""charlm from Python: train a model on text, load it, sample from it and evaluate it.
 
 >>> import charlm
 >>> run = charlm.train("play.txt", out="runs/play", max_steps=30, hidden_size=32, batch_size=4)
@@ -40,12 +40,12 @@ from charlm.model.device import choose_device
 from charlm.model.stepper import Steppers
 from charlm.training import session
 
-Names = str | Path | Sequence[str | Path]
+CorpusPaths = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: its ``folder``, and the exact ``validation`` figure of its best checkpoint."""
+    """A finished run: its ``folder``, and the exact ``validation`` loss of its best checkpoint."""
 
     folder: Path
     validation: Evaluation
@@ -55,7 +55,7 @@ class Run:
 
 
 def train(
-    corpus: Names = (),
+    corpus: CorpusPaths = (),
     *,
     out: str | Path | None = None,
     config: str = "default",
@@ -65,15 +65,18 @@ def train(
     quiet: bool = True,
     **settings: Any,
 ) -> Run:
-    """Train a model, as ``charlm train`` does with the same names: files, folders, patterns; none: the built-in text.
+    """Train a model, as ``charlm train`` does.
 
-    ``settings`` are those of :class:`charlm.config.TrainSettings`, by the names that the options have with underscores.
-    Not ``quiet``, it shows its progress on standard error. Raises a :class:`charlm.errors.CharlmError` for whatever
-    cannot be; a signal ends it with ``TrainingInterruptedError``, after everything was saved.
+    ``corpus``: files, folders, glob patterns or names of downloaded corpora; without any, the source code of Python's
+    standard library. ``settings``: those of :class:`charlm.config.TrainSettings`, named like the options of
+    ``charlm train``, with underscores. With ``quiet=False``, progress is printed to standard error.
 
-    What it changes in this process, and leaves so: torch's number of threads where ``threads`` is given, denormal
-    numbers are flushed to zero, fp32 products of a GPU may be TF32, and glibc keeps freed memory. While it trains in
-    the main thread, it handles SIGINT and SIGTERM itself.
+    Every known problem raises a :class:`charlm.errors.CharlmError`, whose message names command-line options. A signal
+    raises ``TrainingInterruptedError`` after a checkpoint is saved.
+
+    Training changes this process, and leaves it changed: torch's number of threads if ``threads`` is given, denormal
+    numbers are flushed to zero, fp32 matrix multiplications on a GPU may use TF32, and glibc keeps freed memory. While
+    training in the main thread, it handles SIGINT and SIGTERM itself.
     """
     names = [str(corpus)] if isinstance(corpus, str | Path) else [str(name) for name in corpus]
     layers = [("charlm.train()", settings)]
@@ -87,9 +90,9 @@ def train(
 
 
 def load(path: str | Path, checkpoint: str = "best", device: str = "auto") -> "Model":
-    """The model of a run (``checkpoint``: ``best``, ``last`` or a step's number) or of a checkpoint's folder.
+    """Load the model of a run folder (``checkpoint``: ``best``, ``latest`` or a step) or of a checkpoint folder.
 
-    Raises ``UsageError`` if there is none, ``CheckpointError`` if it is damaged.
+    Raises ``UsageError`` if there is no such run or step, ``CheckpointError`` if the checkpoint is damaged.
     """
     return Model(runs.read(Path(path), checkpoint), device)
 
@@ -97,15 +100,15 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "auto") -> "M
 class Model:
     """A trained model with its vocabulary.
 
-    Texts are strings, read as the text was that it was trained on: line ends, normal form, documents. Characters that
-    it does not know raise ``TextError``, unless it has an unknown symbol. Of a model of bytes, a character is a byte.
-    Settings that cannot be raise ``UsageError``.
+    Texts are strings. They are read as the training text was: the same line endings, Unicode normalization and
+    documents. A character outside the vocabulary raises ``TextError``, unless the model has an unknown token. For a
+    byte-level model, a character is a byte of the text's UTF-8. Invalid settings raise ``UsageError``.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         self.checkpoint = checkpoint
         self.network = checkpoint.model(choose_device(device))
-        self.steppers = Steppers(self.network)
+        self._stepper_pool = Steppers(self.network)
 
     @property
     def settings(self) -> TrainSettings:
@@ -116,50 +119,53 @@ class Model:
         return self.checkpoint.vocabulary
 
     def sample(self, prompt: str = "", **settings: Any) -> str:
-        """What goes on from ``prompt``, without it. ``settings``: those of :class:`charlm.config.SampleSettings`."""
-        return self.samples(prompt, **settings)[0].text
+        """Generate a continuation of ``prompt``. ``settings``: those of :class:`charlm.config.SampleSettings`."""
+        return self.sample_many(prompt, **settings)[0].text
 
-    def samples(self, prompt: str = "", **settings: Any) -> list[Sample]:
-        """``num_samples`` texts, made side by side, each with its log-probability in nats and what ended it:
-        ``length``, ``stop`` or ``line``.
+    def sample_many(self, prompt: str = "", **settings: Any) -> list[Sample]:
+        """Generate ``num_samples`` continuations in parallel.
+
+        Each has its ``text``, its ``log_probability_nats`` and its ``finish_reason``: ``length``, ``stop`` or
+        ``newline``.
         """
         return self._sampler(prompt, settings).samples()
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
-        """What goes on from ``prompt``, a character at a time as it is made.
+        """Generate a continuation of ``prompt``, one character at a time.
 
-        Several streams of a model may be read in turns.
+        Several streams of one model can be read alternately.
         """
         return self._sampler(prompt, settings).stream()
 
     def next_characters(self, prompt: str = "", count: int = 10, unknown: str = "error") -> list[tuple[str, float]]:
-        """The most probable characters after ``prompt``, with their probabilities from 0 to 1, the most probable first.
+        """The ``count`` likeliest characters after ``prompt`` with their probabilities, the likeliest first.
 
-        ``unknown``: what becomes of characters of the prompt that the model does not know, as in :meth:`sample`.
+        ``unknown``: how to handle characters of the prompt outside the vocabulary, as in :meth:`sample`.
         """
         return self._sampler(prompt, {"unknown": unknown}).next_characters(count)
 
-    def evaluate(self, text: str, lanes: int = 1) -> Evaluation:
-        """The mean loss in nats and bits per character; exact with one lane, faster with several, on a long text.
+    def evaluate(self, text: str, num_segments: int = 1) -> Evaluation:
+        """The mean loss on ``text``, in nats and bits per character.
 
-        Raises ``TextError`` if there is no text, ``UsageError`` if there is no lane.
+        With one segment it is exact. With several, evaluated in parallel, it is faster on a long text, and approximate.
+        Raises ``TextError`` if the text is empty, ``UsageError`` if ``num_segments`` is less than 1.
         """
-        if lanes < 1:
-            raise UsageError(f"evaluate(): lanes must be at least 1, not {lanes}.")
-        return evaluate(self.network, self._text(text), lanes)
+        if num_segments < 1:
+            raise UsageError(f"evaluate(): num_segments must be at least 1 (got {num_segments}).")
+        return evaluate(self.network, self._encode_text(text), num_segments)
 
     def score(self, text: str) -> Scores:
-        """Log-probability in nats, and rank from 1, of each character: each ``(characters,)``.
+        """The log-probability in nats and the rank (1: the likeliest) of each character, each ``(characters,)``.
 
-        Raises ``TextError`` if there is no text.
+        Raises ``TextError`` if the text is empty.
         """
-        return joined(scores(self.network, self._text(text)))
+        return joined(scores(self.network, self._encode_text(text)))
 
     def _sampler(self, prompt: str, settings: dict[str, Any]) -> Sampler:
         chosen = resolve(SampleSettings, [("sample()", {**settings, "prompt": prompt})])
-        return Sampler(self.network, self.vocabulary, chosen, self.settings, self.steppers)
+        return Sampler(self.network, self.vocabulary, chosen, self.settings, self._stepper_pool)
 
-    def _text(self, text: str) -> Text:
+    def _encode_text(self, text: str) -> Text:
         if not text:
             raise TextError("The text is empty.", "Pass a non-empty text.")
         text = as_read(text, self.settings)

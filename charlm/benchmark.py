@@ -10,6 +10,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,8 +23,10 @@ from charlm.checkpoint import describe_process
 from charlm.config import BenchSettings, OptimizationSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.generation.streams import Sampler
+from charlm.machine import default_thread_waits
 from charlm.model.device import autocast, choose_device, choose_precision, prepare_process
 from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import choose_threads
 from charlm.training.optimizer import make_optimizer
 
 VOCABULARY_SIZE = 65  # that of tiny Shakespeare
@@ -111,7 +114,7 @@ def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] 
             name: PRODUCTS * 2 * MATRIX_SIZE**3 / time_ / 1e9 for name, time_ in seconds["products"].items()
         },
         "training_gflops": training_flops(settings) * speeds["charlm"] / 1e9,
-        "made_by": describe_process(device, choose_precision(settings.precision, device)),
+        "environment": describe_process(device, choose_precision(settings.precision, device)),
     }
 
 
@@ -137,7 +140,8 @@ def _take_turns(
     for name, (make, settings) in contestants.items():
         connections[name], theirs = spawn.Pipe()
         processes.append(spawn.Process(target=_serve, args=(theirs, make, settings), daemon=True))
-        processes[-1].start()
+        with nullcontext() if name == "charlm" else default_thread_waits():
+            processes[-1].start()
         theirs.close()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds + 1):
@@ -184,8 +188,8 @@ def _windows(settings: BenchSettings, device: torch.device) -> tuple[Tensor, Ten
 
 
 def charlm_training(settings: BenchSettings, device: torch.device) -> Turn:
-    prepare_process(settings.threads)
     precision = choose_precision(settings.precision, device)
+    prepare_process(choose_threads(settings.threads, settings, settings.batch_size, precision))
     model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
     optimizer = make_optimizer(model, OptimizationSettings())
     inputs, targets = _windows(settings, device)

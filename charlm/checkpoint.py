@@ -37,6 +37,15 @@ NullableLoss = Annotated[
 """Infinite while there is none, which JSON writes as null."""
 
 
+class ThreadChange(BaseModel):
+    """From ``step`` on, ``threads`` threads computed: other work came to the machine, or went."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: int = Field(ge=0)
+    threads: int = Field(ge=1)
+
+
 class TrainingProgress(BaseModel):
     """Where training is, in numbers: with the tensors of the training state, all that a resume needs."""
 
@@ -52,6 +61,7 @@ class TrainingProgress(BaseModel):
     learning_rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # lowered by each rollback
     training_seconds_at_last_log: float = Field(0.0, ge=0, allow_inf_nan=False)
     characters_since_last_log: int = Field(0, ge=0)
+    thread_changes: list[ThreadChange] = Field(default_factory=list)
 
 
 class ConfigFile(BaseModel):

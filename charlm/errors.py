@@ -1,6 +1,7 @@
 """Errors for people: what is wrong and where, what to do next, and the exit code that scripts see."""
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -56,7 +57,22 @@ class CharlmWarning(UserWarning):
     """Something that people should know and that stops nothing."""
 
 
+_said: set[str] = set()
+
+
+def warn_once(about: str, message: str) -> None:
+    """Warn, but only the first time in this process that it is ``about`` this."""
+    if about not in _said:
+        _said.add(about)
+        warnings.warn(message, CharlmWarning, stacklevel=3)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean …?``, or nothing where no known name is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""
+
+
+def pluralize(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``, ``1,000 files``: for nouns whose plural ends in s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -128,9 +128,9 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def read(path: Path, which: str = "best") -> Checkpoint:
-    """The checkpoint at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``last`` or a step's number.
+    """The checkpoint at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``latest`` or a step.
 
-    *last* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
+    *latest* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
     passed over with a warning. So are those of another version, but only for *best*: training that continued from an
     older one would have to discard them. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError``
     if what is there is damaged, of another version or not a checkpoint.
@@ -139,8 +139,8 @@ def read(path: Path, which: str = "best") -> Checkpoint:
         raise UsageError(f"{path}: no such run or checkpoint.", "Pass a run folder, for example checkpoints/NAME.")
     if is_checkpoint(path):
         return checkpoint.verified(path)
-    if which not in ("best", "last") and not (which.isascii() and which.isdigit()):
-        raise UsageError(f"--checkpoint {which}: must be best, last or a step number.")
+    if which not in ("best", "latest") and not (which.isascii() and which.isdigit()):
+        raise UsageError(f"--checkpoint {which}: must be best, latest or a step number.")
     for _ in range(LOOKS - 1):  # a training that goes on may prune a folder while it is read
         try:
             return _first_that_verifies(path, which)
@@ -162,14 +162,14 @@ def _first_that_verifies(run: Path, which: str) -> Checkpoint:
         return checkpoint.verified(of_step[0])
     others = [folder for folder in folders if _is_of_another_version(folder)]  # better or not: nobody knows
     comparable = [folder for folder in folders if folder not in others]
-    candidates = folders if which == "last" else [*others, *best_first(comparable), *comparable]
+    candidates = folders if which == "latest" else [*others, *best_first(comparable), *comparable]
     problem: CheckpointError | None = None  # with any folder
     damaged: CheckpointError | None = None  # with one that was not just pruned
     for folder in dict.fromkeys(candidates):
         try:
             chosen = checkpoint.verified(folder)
         except CheckpointError as error:
-            if which == "last" and isinstance(error, VersionError):
+            if which == "latest" and isinstance(error, VersionError):
                 raise
             problem = problem or error
             damaged = damaged or (error if folder.exists() else None)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 def default_preset() -> str:
     """Every setting with its default, under the headings of ``charlm train --help``."""
-    lines = ["# What charlm train does without --config. Generated from charlm/config.py by `make docs`; do not edit."]
+    lines = ["# What charlm train does without --config. Generated from charlm/config by `make docs`; do not edit."]
     defaults = TrainSettings()
     for title, kind in SECTIONS.items():
         lines += ["", f"# {title}"]

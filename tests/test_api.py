@@ -69,17 +69,17 @@ def test_several_texts_a_preset_a_resume_and_a_cache(tmp_path: Path, poem_file: 
     run = charlm.train([poem_file, str(poem_file)], out=folder, config="tiny", cache_dir=cache, **SMALL)
     assert list(cache.iterdir())
     assert run.load().settings.num_layers == 1
-    assert run.load("last").checkpoint.step == 4
+    assert run.load("latest").checkpoint.step == 4
     charlm.train(resume=str(folder), max_steps=6)
-    assert charlm.load(folder, "last").checkpoint.step == 6
-    with pytest.raises(errors.UsageError, match="a run stands there already"):
+    assert charlm.load(folder, "latest").checkpoint.step == 6
+    with pytest.raises(errors.UsageError, match="a run already exists"):
         charlm.train(poem_file, out=folder, **SMALL)
     charlm.train(poem_file, out=folder, overwrite=True, **SMALL)
-    assert charlm.load(folder, "last").checkpoint.step == 4
+    assert charlm.load(folder, "latest").checkpoint.step == 4
 
 
 def test_what_is_wrong_is_an_error_that_says_where_it_comes_from(poem_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(errors.UsageError, match=r"charlm\.train\(\): hiden_size: no such setting. Did you mean hidden"):
+    with pytest.raises(errors.UsageError, match=r"charlm\.train\(\): hiden_size: unknown setting. Did you mean hidden"):
         charlm.train(poem_file, out=tmp_path / "run", hiden_size=3)
     with pytest.raises(errors.UsageError, match="no such file"):
         charlm.train("nowhere.txt", out=tmp_path / "run")
@@ -102,9 +102,9 @@ def test_sampling_is_that_of_the_sampler(model: charlm.Model) -> None:
     text = model.sample("Die", **options)
     assert len(text) == 30
     assert "".join(model.stream("Die", **options)) == text
-    first, second = model.samples("Die", num_samples=2, **options)
+    first, second = model.sample_many("Die", num_samples=2, **options)
     assert first.text == text != second.text
-    with pytest.raises(errors.UsageError, match=r"sample\(\): lenght: no such setting"):
+    with pytest.raises(errors.UsageError, match=r"sample\(\): lenght: unknown setting"):
         model.sample("Die", lenght=3)
     with pytest.raises(errors.TextError, match="SNOWMAN"):
         model.sample("☃")
@@ -125,14 +125,14 @@ def test_nothing_is_neither_evaluated_nor_scored(model: charlm.Model) -> None:
     for measure in (model.evaluate, model.score):
         with pytest.raises(errors.TextError, match="empty"):
             measure("")
-    for lanes in (0, -1):
-        with pytest.raises(errors.UsageError, match="lanes"):
-            model.evaluate("Die", lanes=lanes)
+    for num_segments in (0, -1):
+        with pytest.raises(errors.UsageError, match="num_segments"):
+            model.evaluate("Die", num_segments=num_segments)
 
 
 def test_texts_to_stop_at_may_be_a_list(model: charlm.Model) -> None:
-    (sample,) = model.samples("Die", length=500, seed=1, stop=["e", "a"])
-    assert sample.ended_by == "stop"
+    (sample,) = model.sample_many("Die", length=500, seed=1, stop=["e", "a"])
+    assert sample.finish_reason == "stop"
 
 
 def test_streams_may_be_read_in_turns_and_weights_are_laid_out_once(

@@ -27,7 +27,7 @@ ORDER = (
     {"checkpoint"},
     {"model", "corpus"},
     {"config"},
-    {"files", "errors"},
+    {"files", "errors", "machine"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
@@ -79,7 +79,9 @@ def test_no_module_pickles_or_needs_posix(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("module", ["charlm", "charlm.commands", "charlm.config", "charlm.errors", "charlm.files"])
+@pytest.mark.parametrize(
+    "module", ["charlm", "charlm.commands", "charlm.config", "charlm.errors", "charlm.files", "charlm.machine"]
+)
 def test_importing_it_imports_neither_torch_nor_numpy(module: str) -> None:
     code = f"import sys, {module}; print(*({{'torch', 'numpy'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -21,7 +21,7 @@ from tests.training.conftest import SETTINGS, Make, make_trainer
 __all__ = ["cli", "make_trainer", "run"]  # fixtures
 
 each_version = pytest.mark.parametrize("version", WRITERS)
-each_choice = pytest.mark.parametrize("which", ["best", "last"])
+each_choice = pytest.mark.parametrize("which", ["best", "latest"])
 
 
 def plant(run: Path, number: int, version: int) -> Path:
@@ -102,7 +102,7 @@ def test_an_unknown_setting_is_one_of_a_newer_version(run: Path) -> None:
 
 
 @each_version
-@pytest.mark.parametrize("which", ["best", "last", "12"])
+@pytest.mark.parametrize("which", ["best", "latest", "12"])
 def test_a_run_of_another_version_is_refused(tmp_path: Path, version: int, which: str) -> None:
     folder = plant(tmp_path, 12, version)
     for path in (tmp_path, folder):
@@ -115,7 +115,7 @@ def test_latest_is_an_error_where_a_newer_checkpoint_is_of_another_version(run: 
     add(run, s1=1.5, s2=1.25)
     plant(run, 3, version)
     with pytest.raises(VersionError, match="step-00000003: "):
-        runs.read(run, "last")
+        runs.read(run, "latest")
     assert runs.read(run, "2").step == 2
 
 
@@ -125,7 +125,7 @@ def test_latest_does_not_mind_older_checkpoints_of_another_version(
 ) -> None:
     plant(run, 1, version)
     add(run, s2=1.25)
-    assert runs.read(run, "last").step == 2
+    assert runs.read(run, "latest").step == 2
     assert not recwarn.list
 
 

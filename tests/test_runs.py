@@ -143,7 +143,7 @@ def test_best_is_the_lowest_validation_loss_and_last_the_newest(run: Path) -> No
     add(run, s1=1.5, s2=1.25, s3=1.75, s4=None)
     assert runs.read(run).step == 2
     assert runs.read(run, "best").step == 2
-    assert runs.read(run, "last").step == 4
+    assert runs.read(run, "latest").step == 4
 
 
 @pytest.mark.parametrize("which", ["3", "03", "00000003"])
@@ -179,7 +179,7 @@ def test_a_damaged_newest_one_is_passed_over_with_a_warning(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 3))
     with pytest.warns(CharlmWarning, match=r"step-00000003: .*model\.safetensors.* step-00000002 ") as caught:
-        assert runs.read(run, "last").step == 2
+        assert runs.read(run, "latest").step == 2
     assert len(caught) == 1
 
 
@@ -195,7 +195,7 @@ def test_damage_elsewhere_is_nobodys_concern(run: Path) -> None:
     damage(step(run, 1))
     with warnings.catch_warnings(action="error"):
         assert runs.read(run, "best").step == 2
-        assert runs.read(run, "last").step == 3
+        assert runs.read(run, "latest").step == 3
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"metrics": []}', b'{"metrics": {"loss_validation": "low"}}'])
@@ -204,7 +204,7 @@ def test_a_config_that_is_damaged_is_passed_over_with_a_warning(run: Path, data:
     (step(run, 2) / "config.json").write_bytes(data)
     assert runs.read(run, "best").step == 1
     with pytest.warns(CharlmWarning):
-        assert runs.read(run, "last").step == 1
+        assert runs.read(run, "latest").step == 1
 
 
 def test_a_step_that_is_asked_for_and_damaged_is_an_error(run: Path) -> None:
@@ -220,7 +220,7 @@ def test_where_all_are_damaged_the_one_that_was_meant_is_named(run: Path) -> Non
     damage(step(run, 1))
     damage(step(run, 2))
     with pytest.raises(CheckpointError, match="step-00000002"):
-        runs.read(run, "last")
+        runs.read(run, "latest")
 
 
 def test_a_run_without_checkpoints_and_a_folder_that_is_no_run_are_errors(run: Path, tmp_path: Path) -> None:
@@ -242,11 +242,11 @@ def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path:
 @pytest.mark.parametrize("which", ["", "bset", "-1", "1.5", "²", "٣"])
 def test_what_is_neither_best_last_nor_a_number_is_refused(run: Path, which: str) -> None:
     add(run, s3=None)
-    with pytest.raises(UsageError, match=r"best, last or a step"):
+    with pytest.raises(UsageError, match=r"best, latest or a step"):
         runs.read(run, which)
 
 
-@pytest.mark.parametrize("which", ["best", "last"])
+@pytest.mark.parametrize("which", ["best", "latest"])
 def test_a_reader_under_whom_a_training_prunes_looks_once_more(
     run: Path, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,7 +420,7 @@ def test_the_summary_tells_how_long_the_training_took(run: Path) -> None:
 def test_the_summary_of_a_checkpoint_is_that_of_its_run(run: Path) -> None:
     add(run, s10=1.5, s20=1.25)
     assert runs.summary(step(run, 10)) == runs.summary(run, "10")
-    assert runs.summary(run, "last")["step"] == 20
+    assert runs.summary(run, "latest")["step"] == 20
 
 
 def test_a_checkpoint_can_be_named_from_inside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command line: one file a command, which parses, calls and prints. Nothing else knows click.
+"""The command line: one file per command, which parses, calls and prints. Nothing else knows click.
 
 A command's module is imported when the command is used, so ``charlm --help`` answers without importing torch.
 """
@@ -16,6 +16,7 @@ import click
 from charlm import __version__
 from charlm.commands.terminal import prepare_streams
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
+from charlm.machine import shorten_thread_waits
 
 COMMANDS = {
     "train": "Train a language model on text.",
@@ -24,7 +25,8 @@ COMMANDS = {
     "score": "Print the probability and rank of every character in a text.",
     "info": "Show a run's settings, size, vocabulary and metrics.",
     "bench": "Benchmark training and sampling on this machine.",
-    "corpus": "Download and inspect texts; clear the cache.",
+    "corpus": "Download and inspect texts.",
+    "cache": "Clear the cache of encoded texts.",
 }
 
 
@@ -56,12 +58,17 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="charlm")
 @click.option("--debug", is_flag=True, expose_value=False, is_eager=True, help="Show tracebacks.")
 def group() -> None:
-    """Train, evaluate and sample character-level LSTM language models."""
+    """Train, evaluate and sample character-level LSTM language models.
+
+    Every command's options can also be set by environment variables, for example CHARLM_TRAIN_HIDDEN_SIZE=512 for
+    charlm train --hidden-size 512.
+    """
 
 
 def main() -> NoReturn:
     """Run the command line; every way it can end has its exit code, and none is a traceback."""
     prepare_streams()
+    shorten_thread_waits()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning  # type: ignore[assignment]
@@ -89,12 +96,13 @@ def main() -> NoReturn:
             raise
         from charlm.files import write_log
 
-        log = write_log(traceback.format_exc())
+        details = traceback.format_exc()
         summary = (str(error).splitlines() or [""])[0]
-        click.echo(
-            f"charlm: {type(error).__name__}: {summary}\nThe traceback was saved to {log}; use --debug to print it.",
-            err=True,
-        )
+        try:
+            what_to_do = f"The traceback was saved to {write_log(details)}; use --debug to print it."
+        except OSError:  # no temporary folder, or no room in it
+            what_to_do = details.rstrip()
+        click.echo(f"charlm: {type(error).__name__}: {summary}\n{what_to_do}", err=True)
         sys.exit(1)
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from charlm.commands.layout import Command, option
 from charlm.commands.options import (
-    SectionedCommand,
     common_options,
     given,
+    integer_option,
     json_option,
     settings_options,
 )
@@ -23,18 +24,17 @@ from charlm.config import (
     read_toml,
     resolve,
 )
+from charlm.errors import pluralize
 
 
-@click.command("bench", cls=SectionedCommand)
-@click.option("--config", default="default", help="Preset or TOML file.")
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=5, help="Timed rounds; the median is reported.  [default: 5]"
-)
+@click.command("bench", cls=Command)
+@option("--config", default="default", metavar="NAME|FILE.toml", help="Preset or TOML file.  [default: default]")
+@integer_option("--rounds", 1, "Timed rounds; the median is reported.", default=5)
 @json_option
 @common_options
-@settings_options({"Model": ModelSettings, "Windows": WindowSettings, "Device": DeviceSettings})
+@settings_options({"Model": ModelSettings, "Batching": WindowSettings, "Device": DeviceSettings})
 @click.pass_context
-def command(context: click.Context, /, config: str, rounds: int, as_json: bool, quiet: bool, **options: object) -> None:
+def command(context: click.Context, /, config: str, rounds: int, json: bool, quiet: bool, **options: object) -> None:
     """Benchmark training and sampling, in characters per second, against plain PyTorch loops.
 
     Training on random ids is compared with the same model built on nn.LSTM, and with a model shaped like char-rnn's
@@ -58,16 +58,16 @@ def command(context: click.Context, /, config: str, rounds: int, as_json: bool, 
     with tqdm(total=benchmark.turns(rounds), desc="measuring", disable=quiet or None, leave=False) as bar:
         result = benchmark.run(settings, rounds, bar.update)
     with standard_output():
-        print_json(result) if as_json else click.echo(_page(result))
+        print_json(result) if json else click.echo(_page(result))
 
 
 def _page(result: dict[str, Any]) -> str:
-    settings, made_by = result["settings"], result["made_by"]
+    settings, environment = result["settings"], result["environment"]
     lines = [
         f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}, embedding "
         f"{settings['embedding_size']}, batch {settings['batch_size']} × {settings['sequence_length']}, "
-        f"{made_by['precision']} on {made_by['device']}, {made_by['threads']} threads, torch {made_by['torch']}; "
-        f"median of {result['rounds']} rounds"
+        f"{environment['precision']} on {environment['device']}, {pluralize(environment['threads'], 'thread')}, "
+        f"torch {environment['torch']}; median of {pluralize(result['rounds'], 'round')}"
     ]
     titles = {
         "training": "training",

@@ -1,4 +1,4 @@
-"""``charlm corpus``: what is done to texts before anything is trained on them."""
+"""``charlm corpus``: get texts and look at them before training."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,10 +7,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import (
-    SectionedCommand,
     cache_option,
     common_options,
+    corpus_argument,
     given,
     json_option,
     settings_options,
@@ -18,25 +19,25 @@ from charlm.commands.options import (
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import download
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, pluralize
 
-SUGGESTED = ("tiny", "default")  # whose time is taken; on a GPU, large too
-SHOWN = 10  # of a list, where people read it; JSON has more
+SUGGESTED = ("tiny", "default")  # presets whose training time is estimated; on a GPU, large too
+SHOWN = 10  # entries of a list in the report for people; JSON has more
+TITLE_WIDTH = 20
 
 
 @click.group("corpus")
 def command() -> None:
-    """Download and inspect texts; clear the cache.
+    """Download and inspect texts.
 
     \b
     charlm corpus get tinyshakespeare
     charlm corpus inspect play.txt
-    charlm corpus clean
     """
 
 
-class KnownCorpora(click.Command):
-    """A command whose help lists the corpora that can be had."""
+class DownloadCommand(Command):
+    """A command whose help lists the corpora that can be downloaded."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Corpora"):
@@ -52,16 +53,16 @@ def _description(corpus: download.Published) -> str:
     return f"{corpus.description}; {corpus.size_bytes / 1e6:,.1f} MB; {corpus.licence}"
 
 
-@command.command("get", cls=KnownCorpora, short_help="Download and verify a well-known corpus.")
-@click.argument("name")
-@click.option(
-    "--folder",
-    type=click.Path(path_type=Path),
+@command.command("get", cls=DownloadCommand, short_help="Download and verify a well-known corpus.")
+@argument("name", description="Name of a corpus, listed below.")
+@option(
+    "--dir",
+    type=click.Path(path_type=Path, file_okay=False),
     default=download.DOWNLOADS,
     help="Folder for NAME.txt; charlm train NAME looks in data.  [default: data]",
 )
 @common_options
-def get(name: str, folder: Path, quiet: bool) -> None:
+def get(name: str, dir: Path, quiet: bool) -> None:
     """Download the corpus NAME, verify its checksum and print its path.
 
     An existing file is verified and never overwritten.
@@ -70,35 +71,35 @@ def get(name: str, folder: Path, quiet: bool) -> None:
     charlm corpus get tinyshakespeare
     charlm train tinyshakespeare
     """
-    path = download.place(name, folder)
-    if download.is_there(name, folder):
+    path = download.place(name, dir)
+    if download.is_there(name, dir):
         if not quiet:
             click.echo(f"{path} already exists and its checksum is correct.", err=True)
     else:
         size_bytes = download.CORPORA[name].size_bytes
         with tqdm(total=size_bytes, desc=name, unit="B", unit_scale=True, disable=quiet or None, leave=False) as bar:
-            download.get(name, folder, bar.update)
+            download.get(name, dir, bar.update)
     with standard_output():
         click.echo(path)
 
 
-@command.command("inspect", cls=SectionedCommand, short_help="Show statistics of a text, and baselines for a model.")
-@click.argument("corpus", nargs=-1)
+@command.command("inspect", cls=Command, short_help="Show statistics of a text, and baselines for a model.")
+@corpus_argument
 @cache_option
 @json_option
 @common_options
-@settings_options({"Text": CorpusSettings})
+@settings_options({"Data": CorpusSettings})
 @click.pass_context
 def inspect(
     context: click.Context,
     /,
     corpus: tuple[str, ...],
     cache_dir: Path | None,
-    as_json: bool,
+    json: bool,
     quiet: bool,
     **options: object,
 ) -> None:
-    """Inspect CORPUS before training on it: files, folders, glob patterns, or - for standard input.
+    """Inspect CORPUS before training on it.
 
     Reports size, characters, rare and control characters, line lengths, overlap between training and validation text,
     the estimated training time of each preset, and baselines to beat: bits per character of n-gram models and of xz.
@@ -117,24 +118,7 @@ def inspect(
         report = inspection.inspect(loaded, bar.update)
         report.update(_presets(loaded, settings, bar))
     with standard_output():
-        print_json(report) if as_json else click.echo(_page(report))
-
-
-@command.command("clean", short_help="Clear the cache of encoded texts.")
-@cache_option
-@common_options
-def clean(cache_dir: Path | None, quiet: bool) -> None:
-    """Clear the cache of encoded texts. They are rebuilt when needed; your texts and runs are not touched.
-
-    \b
-    charlm corpus clean
-    """
-    from charlm.corpus import cache
-
-    folder = cache_dir or cache.default_folder()
-    freed_bytes = cache.clean(folder)
-    if not quiet:
-        click.echo(f"Freed {freed_bytes / 1e6:,.1f} MB in {folder}.", err=True)
+        print_json(report) if json else click.echo(_page(report))
 
 
 def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
@@ -162,81 +146,85 @@ def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
 
 def _page(report: dict[str, Any]) -> str:
     unit = report["unit"]
-    files = f"{report['files']:,} file{'s' * (report['files'] > 1)}, "
     lines = [
-        f"{report['name']}: {files}{report['size_bytes']:,} bytes, {report['characters']:,} {unit}s, "
-        f"{report['distinct_characters']:,} distinct",
+        f"{report['name']}: {pluralize(report['files'], 'file')}, {pluralize(report['size_bytes'], 'byte')}, "
+        + f"{report[f'{unit}s']:,} characters, " * (unit == "character")
+        + f"{report[f'distinct_{unit}s']:,} distinct {unit}s",
         "",
-        "Split        " + ", ".join(f"{name} {end - start:,}" for name, (start, end) in report["ranges"].items()),
+        *_row("Split", ", ".join(f"{name} {end - start:,}" for name, (start, end) in report["ranges"].items())),
     ]
-    if report["only_outside_training"]:
-        lines.append(
-            f"             {report['only_outside_training']:,} distinct {unit}s never occur in the training split"
-        )
+    if unseen := report["unseen_in_training"]:
+        lines += _row("", f"outside the training split only: {pluralize(unseen, f'distinct {unit}')}")
     if report["documents"]:
-        lines.append(f"Documents    {report['documents']:,}")
+        lines += _row("Documents", f"{report['documents']:,}")
     of = report["lines"]
     ends = {name: count for name, count in report["line_ends"].items() if count}
     named = {"crlf": "\\r\\n", "lone_lf": "\\n", "lone_cr": "\\r"}
     mixed = "mixed: " * (len(ends) > 1) + ", ".join(f"{count:,} {named[name]}" for name, count in ends.items())
+    unify = "; unify them with --newline lf" * (len(ends) > 1 and unit == "character")
+    frequent = report["most_frequent"][:60]
     lines += [
-        f"Lines        {of['lines']:,}; length: median {of['median']:,.0f}, mean {of['mean']:,.1f}, "
-        f"longest {of['longest']:,}",
-        f"Line ends    {mixed or 'none'}" + ("; unify them with --newline lf" if len(ends) > 1 else ""),
-        f"Frequent     {report['most_frequent'][:60]!r}",
-        *_listed(
-            "Rare", report["rare_characters"], report["rare"], f"{unit}s occur fewer than 10 times; see --min-count"
+        *_row(
+            "Lines",
+            f"{of['lines']:,}; length: median {of['median']:,.0f}, mean {of['mean']:,.1f}, longest {of['longest']:,}",
         ),
-        *_listed("Control", report["control_characters"], report["control"], "occurrences"),
-        _repeated(report["repeats"], unit),
-        "",
-        *_floors(report["floors"], unit),
-        "",
+        *_row("Line endings", (mixed or "none") + unify),
+        *_row("Most frequent", repr(bytes(frequent) if unit == "byte" else frequent)),
+        *_listed(
+            f"Rare {unit}s",
+            report["rare"],
+            f"{report[f'rare_{unit}s']:,} with fewer than 10 occurrences" + "; see --min-count" * (unit == "character"),
+        ),
+        *_listed(f"Control {unit}s", report["control"], pluralize(report[f"control_{unit}s"], "occurrence")),
+        *_row("Overlap", _overlap(report["overlap"], unit)),
+        *_baselines(report["baselines"], unit),
     ]
     if report["suggested_preset"]:
         took = ", ".join(_preset(name, seconds) for name, seconds in report["training_seconds"].items())
-        lines += [
-            f"Training     {took}",
-            f"             suggested preset: charlm train … --config {report['suggested_preset']}",
-        ]
+        lines += _row("Training time", took)
+        lines += _row("", f"suggested preset: charlm train … --config {report['suggested_preset']}")
     else:
-        lines += [
-            "Training     no preset fits: the text is too short, or its vocabulary too large for this machine's memory"
-        ]
+        why = "the text is too short, or its vocabulary is too large for this machine's memory"
+        lines += _row("Training time", f"no preset fits: {why}")
     return "\n".join(lines)
 
 
-def _listed(title: str, count: int, characters: list[dict[str, Any]], what: str) -> list[str]:
-    lines = [f"{title:<13}{count:,} {what}" if count else f"{title:<13}none"]
-    lines += [f"             {entry['count']:>9,} × {entry['description']}" for entry in characters[:SHOWN]]
-    return [*lines, "             …"] if len(characters) > SHOWN else lines
+def _row(title: str, text: str) -> list[str]:
+    return [f"{title:<{TITLE_WIDTH}}{text}"]
 
 
-def _repeated(repeats: dict[str, Any], unit: str) -> str:
-    covered, longest = repeats["validation_characters"], repeats["longest"]
+def _listed(title: str, characters: list[dict[str, Any]], total: str) -> list[str]:
+    if not characters:
+        return _row(title, "none")
+    lines = _row(title, total)
+    for entry in characters[:SHOWN]:
+        lines += _row("", f"{entry['count']:>9,} × {entry['description']}")
+    return lines + _row("", "…") * (len(characters) > SHOWN)
+
+
+def _overlap(overlap: dict[str, Any], unit: str) -> str:
+    covered, longest, length = overlap[f"validation_{unit}s"], overlap["longest"], overlap["min_length"]
     if not covered:
-        return (
-            f"Overlap      no passage of {repeats['at_least']} {unit}s occurs both in training and in the first "
-            f"{repeats['validation_looked_at']:,} of validation"
-        )
-    stretch = longest[0]
+        checked = overlap[f"validation_{unit}s_checked"]
+        return f"no passage of {length} {unit}s occurs both in training and in the first {checked:,} of validation"
+    passage = longest[0]
     return (
-        f"Overlap      {covered:,} validation {unit}s also occur in training, in passages of {repeats['at_least']}+; "
-        f"longest: {stretch['length']:,}, at validation offset {stretch['validation_start']:,}"
+        f"{covered:,} validation {unit}s also occur in training, in passages of {length} or more; "
+        f"longest: {passage['length']:,}, at validation offset {passage['validation_start']:,}"
     )
 
 
-def _floors(floors: dict[str, Any], unit: str) -> list[str]:
-    best = min(range(len(floors["ngram_bits"])), key=floors["ngram_bits"].__getitem__)
-    return [
-        f"Baselines    bits per {unit} on {floors['validation_characters']:,} validation {unit}s, built from "
-        f"{floors['train_characters']:,} training {unit}s",
-        *(
-            f"             {bits:6.3f}  order {order}{'  best n-gram model' if order == best else ''}"
-            for order, bits in enumerate(floors["ngram_bits"])
-        ),
-        f"             {floors['xz_bits']:6.3f}  xz",
-    ]
+def _baselines(baselines: dict[str, Any], unit: str) -> list[str]:
+    ngrams = baselines["ngram_bits"]
+    best = min(range(len(ngrams)), key=ngrams.__getitem__)
+    lines = _row(
+        "Baselines",
+        f"bits per {unit} on {baselines[f'validation_{unit}s']:,} validation {unit}s, built from "
+        f"{baselines[f'train_{unit}s']:,} training {unit}s",
+    )
+    for order, bits in enumerate(ngrams):
+        lines += _row("", f"{bits:6.3f}  n-gram, context of {order}" + ": the best n-gram model" * (order == best))
+    return lines + _row("", f"{baselines['xz_bits']:6.3f}  xz")
 
 
 def _preset(name: str, seconds: float) -> str:

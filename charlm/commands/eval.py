@@ -7,53 +7,53 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from charlm.commands.layout import Command, option
 from charlm.commands.options import (
-    SectionedCommand,
     cache_option,
     checkpoint_option,
     common_options,
     device_option,
+    evaluation_text_options,
     given,
+    integer_option,
     json_option,
     output_file,
+    run_argument,
     run_path,
     settings_options,
-    subject_options,
+    text_argument,
     threads_option,
 )
+from charlm.commands.progress import SharingBar
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import DynamicSettings, resolve
-from charlm.errors import UsageError
+from charlm.errors import UsageError, pluralize
 
 
-@click.command("eval", cls=SectionedCommand)
-@click.argument("run", type=run_path)
-@click.argument("text", nargs=-1)
-@subject_options
+@click.command("eval", cls=Command)
+@run_argument
+@text_argument
+@evaluation_text_options
 @checkpoint_option
-@click.option(
-    "--lanes",
-    type=click.IntRange(min=1),
+@integer_option(
+    "--num-segments",
+    1,
+    "Split the text into N segments evaluated in parallel: faster, approximate; 1: exact.",
     default=1,
-    help="Split the text into N parts read in parallel: faster, but approximate.  [default: 1, exact]",
-)
-@click.option("--floors", is_flag=True, help="Also report n-gram and xz baselines built from the training text.")
-@click.option(
-    "--windowed",
-    type=click.IntRange(min=1),
     metavar="N",
-    help="Also report the loss with windows of N characters read independently.",
 )
-@click.option("--cold-start", is_flag=True, help="Also report the loss by context length, from a zero state.")
-@click.option(
-    "--curve",
+@option("--baselines", is_flag=True, help="Also report n-gram and xz baselines built from the training text.")
+@integer_option(
+    "--independent-windows", 1, "Also report the loss with windows of N characters read independently.", metavar="N"
+)
+@option("--context-loss", is_flag=True, help="Also report the loss by context length, from a zero state.")
+@option(
+    "--context-plot",
     type=run_path,
     metavar="FILE.svg",
-    help="Plot loss by context length to an SVG file; implies --cold-start.",
+    help="Plot loss by context length to an SVG file; implies --context-loss.",
 )
-@click.option(
-    "--dynamic", is_flag=True, help="Also report dynamic evaluation: keep learning from the text (Krause et al.)."
-)
+@option("--dynamic", is_flag=True, help="Also report dynamic evaluation: keep learning from the text (Krause et al.).")
 @device_option
 @threads_option
 @cache_option
@@ -66,35 +66,34 @@ def command(
     /,
     run: Path,
     text: tuple[str, ...],
-    part: str | None,
+    split: str | None,
     encoding: str | None,
     checkpoint: str,
-    lanes: int,
-    floors: bool,
-    windowed: int | None,
-    cold_start: bool,
-    curve: Path | None,
+    num_segments: int,
+    baselines: bool,
+    independent_windows: int | None,
+    context_loss: bool,
+    context_plot: Path | None,
     dynamic: bool,
     device: str,
     threads: int,
     cache_dir: Path | None,
-    as_json: bool,
+    json: bool,
     quiet: bool,
     **options: object,
 ) -> None:
-    """Measure the loss of the model in RUN on TEXT: files, folders, glob patterns, or - for standard input.
+    """Measure the loss of the model in RUN on TEXT.
 
-    Without TEXT, uses the validation split of the text the run was trained on. Every character is predicted once, given
-    all preceding text. A character outside the vocabulary costs the unknown token plus the cost of telling which
-    character it is; a model without an unknown token rejects it.
+    Every character is predicted once, given all preceding text. A character outside the vocabulary costs the unknown
+    token plus the cost of telling which character it is; a model without an unknown token rejects it.
 
     \b
     charlm eval checkpoints/play
     charlm eval checkpoints/play hamlet.txt letters/ --encoding latin-1
-    charlm eval checkpoints/play --part test --json
-    charlm eval checkpoints/play --checkpoint last --lanes 32
-    charlm eval checkpoints/play --floors --windowed 256 --cold-start
-    charlm eval checkpoints/play --curve cold.svg
+    charlm eval checkpoints/play --split test --json
+    charlm eval checkpoints/play --checkpoint latest --num-segments 32
+    charlm eval checkpoints/play --baselines --independent-windows 256 --context-loss
+    charlm eval checkpoints/play --context-plot context.svg
     charlm eval checkpoints/play --dynamic --dynamic-segment-length 20
     charlm eval checkpoints/play --dynamic --dynamic-learning-rate 3e-5 --dynamic-decay 0.01
     """
@@ -103,62 +102,84 @@ def command(
     if not dynamic and layers[-1][1]:
         raise UsageError("--dynamic-* options only apply to dynamic evaluation.", "Add --dynamic.")
     from charlm import runs
+    from charlm.corpus.vocabulary import SHORT_UNITS
     from charlm.evaluation import subject
-    from charlm.evaluation.report import Beside, measure
+    from charlm.evaluation.report import ExtraMetrics, measure
     from charlm.model.device import choose_device, prepare_process
     from charlm.reports.curve import picture
 
     place = choose_device(device)
-    prepare_process(threads)
+    balancer = prepare_process(threads)
     saved = runs.read(run, checkpoint)
-    unit = {"character": "char", "byte": "byte"}[saved.settings.unit]
+    unit = saved.settings.unit
 
     def progress(what: str, characters: int) -> "tqdm[Any]":
-        return tqdm(total=characters, desc=what, unit=unit, unit_scale=True, disable=quiet or None, leave=False)
+        hidden, short = quiet or None, SHORT_UNITS[unit]
+        return SharingBar(
+            total=characters, desc=what, unit=short, unit_scale=True, disable=hidden, leave=False, balancer=balancer
+        )
 
     model = saved.model(place)
-    tried = subject.choose(text, part, encoding, saved, run, cache_dir, quiet)
-    own = subject.own_corpus(saved, run, cache_dir, quiet) if floors or dynamic else None
-    beside = Beside(settings if dynamic else None, windowed, floors, cold_start or curve is not None)
-    with output_file(curve) if curve else nullcontext() as drawing:
-        measured = measure(model, tried, own, lanes, beside, progress)
-        if drawing is not None:
-            seen = [point["characters_seen"] for point in measured["cold_start"]]
-            bits = [point["bits_per_character"] for point in measured["cold_start"]]
-            drawn = picture(seen, bits, measured["bits_per_character"], f"{run}, {tried.name}")
-            drawing.write(drawn.encode("utf-8", "xmlcharrefreplace"))
+    evaluated = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
+    own = subject.own_corpus(saved, run, cache_dir, quiet) if baselines or dynamic else None
+    extra = ExtraMetrics(
+        dynamic=settings if dynamic else None,
+        independent_window=independent_windows,
+        baselines=baselines,
+        context_loss=context_loss or context_plot is not None,
+    )
+    with output_file(context_plot) if context_plot else nullcontext() as svg_file:
+        measured = measure(model, evaluated, own, num_segments, extra, progress)
+        if svg_file is not None:
+            lengths = [point[f"context_{unit}s"] for point in measured["context_loss"]]
+            bits = [point[f"bits_per_{unit}"] for point in measured["context_loss"]]
+            svg = picture(lengths, bits, measured[f"bits_per_{unit}"], unit, f"{run}, {evaluated.name}")
+            svg_file.write(svg.encode("utf-8", "xmlcharrefreplace"))
     report = {"run": str(run), "step": saved.step, **measured}
     with standard_output():
-        print_json(report) if as_json else click.echo(_page(report))
+        print_json(report) if json else click.echo(_page(report))
 
 
 def _page(report: dict[str, Any]) -> str:
-    unit, lanes = report["unit"], report["lanes"]
-    kind = "exact" if report["exact"] else f"approximate: {lanes} part{'s' * (lanes > 1)} in parallel"
-    lines = [f"{report['run']}, step {report['step']}, on {report['text']} ({kind})", ""]
-    figures = {
-        f"nats per {unit}": "nats_per_character",
-        f"bits per {unit}": "bits_per_character",
-        "bits per byte": "bits_per_byte",  # with a model of bytes, the same once more, and one line
-        "perplexity": "perplexity",
-    }
-    lines += [_line(title, report[name]) for title, name in figures.items()]
-    for title, name in ((f"{unit}s", "characters"), (f"unknown {unit}s", "unknown_characters")):
-        lines.append(f"  {title:<40}{report[name]:>10,}")
+    unit, segments = report["unit"], report["num_segments"]
+    kind = "exact" if report["exact"] else f"approximate: {pluralize(segments, 'segment')} in parallel"
+    lines = [
+        f"{report['run']}, step {report['step']}, on {report['text']} ({kind})",
+        "",
+        _line(f"nats per {unit}", report[f"nats_per_{unit}"]),
+        _line(f"bits per {unit}", report[f"bits_per_{unit}"]),
+    ]
+    if unit == "character":
+        lines.append(_line("bits per byte (UTF-8)", report["bits_per_byte"]))
+    lines.append(_line("perplexity", report["perplexity"]))
+    counts = {f"{unit}s": report[f"{unit}s"]}
+    if unit == "character":
+        counts |= {"unknown characters": report["unknown_characters"]}
+    lines += [f"  {title:<40}{count:>10,}" for title, count in counts.items()]
     lines.append(f"  {'seconds':<40}{report['seconds']:>10.1f}")
-    beside = []
-    if "dynamic_bits_per_character" in report:
-        beside.append(_line("dynamic evaluation", report["dynamic_bits_per_character"]))
-    if "windowed_bits_per_character" in report:
-        window = f"independent windows of {report['windowed_characters']:,} {unit}s"
-        beside.append(_line(window, report["windowed_bits_per_character"]))
-    if floors := report.get("floors"):
-        beside += [_line(f"n-gram, context of {order}", bits) for order, bits in enumerate(floors["ngram_bits"])]
-        beside.append(_line("xz", floors["xz_bits"]))
-    for point in report.get("cold_start", []):
-        beside.append(_line(f"after {point['characters_seen']} {unit}s of context", point["bits_per_character"]))
-    return "\n".join([*lines, "", f"For comparison, in bits per {unit}:", *beside] if beside else lines)
+    extra = _extra(report, unit)
+    return "\n".join([*lines, "", f"For comparison, in bits per {unit}:", *extra] if extra else lines)
 
 
-def _line(name: str, figure: float) -> str:
-    return f"  {name:<40}{figure:>10.4f}"
+def _extra(report: dict[str, Any], unit: str) -> list[str]:
+    bits, lines = f"bits_per_{unit}", []
+    if "dynamic" in report:
+        lines.append(_line("dynamic evaluation", report["dynamic"][bits]))
+    if "independent_windows" in report:
+        windows = report["independent_windows"]
+        length = pluralize(windows[f"window_{unit}s"], unit)
+        lines.append(_line(f"independent windows of {length}", windows[bits]))
+    if "baselines" in report:
+        for order, value in enumerate(report["baselines"]["ngram_bits"]):
+            lines.append(_line(f"n-gram, context of {order}", value))
+        lines.append(_line("xz", report["baselines"]["xz_bits"]))
+    for point in report.get("context_loss", []):
+        first = point[f"context_{unit}s"]
+        last = min(max(2 * first - 1, 0), report[f"{unit}s"] - 1)
+        context = f"{first}–{last} {unit}s" if last > first else pluralize(first, unit)
+        lines.append(_line(f"after {context} of context", point[bits]))
+    return lines
+
+
+def _line(name: str, value: float) -> str:
+    return f"  {name:<40}{value:>10.4f}"

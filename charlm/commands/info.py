@@ -6,18 +6,19 @@ from typing import Any
 
 import click
 
+from charlm.commands.layout import Command, argument
 from charlm.commands.options import checkpoint_option, common_options, json_option, run_path
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import SECTIONS
-from charlm.errors import CharlmError, CharlmWarning
+from charlm.errors import CharlmError, CharlmWarning, pluralize
 
 
-@click.command("info")
-@click.argument("runs", type=run_path, nargs=-1, required=True)
+@click.command("info", cls=Command)
+@argument("runs", type=run_path, nargs=-1, required=True, description="Run folders, or checkpoints of runs.")
 @checkpoint_option
 @json_option
 @common_options
-def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool) -> None:
+def command(runs: tuple[Path, ...], checkpoint: str, json: bool, quiet: bool) -> None:
     """Show a run's settings, parameter counts, vocabulary, metrics and environment; compare several RUNS in a table.
 
     \b
@@ -36,7 +37,7 @@ def command(runs: tuple[Path, ...], checkpoint: str, as_json: bool, quiet: bool)
                 raise
             warnings.warn(f"skipped: {error.message}", CharlmWarning, stacklevel=1)
     with standard_output():
-        if as_json:
+        if json:
             print_json(found if len(runs) > 1 else found[0])
         elif len(runs) > 1:
             click.echo(_table(found))
@@ -50,13 +51,19 @@ def _page(run: dict[str, Any]) -> str:
         lines.append(f"{title}: " + ", ".join(f"{name} {run['settings'][name]}" for name in kind.model_fields))
     lines += ["", f"Parameters: {run['parameters']['total']:,}"]
     lines += [f"  {part:<12} {count:>12,}" for part, count in run["parameters"].items() if part != "total"]
-    characters = "".join(run["vocabulary"])
-    lines += ["", f"Vocabulary: {len(run['vocabulary'])} {run['settings']['unit']}s: {characters!r}"[:2000]]
+    lines += ["", f"Vocabulary: {_vocabulary(run)}"]
     lines += ["", "Metrics at this checkpoint:"]
     lines += [f"  {name:<32} {value:.4f}" for name, value in run["metrics"].items()]
     lines += ["", "Environment: " + ", ".join(f"{name} {value}" for name, value in run["environment"].items())]
     lines += ["Checkpoints: " + ", ".join(str(step) for step in run["checkpoints"])]
     return "\n".join(lines)
+
+
+def _vocabulary(run: dict[str, Any]) -> str:
+    size, unit = len(run["vocabulary"]), run["settings"]["unit"]
+    if unit == "byte":
+        return f"{size} bytes"
+    return f"{pluralize(size, unit)}: {''.join(run['vocabulary'])!r}"[:2000]
 
 
 def _table(runs: list[dict[str, Any]]) -> str:
@@ -70,9 +77,9 @@ def _table(runs: list[dict[str, Any]]) -> str:
                 f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}",
                 f"{run['parameters']['total']:,}",
                 str(len(run["vocabulary"])),
-                _figure(metrics.get("loss_validation")),
-                _figure(metrics.get("bits_per_character_validation")),
-                _figure(metrics.get("loss_validation_exact")),
+                _number(metrics.get("loss_validation")),
+                _number(metrics.get(f"bits_per_{settings['unit']}_validation")),
+                _number(metrics.get("loss_validation_exact")),
                 f"{run['training_seconds'] / 60:.1f}",
             )
         )
@@ -82,5 +89,5 @@ def _table(runs: list[dict[str, Any]]) -> str:
     )
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"

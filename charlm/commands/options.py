@@ -1,17 +1,17 @@
 """From settings to click options, and from presets, environment and flags back to settings."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from charlm.config import COMMAND_LINE, ESCAPES, Layer, Settings
+from charlm.commands.layout import argument, option
+from charlm.config import COMMAND_LINE, ESCAPES, DeviceSettings, Layer, Settings
 from charlm.errors import UsageError
 from charlm.files import written
 from charlm.generation.terminal import unescaped
@@ -19,9 +19,13 @@ from charlm.generation.terminal import unescaped
 ELSEWHERE = "Choose a different path."
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # with click 8.2 it is not generic
 
 
-class Escaped(click.ParamType[str]):
+class Escaped(ParamType):
     """Text in which ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what shells make hard to write."""
 
     name = "text"
@@ -30,13 +34,16 @@ class Escaped(click.ParamType[str]):
         return unescaped(value)
 
 
-class NumberOrWord(click.ParamType[Any]):
+class NumberOrWord(ParamType):
     """A number, or one of a few words, such as auto."""
 
     def __init__(self, number: type[int] | type[float], words: tuple[str, ...]) -> None:
         self.number = number
         self.words = words
-        self.name = f"{'integer' if number is int else 'float'}|{'|'.join(words)}"
+        self.name = "integer" if number is int else "float"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "|".join([self.name.upper(), *self.words])
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in self.words:
@@ -44,7 +51,23 @@ class NumberOrWord(click.ParamType[Any]):
         try:
             return self.number(value)
         except ValueError:
-            self.fail(f"{value!r} is not a number or {' or '.join(self.words)}.", param, ctx)
+            kind = "an integer" if self.number is int else "a number"
+            self.fail(f"{value!r} is not {kind} or {' or '.join(map(repr, self.words))}.", param, ctx)
+
+
+class AtLeast(ParamType):
+    """An integer that is not below a minimum."""
+
+    name = "integer"
+
+    def __init__(self, minimum: int) -> None:
+        self.minimum = minimum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number: int = click.INT.convert(value, param, ctx)
+        if number < self.minimum:
+            self.fail(f"must be at least {self.minimum} (got {number}).", param, ctx)
+        return number
 
 
 def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Function], Function]:
@@ -57,17 +80,16 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
                 parameter_type = _click_type(setting)
                 if parameter_type is click.BOOL:
                     flag = f"{flag}/--no-{flag[2:]}"
-                option = click.option(
+                decorate_with_option = option(
                     flag,
                     name,
                     type=parameter_type,
                     multiple=get_origin(setting.annotation) is tuple,
                     default=None,
                     help=_help(setting),
-                    cls=SectionOption,
                     section=title,
                 )
-                function = option(function)
+                function = decorate_with_option(function)
         return function
 
     return decorate
@@ -124,82 +146,44 @@ def _told(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: cannot be written: {error.strerror or error}.", ELSEWHERE) from None
 
 
+def integer_option(
+    flag: str, minimum: int, description: str, default: int | None = None, **options: Any
+) -> Callable[[Function], Function]:
+    """An option for an integer from ``minimum`` up; its help ends with default and range, as that of a setting does."""
+    facts = ([] if default is None else [f"default: {default}"]) + [f"≥ {minimum}"]
+    text = f"{description}  [{'; '.join(facts)}]"
+    return option(flag, type=AtLeast(minimum), default=default, help=text, **options)
+
+
 def common_options(function: Function) -> Function:
     """Options of every command."""
-    for option in (
-        click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
-        click.option("-q", "--quiet", is_flag=True, help="Suppress progress and informational messages."),
+    for decorate in (
+        option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
+        option("-q", "--quiet", is_flag=True, help="Suppress progress and informational messages."),
     ):
-        function = option(function)
+        function = decorate(function)
     return function
 
 
-threads_option = click.option(
-    "--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: PyTorch's default."
-)
-device_option = click.option(
-    "--device", default="auto", help="Device: auto, cpu, cuda, cuda:1 or mps.  [default: auto]"
-)
-cache_option = click.option(
-    "--cache-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="CHARLM_CACHE_DIR",
-    default=None,
-    help="Cache folder for encoded texts.  [default: user cache folder; env: CHARLM_CACHE_DIR]",
-)
-checkpoint_option = click.option(
-    "--checkpoint", default="best", metavar="best|last|STEP", help="Checkpoint to use.  [default: best]"
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-run_path = click.Path(path_type=Path)
-
-
-def subject_options(function: Function) -> Function:
-    """The options that say what a model is tried on."""
-    for option in (
-        click.option("--encoding", default=None, help="Encoding of TEXT.  [default: that of the training text]"),
-        click.option(
-            "--part",
+def evaluation_text_options(function: Function) -> Function:
+    """The options that say what a model is evaluated on."""
+    for decorate in (
+        option("--encoding", default=None, help="Encoding of TEXT.  [default: that of the training text]"),
+        option(
+            "--split",
             type=click.Choice(["validation", "test"]),
             default=None,
             help="Split of the run's own text to use.  [default: validation]",
         ),
     ):
-        function = option(function)
+        function = decorate(function)
     return function
 
 
-class SectionOption(click.Option):
-    """An option that knows under which heading of the help it stands."""
-
-    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.section = section
-
-    def get_error_hint(self, ctx: click.Context | None) -> str:
-        """The option as it was given: its flag, or the environment variable that a bad value stands in."""
-        if ctx is not None and ctx.get_parameter_source(self.name or "") is not ParameterSource.COMMANDLINE:
-            variable = self._variable(ctx)
-            if variable in os.environ:
-                return variable
-        return super().get_error_hint(ctx)
-
-    def _variable(self, ctx: click.Context) -> str:
-        return f"{ctx.auto_envvar_prefix}_{self.name}".upper()
-
-
-class SectionedCommand(click.Command):
-    """A command whose help has its options under headings."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
+def _help(setting: FieldInfo) -> str:
+    facts = [f"default: {_spelled(setting.default)}"]
+    limits = _limits(setting)
+    return f"{setting.description}  [{'; '.join(facts + limits)}]"
 
 
 def _own_settings(kind: type[Settings]) -> dict[str, FieldInfo]:
@@ -229,12 +213,6 @@ def _flatten(annotation: Any) -> Iterable[Any]:
         yield annotation
 
 
-def _help(setting: FieldInfo) -> str:
-    facts = [f"default: {_spelled(setting.default)}"]
-    limits = _limits(setting)
-    return f"{setting.description}  [{'; '.join(facts + limits)}]"
-
-
 def _limits(setting: FieldInfo) -> list[str]:
     metadata = list(setting.metadata)
     for part in _annotated_parts(setting.annotation):
@@ -260,3 +238,32 @@ def _spelled(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value in ("", ()) else str(value)
+
+
+run_path = click.Path(path_type=Path)
+run_argument = argument("run", type=run_path, description="Run folder, or one of its checkpoints.")
+corpus_argument = argument(
+    "corpus",
+    nargs=-1,
+    description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input. "
+    "[default: python, the source code of Python's standard library]",
+)
+text_argument = argument(
+    "text",
+    nargs=-1,
+    description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input. "
+    "[default: the validation split of the run's own text]",
+)
+threads_option = option("--threads", type=AtLeast(0), default=0, help=_help(DeviceSettings.model_fields["threads"]))
+device_option = option("--device", default="auto", help=_help(DeviceSettings.model_fields["device"]))
+cache_option = option(
+    "--cache-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="CHARLM_CACHE_DIR",
+    default=None,
+    help="Cache folder for encoded texts.  [default: user cache folder; env: CHARLM_CACHE_DIR]",
+)
+checkpoint_option = option(
+    "--checkpoint", default="best", metavar="best|latest|STEP", help="Checkpoint to use.  [default: best]"
+)
+json_option = option("--json", is_flag=True, help="Print JSON instead of text.")

@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
+from charlm.commands.layout import Command, option
 from charlm.commands.options import (
-    SectionedCommand,
     checkpoint_option,
     common_options,
     device_option,
     given,
+    integer_option,
     json_option,
-    run_path,
+    run_argument,
     settings_options,
     threads_option,
 )
@@ -26,20 +27,23 @@ from charlm.errors import CharlmError, UsageError
 from charlm.generation.terminal import Output
 
 
-@click.command("sample", cls=SectionedCommand)
-@click.argument("run", type=run_path)
-@click.option("--prompt-file", type=click.Path(), help="Read the prompt from this file; - for standard input.")
-@click.option("--echo/--no-echo", default=True, help="Print the prompt before the generated text.  [default: on]")
-@click.option(
-    "--top-next", type=click.IntRange(min=1), metavar="K", help="Print the K likeliest next characters instead of text."
+@click.command("sample", cls=Command)
+@run_argument
+@option("--prompt-file", type=click.Path(), help="Read the prompt from this file; - for standard input.")
+@option("--echo/--no-echo", default=True, help="Print the prompt before the generated text.  [default: on]")
+@integer_option(
+    "--next-probabilities",
+    1,
+    "Print the K likeliest next characters with their probabilities, instead of text.",
+    metavar="K",
 )
-@click.option("--interactive", is_flag=True, help="Read prompts line by line; type :help for commands.")
+@option("--interactive", is_flag=True, help="Read prompts line by line; type :help for commands.")
 @checkpoint_option
 @threads_option
 @device_option
 @json_option
 @common_options
-@settings_options({"Text": SampleSettings})
+@settings_options({"Sampling": SampleSettings})
 @click.pass_context
 def command(
     context: click.Context,
@@ -47,16 +51,16 @@ def command(
     run: Path,
     prompt_file: str | None,
     echo: bool,
-    top_next: int | None,
+    next_probabilities: int | None,
     interactive: bool,
     checkpoint: str,
     threads: int,
     device: str,
-    as_json: bool,
+    json: bool,
     quiet: bool,
     **options: object,
 ) -> None:
-    """Generate text with the model in RUN, a run folder or one of its checkpoints.
+    """Generate text with the model in RUN.
 
     Text is streamed to standard output. Multiple samples are generated in parallel: the first is streamed, the others
     are printed when they are complete, with separators on standard error.
@@ -71,19 +75,23 @@ def command(
     charlm sample checkpoints/play --prompt-file scene.txt --no-echo --unknown skip
     charlm sample checkpoints/play --top-k 10 --top-p 0.9 --min-p 0.05 --seed 42 --precision fp32
     charlm sample checkpoints/play --ban "0123456789" --stop "ACT" --stop "SCENE"
-    charlm sample checkpoints/play --allow "abcdefghijklmnopqrstuvwxyz " --stop-at-line
+    charlm sample checkpoints/play --allow "abcdefghijklmnopqrstuvwxyz " --stop-at-newline
     charlm sample checkpoints/play --num-samples 64 --json
-    charlm sample checkpoints/play --prompt "To be, or not to b" --top-next 5
-    charlm sample checkpoints/play --checkpoint last --interactive --no-echo
+    charlm sample checkpoints/play --prompt "To be, or not to b" --next-probabilities 5
+    charlm sample checkpoints/play --checkpoint latest --interactive --no-echo
     """
     settings = resolve(SampleSettings, given(context, SampleSettings))
     if prompt_file is not None and settings.prompt:
         raise UsageError("--prompt and --prompt-file cannot be used together.", "Use only one of them.")
-    if interactive and (as_json or top_next or prompt_file or settings.num_samples > 1):
-        raise UsageError(
-            "--interactive cannot be used with --json, --top-next, --prompt-file or --num-samples.",
-            "Remove those options.",
-        )
+    if interactive:
+        others = {
+            "--json": json,
+            "--next-probabilities": next_probabilities,
+            "--prompt-file": prompt_file,
+            "--num-samples": settings.num_samples > 1,
+        }
+        if excluded := ", ".join(name for name, value in others.items() if value):
+            raise UsageError(f"--interactive cannot be used with {excluded}.", f"Remove --interactive or {excluded}.")
     from charlm import runs
     from charlm.generation.interactive import Conversation
     from charlm.generation.streams import Sampler
@@ -101,9 +109,9 @@ def command(
             _converse(Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)
             return
         sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
-        if top_next:
-            _show_next(sampler.next_characters(top_next), unit, as_json)
-        elif as_json:
+        if next_probabilities:
+            _show_next(sampler.next_characters(next_probabilities), unit, json)
+        elif json:
             for sample in sampler.samples():
                 print_json(_object(sample, settings.prompt, unit), indent=None)
         else:
@@ -111,7 +119,7 @@ def command(
 
 
 def _read(name: str, unit: str) -> str:
-    """The prompt in a file: UTF-8, perhaps with a byte order mark; for a model of bytes, whatever bytes there are."""
+    """The prompt in a file: UTF-8, perhaps with a byte order mark; for a byte-level model, any bytes."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return data.decode("utf-8", "surrogateescape") if unit == "byte" else data.decode().removeprefix("\ufeff")
@@ -151,7 +159,7 @@ def _object(sample: Any, prompt: str, unit: str) -> dict[str, Any]:
         f"{unit}s": len(sample.characters),
         "log_probability_nats": nats,
         f"bits_per_{unit}": -nats / math.log(2) / len(sample.characters) if sample.characters else None,
-        "ended_by": sample.ended_by,
+        "finish_reason": sample.finish_reason,
     }
 
 

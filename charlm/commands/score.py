@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tqdm import tqdm
 
+from charlm.commands.layout import Command, option
 from charlm.commands.options import (
     cache_option,
     checkpoint_option,
     common_options,
     device_option,
+    evaluation_text_options,
     output_file,
+    run_argument,
     run_path,
-    subject_options,
+    text_argument,
     threads_option,
 )
+from charlm.commands.progress import SharingBar
 from charlm.commands.terminal import standard_output
 
 if TYPE_CHECKING:
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
     from charlm.evaluation.subject import Subject
 
 
-@click.command("score")
-@click.argument("run", type=run_path)
-@click.argument("text", nargs=-1)
-@subject_options
+@click.command("score", cls=Command)
+@run_argument
+@text_argument
+@evaluation_text_options
 @checkpoint_option
-@click.option(
+@option(
     "--html",
     type=run_path,
     metavar="FILE",
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 def command(
     run: Path,
     text: tuple[str, ...],
-    part: str | None,
+    split: str | None,
     encoding: str | None,
     checkpoint: str,
     html: Path | None,
@@ -53,50 +56,57 @@ def command(
     cache_dir: Path | None,
     quiet: bool,
 ) -> None:
-    """Score every character of TEXT with the model in RUN: files, folders, glob patterns, or - for standard input.
+    """Score every character of TEXT with the model in RUN.
 
-    Without TEXT, uses the validation split of the text the run was trained on. Prints one JSON line per character (for
-    byte-level models, per byte): its log-probability in nats given all preceding text, and its rank, 1 for the
-    likeliest. The mean negative log-probability is the loss that charlm eval reports.
+    Prints one JSON line per character (for byte-level models, per byte): its log-probability in nats given all
+    preceding text, and its rank, 1 for the likeliest. The mean negative log-probability is the loss that charlm eval
+    reports.
 
     \b
     charlm score checkpoints/play hamlet.txt > hamlet.jsonl
     charlm score checkpoints/play hamlet.txt --encoding latin-1 --html hamlet.html
     echo "To be, or not to be" | charlm score checkpoints/play -
-    charlm score checkpoints/play --part test --checkpoint last
+    charlm score checkpoints/play --split test --checkpoint latest
     """
     from charlm import runs
+    from charlm.corpus.vocabulary import SHORT_UNITS
     from charlm.evaluation import subject
     from charlm.evaluation.scores import joined, scores
     from charlm.model.device import choose_device, prepare_process
     from charlm.reports.surprisal import write_page
 
     place = choose_device(device)
-    prepare_process(threads)
+    balancer = prepare_process(threads)
     saved = runs.read(run, checkpoint)
     model = saved.model(place)
-    tried = subject.choose(text, part, encoding, saved, run, cache_dir, quiet)
+    scored = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
     hidden = quiet or (html is None and sys.stdout.isatty())  # the lines themselves show how far it is
-    unit = {"character": "char", "byte": "byte"}[saved.settings.unit]
-    with tqdm(
-        total=len(tried.text), desc="scoring", unit=unit, unit_scale=True, disable=hidden or None, leave=False
+    unit = SHORT_UNITS[saved.settings.unit]
+    with SharingBar(
+        total=len(scored.text),
+        desc="scoring",
+        unit=unit,
+        unit_scale=True,
+        disable=hidden or None,
+        leave=False,
+        balancer=balancer,
     ) as bar:
-        stretches = scores(model, tried.text, on_progress=bar.update)
+        stretches = scores(model, scored.text, on_progress=bar.update)
         if html is None:
             with standard_output():
-                for lines in _json_lines(tried, stretches):
+                for lines in _json_lines(scored, stretches):
                     sys.stdout.write(lines)
                     sys.stdout.flush()
             return
         with output_file(html) as file:
             found = joined(stretches)
-            title = f"{tried.name}, scored by {run}"
+            title = f"{scored.name}, scored by {run}"
             write_page(
                 file,
                 title,
                 saved.settings.unit,
-                tried.text.stored,
-                tried.alphabet,
+                scored.text.stored,
+                scored.alphabet,
                 found.log_probabilities,
                 found.ranks,
             )
@@ -104,13 +114,13 @@ def command(
         click.echo(html)
 
 
-def _json_lines(tried: "Subject", stretches: "Iterator[Scores]") -> Iterator[str]:
+def _json_lines(scored: "Subject", stretches: "Iterator[Scores]") -> Iterator[str]:
     """The lines of each stretch of characters; in ASCII, so that no terminal and no pipe can spoil them."""
-    unit = tried.text.vocabulary.unit
-    spelled = [str(ord(c)) if unit == "byte" else json.dumps(c) for c in tried.alphabet]
+    unit = scored.text.vocabulary.unit
+    spelled = [str(ord(c)) if unit == "byte" else json.dumps(c) for c in scored.alphabet]
     first = 0
     for stretch in stretches:
-        ids = tried.text.stored[first : first + len(stretch.ranks)].tolist()
+        ids = scored.text.stored[first : first + len(stretch.ranks)].tolist()
         first += len(ids)
         yield "".join(
             f'{{"{unit}": {spelled[id_]}, "log_probability": {log_probability:.6f}, "rank": {rank}}}\n'

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from charlm.commands.layout import Command, option
 from charlm.commands.options import (
-    SectionedCommand,
     cache_option,
     common_options,
+    corpus_argument,
     given,
     run_path,
     settings_options,
@@ -16,16 +17,19 @@ from charlm.commands.terminal import standard_output
 from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
 
 
-@click.command("train", cls=SectionedCommand)
-@click.argument("corpus", nargs=-1)
-@click.option("--config", default="default", help="Preset (default, tiny, large) or TOML file.")
-@click.option(
-    "--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME, after the first text]"
+@click.command("train", cls=Command)
+@corpus_argument
+@option(
+    "--config",
+    default="default",
+    metavar="NAME|FILE.toml",
+    help="Preset (default, tiny, large) or TOML file.  [default: default]",
 )
-@click.option(
+@option("--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME, after the first text]")
+@option(
     "--resume", default=None, metavar="PATH|auto", help="Resume a run; auto: resume if the run exists, else start it."
 )
-@click.option("--overwrite", is_flag=True, help="Replace an existing run.")
+@option("--overwrite", is_flag=True, help="Replace an existing run.")
 @cache_option
 @common_options
 @settings_options(SECTIONS)
@@ -42,11 +46,11 @@ def command(
     quiet: bool,
     **options: object,
 ) -> None:
-    """Train a model on CORPUS: files, folders, glob patterns, a downloaded corpus's name, or - for standard input.
+    """Train a model on CORPUS.
 
-    Without CORPUS, trains on the source code of Python's standard library. Settings are taken from the command line,
-    then from CHARLM_TRAIN_* environment variables, then from --config, then from the defaults shown here. Checkpoints,
-    metrics.jsonl and TensorBoard logs are written to the run folder, whose path is printed at the end.
+    Settings are taken from the command line, then from CHARLM_TRAIN_* environment variables, then from --config, then
+    from the defaults shown here. Checkpoints, metrics.jsonl and TensorBoard logs are written to the run folder, whose
+    path is printed at the end.
 
     \b
     charlm train play.txt                         defaults: about 5 minutes on 2 cores

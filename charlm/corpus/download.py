@@ -101,13 +101,11 @@ def is_there(name: str, folder: Path) -> bool:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: _hash(corpus)).hexdigest()
     except OSError as error:
-        raise CharlmError(
-            f"{path}: cannot be read: {error.strerror}.", "Choose another folder with --folder."
-        ) from None
+        raise CharlmError(f"{path}: cannot be read: {error.strerror}.", "Choose another folder with --dir.") from None
     if found != corpus.checksum:
         raise CharlmError(
             f"{path}: is not {name}: {corpus.checksum_kind} is {found}, expected {corpus.checksum}.",
-            "The file was not changed. Move it, or choose another folder with --folder.",
+            "The file was not changed. Move it, or choose another folder with --dir.",
         )
     return True
 
@@ -135,7 +133,7 @@ def get(name: str, folder: Path, on_progress: Callable[[int], object] = lambda s
     except OSError as error:  # of the disk: those of the network are said above
         raise CharlmError(
             f"{path}: cannot be written: {error.strerror}.",
-            "No file was saved. Free up space, or choose another folder with --folder.",
+            "No file was saved. Free up space, or choose another folder with --dir.",
         ) from None
     return path
 

@@ -9,48 +9,66 @@ import numpy as np
 from charlm.corpus.floors import floors
 from charlm.corpus.loading import Corpus
 from charlm.corpus.repeats import repeats
-from charlm.corpus.statistics import control_characters, line_ends, line_lengths, rare
+from charlm.corpus.statistics import CharacterCount, control_characters, line_ends, line_lengths, rare
 from charlm.corpus.vocabulary import Vocabulary
 
 STAGES = 4
-LISTED = 1000  # rare and control characters; how many there are is said beside them
+LISTED = 1000  # rare and control characters at most; their numbers are reported too
 VALIDATION_AT_MOST = 5_000_000  # characters that are looked up in the training text: memory grows with them
 
 
 def inspect(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Sizes, characters, lines, splits, repeats and floors; ``on_stage`` is told after each of ``STAGES``.
+    """Sizes, characters, lines, splits, overlap and baselines, under the names that ``charlm corpus inspect --json``
+    prints, which say byte for character if the text is read as bytes. Calls ``on_stage`` after each of ``STAGES``.
 
     Everything is counted on the text itself: a character is one here even if ``min_count`` hides it from the model.
     """
-    encoded, split = corpus.encoded, corpus.split
-    alphabet = Vocabulary(encoded.alphabet, corpus.vocabulary.unit)
+    encoded, split, unit = corpus.encoded, corpus.split, corpus.vocabulary.unit
+    alphabet = Vocabulary(encoded.alphabet, unit)
     train = encoded.ids[split.train.start : split.train.stop]
     validation = encoded.ids[split.validation.start : split.validation.stop]
     odd = control_characters(encoded.alphabet, encoded.counts)
+    if unit == "byte":
+        odd = [counted for counted in odd if counted.character.isascii()]  # others may be part of any character
     scarce = rare(encoded.alphabet, encoded.counts)
+    frequent = [encoded.alphabet[id_] for id_ in np.argsort(-encoded.counts, kind="stable")[:100]]
     report: dict[str, Any] = {
         "name": corpus.name,
-        "unit": alphabet.unit,
+        "unit": unit,
         "files": len(encoded.files),
         "size_bytes": sum(source.size_bytes for source in encoded.files),
-        "characters": len(encoded.ids),
-        "distinct_characters": len(encoded.alphabet),
-        "only_outside_training": corpus.only_outside_training(),
-        "most_frequent": "".join(encoded.alphabet[id_] for id_ in np.argsort(-encoded.counts, kind="stable")[:100]),
+        f"{unit}s": len(encoded.ids),
+        f"distinct_{unit}s": len(encoded.alphabet),
+        "unseen_in_training": corpus.only_outside_training(),
+        "most_frequent": "".join(frequent) if unit == "character" else list(map(ord, frequent)),
         "documents": len(corpus.text.document_starts),
         "ranges": split.record(),
-        "rare_characters": len(scarce),
-        "rare": [asdict(character) for character in scarce[:LISTED]],
-        "control_characters": sum(character.count for character in odd),
-        "control": [asdict(character) for character in odd[:LISTED]],
+        f"rare_{unit}s": len(scarce),
+        "rare": [_record(counted, unit) for counted in scarce[:LISTED]],
+        f"control_{unit}s": sum(counted.count for counted in odd),
+        "control": [_record(counted, unit) for counted in odd[:LISTED]],
     }
     on_stage()
     report["lines"] = asdict(line_lengths(encoded.ids, alphabet))
     report["line_ends"] = asdict(line_ends(encoded.ids, alphabet))
     on_stage()
-    looked_at = validation[:VALIDATION_AT_MOST]
-    report["repeats"] = {**asdict(repeats(train, looked_at)), "validation_looked_at": len(looked_at)}
+    checked = validation[:VALIDATION_AT_MOST]
+    found = repeats(train, checked)
+    report["overlap"] = {
+        "min_length": found.min_length,
+        f"validation_{unit}s": found.validation_characters,
+        f"validation_{unit}s_checked": len(checked),
+        "longest": [asdict(stretch) for stretch in found.longest],
+    }
     on_stage()
-    report["floors"] = asdict(floors(train, validation, alphabet))
+    report["baselines"] = floors(train, validation, alphabet).record(unit)
     on_stage()
     return report
+
+
+def _record(counted: CharacterCount, unit: str) -> dict[str, Any]:
+    if unit == "character":
+        return asdict(counted)
+    byte = ord(counted.character)
+    description = counted.description if counted.character.isascii() else f"0x{byte:02X}"
+    return {"byte": byte, "description": description, "count": counted.count}

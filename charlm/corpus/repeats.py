@@ -30,7 +30,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Repeats:
-    at_least: int  # characters that a stretch must have to count
+    min_length: int  # characters that a stretch must have to count
     validation_characters: int  # in one stretch or more
     longest: list[Stretch]
 

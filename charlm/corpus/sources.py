@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 from charlm.config import CorpusSettings
 from charlm.corpus.download import CORPORA, DOWNLOADS, place
 from charlm.corpus.record import FileRecord
-from charlm.errors import TextError, UsageError
+from charlm.errors import TextError, UsageError, pluralize
 
 BUILT_IN = "python"
 STANDARD_INPUT = Path("-")
@@ -197,7 +197,7 @@ def _texts_below(folder: Path, settings: CorpusSettings) -> list[Path]:
         found += [Path(parent) / name for name in names if not name.startswith(".")]
     texts = [path for path in sorted(found) if path.is_file() and _is_text(path, settings)]
     if not texts:
-        others = f"; {len(found):,} other files" if found else ""
+        others = f"; {pluralize(len(found), 'other file')}" if found else ""
         raise UsageError(
             f"{folder}: no text files in this folder{others}.", "Choose a folder that contains text files."
         )

@@ -1,12 +1,11 @@
-"""Which part of a text is for training, which for validation and which is kept aside."""
+"""How a text is split for training, validation and testing."""
 
 from dataclasses import dataclass
 
 from charlm.config import CorpusSettings
 from charlm.errors import UsageError
 
-VALIDATION_AT_MOST = 1_000_000  # characters, where the fraction is left to us
-MOST_CHARACTERS = 10**12  # more than any text has
+VALIDATION_AT_MOST = 1_000_000  # characters, if the fraction is left to us
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Split:
 
 
 def divide(characters: int, settings: CorpusSettings) -> Split:
-    """The first ``int(n × (1 − v − t))`` characters are for training, then come validation and test."""
+    """The first ``int(n × (1 − v − t))`` characters are for training, followed by validation and test."""
     validation, test = _fractions(settings)
     train_end = int(characters * (1 - validation - test))
     validation_end = int(characters * (1 - test))
@@ -33,20 +32,19 @@ def divide(characters: int, settings: CorpusSettings) -> Split:
 
 def is_enough(split: Split, sequence_length: int) -> bool:
     """Whether there is one window to train on, and one character to validate on."""
-    return len(split.train) >= sequence_length and len(split.validation) > 0
+    return split.train.stop >= sequence_length and split.validation.stop > split.validation.start
 
 
 def smallest_length(settings: CorpusSettings, sequence_length: int) -> int:
-    """The fewest characters that are enough.
+    """The minimum number of characters that is enough.
 
-    Raises ``UsageError`` if none are: without validation no checkpoint would be the best.
+    Raises ``UsageError`` if no number is, since a fraction is next to 0 or 1.
     """
     validation, test = _fractions(settings)
-    if validation > 1 / MOST_CHARACTERS and 1 - validation - test > 1 / MOST_CHARACTERS:
-        about = int(sequence_length / (1 - validation - test))
-        for characters in range(max(1, about - 2), about + 1000):  # rounding may shift it
-            if is_enough(divide(characters, settings), sequence_length):
-                return characters
+    about = int(sequence_length / (1 - validation - test))
+    for characters in range(max(1, about - 2), about + 1000):  # rounding may shift it
+        if is_enough(divide(characters, settings), sequence_length):
+            return characters
     raise UsageError(
         f"validation_fraction {validation:g} and test_fraction {test:g} leave no text for training or validation.",
         "Use a larger validation_fraction, for example 0.01.",

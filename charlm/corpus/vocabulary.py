@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.errors import CheckpointError, TextError
+from charlm.errors import CheckpointError, TextError, pluralize
 
 CODE_POINTS = 0x110000
 ENCODABLE = CODE_POINTS - 0x800  # the characters there are: code points without surrogates
+SHORT_UNITS = {"character": "char", "byte": "byte"}  # where there is little room: in progress bars
 UNKNOWN_SHOWN_AS = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -137,7 +138,7 @@ class Vocabulary:
 
 def unknown_characters(unknown: list[str]) -> TextError:
     return TextError(
-        f"{len(unknown)} character{'s' * (len(unknown) > 1)} not in the model's vocabulary: "
+        f"{pluralize(len(unknown), 'character')} not in the model's vocabulary: "
         + ", ".join(describe(character) for character in unknown[:10])
         + (", …" if len(unknown) > 10 else "."),
         "A model only knows the characters of its training text; charlm info lists them.",

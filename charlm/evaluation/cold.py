@@ -26,9 +26,9 @@ LONGEST = 512  # characters after each start; more of them show no more of a net
 
 @dataclass(frozen=True)
 class Point:
-    """The mean over the characters before which ``characters_seen`` to twice as many, exclusive, had been read."""
+    """The mean loss over the characters that have ``context_characters`` to twice as many, exclusive, before them."""
 
-    characters_seen: int
+    context_characters: int
     nats_per_character: float
 
     @property

@@ -35,16 +35,17 @@ OnProgress = Callable[[int], object]  # is told the characters read since it was
 class Evaluation:
     """``nats_per_character`` is the mean cross entropy over all ``characters``, each counted once.
 
-    Of these, ``unknown`` are not in the vocabulary: each costs what the unknown symbol does, and what it takes to say
-    which of all other characters it is, so that models of different vocabularies can be compared. ``exact``: each was
-    predicted from all the text before it, in fp32. ``lanes``: how many stretches were read side by side.
+    For a byte-level model, a character is a byte. ``unknown`` characters are not in the vocabulary: each costs the
+    unknown token plus the cost of telling which of all other characters it is, so that models with different
+    vocabularies can be compared. ``exact``: every character was predicted from all the text before it, in fp32.
+    ``num_segments``: how many segments of the text were evaluated in parallel.
     """
 
     nats_per_character: float
     characters: int
     unknown: int = 0
     exact: bool = True
-    lanes: int = 1
+    num_segments: int = 1
 
     @property
     def bits_per_character(self) -> float:

@@ -1,16 +1,16 @@
-"""All that is measured of a model on a text, under the names that people and programs read it by."""
+"""All metrics of a model on a text, under the names that ``charlm eval --json`` prints."""
 
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from charlm.config import DynamicSettings
 from charlm.corpus.loading import Corpus
 from charlm.evaluation import cold
 from charlm.evaluation.dynamic import dynamic
-from charlm.evaluation.passes import evaluate
+from charlm.evaluation.passes import Evaluation, evaluate
 from charlm.evaluation.subject import Subject, floors_of
 from charlm.model.language_model import CharacterModel
 
@@ -23,64 +23,64 @@ Progress = Callable[[str, int], AbstractContextManager[Bar]]  # of what, and how
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What is measured beside the one figure, and never mixed up with it."""
+class ExtraMetrics:
+    """What is measured in addition to the loss; each answers another question, so none replaces it."""
 
     dynamic: DynamicSettings | None = None
-    windowed_characters: int | None = None
-    floors: bool = False
-    cold_start: bool = False
+    independent_window: int | None = None  # characters
+    baselines: bool = False
+    context_loss: bool = False
 
 
 def measure(
-    model: CharacterModel, subject: Subject, own: Corpus | None, lanes: int, beside: Beside, progress: Progress
+    model: CharacterModel,
+    subject: Subject,
+    own: Corpus | None,
+    num_segments: int,
+    extra: ExtraMetrics,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """The static figure, always made, and what else is asked for. ``own``, the run's corpus: what learning from the
-    text and floors take their training text from.
+    """The loss of a model on a text, and the extra metrics asked for. Keys name the unit of the model.
+
+    ``own``: the corpus of the run, whose training text dynamic evaluation and the baselines need.
     """
-    text, characters = subject.text, len(subject.text)
+    text, unit = subject.text, subject.text.vocabulary.unit
     started = time.monotonic()
-    with progress("evaluating", characters) as bar:
-        static = evaluate(model, text, lanes, on_progress=bar.update)
+    with progress("evaluating", len(text)) as bar:
+        static = evaluate(model, text, num_segments, on_progress=bar.update)
     report: dict[str, Any] = {
         "text": subject.name,
-        "unit": text.vocabulary.unit,
+        "unit": unit,
         "exact": static.exact,
-        "lanes": static.lanes,
-        "nats_per_character": static.nats_per_character,
-        "bits_per_character": static.bits_per_character,
+        "num_segments": static.num_segments,
+        **_means(static, unit),
         "bits_per_byte": static.bits_per_byte(subject.size_bytes),
         "perplexity": static.perplexity,
-        "characters": characters,
-        "unknown_characters": static.unknown,
+        f"{unit}s": len(text),
+        **({"unknown_characters": static.unknown} if unit == "character" else {}),
         "bytes": subject.size_bytes,
         "seconds": time.monotonic() - started,
     }
-    if beside.dynamic is not None:
+    if extra.dynamic is not None:
         assert own is not None
-        with progress("dynamic evaluation", characters) as bar:
-            learning = dynamic(model, text, own.part(own.split.train), beside.dynamic, bar.update)
-        report["dynamic_nats_per_character"] = learning.nats_per_character
-        report["dynamic_bits_per_character"] = learning.bits_per_character
-        report["dynamic_settings"] = beside.dynamic.model_dump()
-    if beside.windowed_characters is not None:
-        with progress("independent windows", characters) as bar:
-            alone = cold.windowed(model, text, beside.windowed_characters, bar.update)
-        report["windowed_characters"] = beside.windowed_characters
-        report["windowed_nats_per_character"] = alone.nats_per_character
-        report["windowed_bits_per_character"] = alone.bits_per_character
-    if beside.floors:
+        with progress("dynamic evaluation", len(text)) as bar:
+            learning = dynamic(model, text, own.part(own.split.train), extra.dynamic, bar.update)
+        report["dynamic"] = {**_means(learning, unit), "settings": extra.dynamic.model_dump()}
+    if extra.independent_window is not None:
+        with progress("independent windows", len(text)) as bar:
+            alone = cold.windowed(model, text, extra.independent_window, bar.update)
+        report["independent_windows"] = {f"window_{unit}s": extra.independent_window, **_means(alone, unit)}
+    if extra.baselines:
         assert own is not None
-        report["floors"] = asdict(floors_of(subject, own))
-    if beside.cold_start:
+        report["baselines"] = floors_of(subject, own).record(unit)
+    if extra.context_loss:
         with progress("loss by context", cold.curve_characters(text)) as bar:
             points = cold.cold_start(model, text, bar.update)
-        report["cold_start"] = [
-            {
-                "characters_seen": point.characters_seen,
-                "nats_per_character": point.nats_per_character,
-                "bits_per_character": point.bits_per_character,
-            }
-            for point in points
+        report["context_loss"] = [
+            {f"context_{unit}s": point.context_characters, **_means(point, unit)} for point in points
         ]
     return report
+
+
+def _means(measured: Evaluation | cold.Point, unit: str) -> dict[str, float]:
+    return {f"nats_per_{unit}": measured.nats_per_character, f"bits_per_{unit}": measured.bits_per_character}

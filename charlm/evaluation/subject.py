@@ -38,23 +38,23 @@ class Subject:
 
 def choose(
     names: Sequence[str],
-    part: str | None,
+    split: str | None,
     encoding: str | None,
     saved: Checkpoint,
     run: Path,
     cache_folder: Path | None = None,
     quiet: bool = True,
 ) -> Subject:
-    """The texts that are named, or without any a part (none: validation) of the run's own."""
-    if names and part:
-        raise UsageError(f"--part {part}: only applies to the run's own text.", "Remove --part, or remove TEXT.")
+    """The texts that are named, or without any a split (none: validation) of the run's own."""
+    if names and split:
+        raise UsageError(f"--split {split}: only applies to the run's own text.", "Remove --split, or remove TEXT.")
     if encoding is not None and not names:
         raise UsageError(
             f"--encoding {encoding}: only applies to TEXT, not to the run's own text.", "Remove --encoding."
         )
     if names:
         return another(names, saved, encoding, cache_folder, quiet)
-    return part_of(own_corpus(saved, run, cache_folder, quiet), part or "validation")
+    return part_of(own_corpus(saved, run, cache_folder, quiet), split or "validation")
 
 
 def own_corpus(saved: Checkpoint, run: Path, cache_folder: Path | None = None, quiet: bool = True) -> Corpus:
@@ -70,7 +70,8 @@ def part_of(corpus: Corpus, part: str) -> Subject:
     stretch: range = getattr(corpus.split, part)
     if not stretch:
         raise UsageError(
-            f"--part {part}: this run has no {part} split.", "Train with a test split, for example --test-fraction 0.1."
+            f"--split {part}: this run has no {part} split.",
+            "Train with a test split, for example --test-fraction 0.1.",
         )
     return Subject(f"the {part} split of {corpus.name}", corpus.part(stretch), corpus.encoded.alphabet)
 

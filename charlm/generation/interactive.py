@@ -1,4 +1,4 @@
-"""Prompt in, continuation out, with settings that are changed in between; reading and printing is the caller's part."""
+"""Prompt in, continuation out, with settings that can change in between; the caller reads and prints."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,13 @@ from charlm.config import ESCAPES, CorpusSettings, SampleSettings, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError, did_you_mean
 from charlm.generation.streams import AS_IT_IS, Sampler
-from charlm.generation.terminal import unescaped
+from charlm.generation.terminal import backslashed, unescaped
 from charlm.model.language_model import CharacterModel
 from charlm.model.stepper import Steppers
 
 HELP = """\
 Each line is a prompt for the model to continue. An empty line starts a new text. Commands:
-  :NAME VALUE   set an option, for example :temperature 0.5, :length 200, :stop-at-line on;
+  :NAME VALUE   set an option, for example :temperature 0.5, :length 200, :stop-at-newline on;
                 in :ban, :allow and :stop, spaces are significant and \\n is a newline
   :settings     show the current options
   :again        repeat the last prompt, with a new seed if the seed is random
@@ -22,7 +22,7 @@ CHANGEABLE = tuple(name for name in SampleSettings.model_fields if name not in (
 
 
 class Conversation:
-    """Answers lines with text. Raises nothing that a line could cause: what is wrong with it is the answer."""
+    """Answers each line with text; settings stay changed from one line to the next."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Conversation:
         self.ended = False
 
     def answer(self, line: str) -> Iterator[str]:
-        """The answer to a line, piece by piece as it is made. Raises ``CharlmError`` if it cannot be answered."""
+        """Yield the answer to a line as it is generated. Raises ``CharlmError`` if the line is wrong."""
         if not line.startswith(":"):
             self.prompt = line
             yield from self.again()
@@ -54,8 +54,7 @@ class Conversation:
         elif name == "help":
             yield HELP
         elif name == "settings":
-            values = self.settings.model_dump(include=set(CHANGEABLE))
-            yield ", ".join(f"{name} {value!r}" for name, value in values.items())
+            yield "\n".join(_commands(self.settings))
         elif name in CHANGEABLE:
             changed = {**self.settings.model_dump(), name: _value(name, value)}
             self.settings = resolve(SampleSettings, [(f":{name} {value}", changed)])
@@ -64,13 +63,27 @@ class Conversation:
             raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", "Type :help for a list.")
 
     def again(self) -> Iterator[str]:
-        """A continuation of the last prompt, which to begin with is that of the settings."""
+        """Yield a continuation of the last prompt, which is at first that of the settings."""
         settings = self.settings.model_copy(update={"prompt": self.prompt})
         yield from Sampler(self.model, self.vocabulary, settings, self.corpus, self.steppers).stream()
 
 
+def _commands(settings: SampleSettings) -> Iterator[str]:
+    """The commands that make these settings."""
+    for name in CHANGEABLE:
+        values = getattr(settings, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            yield f":{name.replace('_', '-')} {_typed(value)}"
+
+
+def _typed(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return backslashed(value) if isinstance(value, str) else str(value)
+
+
 def _value(name: str, text: str) -> object:
-    """What was typed, as the type that the setting has; what is no such thing stays text, and is refused as such."""
+    """What was typed, as the setting's type; text that does not convert stays text, which is then refused."""
     setting = SampleSettings.model_fields[name]
     default = setting.default
     text = unescaped(text) if setting.json_schema_extra == ESCAPES else text.strip()

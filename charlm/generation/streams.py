@@ -34,7 +34,7 @@ class Sample:
     characters: list[str] = field(default_factory=list)
     log_probability_nats: float = 0.0  # of what was drawn, by the distributions that it was drawn from
     newest: str = ""  # the text of the last step; nothing while a character of several bytes is under way
-    ended_by: str = ""  # "length", "stop" or "line"; nothing while it goes on
+    finish_reason: str = ""  # "length", "stop" or "newline"; empty until the sample ends
     pieces: list[str] = field(default_factory=list)  # of the text
     decoder: codecs.IncrementalDecoder | None = None  # where characters are bytes
 
@@ -45,7 +45,7 @@ class Sample:
     def add(self, character: str) -> None:
         self.newest = character
         if self.decoder is not None:  # text is told in whole characters
-            self.newest = self.decoder.decode(character.encode("latin-1"), final=bool(self.ended_by))
+            self.newest = self.decoder.decode(character.encode("latin-1"), final=bool(self.finish_reason))
         self.pieces.append(self.newest)
 
 
@@ -132,8 +132,8 @@ class Sampler:
 
     def begin(self) -> list[Sample]:
         """The samples before their first characters, for :meth:`write`."""
-        ended_by = "" if self.settings.length else "length"
-        samples = [Sample(index, self.seed, ended_by=ended_by) for index in range(self.settings.num_samples)]
+        finish_reason = "" if self.settings.length else "length"
+        samples = [Sample(index, self.seed, finish_reason=finish_reason) for index in range(self.settings.num_samples)]
         if self.vocabulary.unit == "byte":
             for sample in samples:
                 sample.decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -150,7 +150,7 @@ class Sampler:
                 for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
                     self._add(sample, self.vocabulary.characters[id_], nats)
                 yield
-                if all(sample.ended_by for sample in samples):
+                if all(sample.finish_reason for sample in samples):
                     return
                 with self.arithmetic():
                     if stepper is None:  # no sooner: the first characters are there before it is laid out
@@ -163,17 +163,17 @@ class Sampler:
                         stepper.start(fresh, ended)
 
     def _add(self, sample: Sample, character: str, nats: float) -> None:
-        if sample.ended_by:  # it keeps its place among the others, and what is drawn for it does not count
+        if sample.finish_reason:  # it keeps its place among the others, and what is drawn for it does not count
             sample.newest = ""
             return
         sample.characters.append(character)
         sample.log_probability_nats += nats
         if any(self._ends(sample, stop) for stop in self.stops):
-            sample.ended_by = "stop"
-        elif self.settings.stop_at_line and character == "\n":
-            sample.ended_by = "line"
+            sample.finish_reason = "stop"
+        elif self.settings.stop_at_newline and character == "\n":
+            sample.finish_reason = "newline"
         elif len(sample.characters) == self.settings.length:
-            sample.ended_by = "length"
+            sample.finish_reason = "length"
         sample.add(character)
 
     def _ends(self, sample: Sample, text: str) -> bool:
@@ -182,7 +182,7 @@ class Sampler:
     def _ends_document(self, sample: Sample) -> bool:
         """Whether a separator is complete, which may have begun in the prompt. One that has ended begins none."""
         size = len(self.separator)
-        if not size or sample.ended_by:
+        if not size or sample.finish_reason:
             return False
         return [*self.prompt_end, *sample.characters[-size:]][-size:] == list(self.separator)
 

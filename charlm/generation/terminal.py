@@ -44,3 +44,9 @@ def _escaped(character: str) -> str:
 def unescaped(text: str) -> str:
     """What is meant where ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what is hard to write on a line."""
     return re.sub(r"\\([nrt0\\])", lambda found: ESCAPES[found[1]], text)
+
+
+def backslashed(text: str) -> str:
+    """A text as :func:`unescaped` reads it."""
+    letters = {character: letter for letter, character in ESCAPES.items()}
+    return "".join(f"\\{letters[character]}" if character in letters else character for character in text)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.config import WindowSettings
-from charlm.errors import CharlmError, UsageError
+from charlm.errors import CharlmError, UsageError, pluralize
+from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 
 
 def choose_device(name: str) -> torch.device:
@@ -26,7 +27,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {name}: PyTorch finds no CUDA device.", hint)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: only {torch.cuda.device_count()} CUDA devices are available.", hint)
+        found = pluralize(torch.cuda.device_count(), "CUDA device")
+        raise UsageError(f"--device {name}: PyTorch finds only {found}.", hint)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError(f"--device {name}: PyTorch finds no MPS device.", hint)
     if device.type not in ("cpu", "cuda", "mps"):
@@ -94,20 +96,24 @@ def explained_memory(settings: WindowSettings) -> Iterator[None]:
         ) from None
 
 
-def prepare_process(threads: int) -> None:
-    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed."""
-    if threads:
-        torch.set_num_threads(threads)
+def prepare_process(threads: int) -> ThreadBalancer:
+    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed.
+
+    ``threads``: 0 for as many as there are processors to use. Returns what adapts their number to other work.
+    """
+    balancer = ThreadBalancer(choose_threads(threads), is_fixed(threads))
+    torch.set_num_threads(balancer.threads)
     torch.set_flush_denormal(True)  # numbers too small to matter, which a processor computes with a hundredfold slower
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU that has it; nothing changes on a CPU
     _keep_freed_memory()
+    return balancer
 
 
 def _keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next step instead of handing it back to the system each time.
 
     A training step allocates the same hundreds of megabytes again and again; fresh pages cost a fault each. Measured
-    at 2 × 512, 64 lanes × 64: 12 to 15 % more characters per second (docs/benchmarks.md). M_MMAP_THRESHOLD is -3 and
+    at 2 × 512, 64 lanes × 64: 12% more characters per second (docs/benchmarks.md). M_MMAP_THRESHOLD is -3 and
     M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjusting of both.
     """
     if platform.libc_ver()[0] == "glibc":

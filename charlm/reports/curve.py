@@ -1,4 +1,4 @@
-"""The cold-start curve as a picture: an SVG that any browser shows, in its light or its dark colours."""
+"""Loss by context length as an SVG, which any browser shows in its light or dark colors."""
 
 import html
 import math
@@ -22,13 +22,13 @@ text { fill: currentColor } .title { font-size: 16px; font-weight: 600 }
 """
 
 
-def picture(characters_seen: Sequence[int], bits: Sequence[float], exact_bits: float, title: str) -> str:
-    """Bits per character by the characters read since a cold start, each double the one before; 0 has its own place.
+def picture(context: Sequence[int], bits: Sequence[float], exact_bits: float, unit: str, title: str) -> str:
+    """Bits per character (or per byte: ``unit``) by context length, each length double the one before, after 0.
 
-    The dashed line is the exact figure, where the state is carried from the first character to the last.
+    The dashed line is the exact loss, for which the state is carried through the whole text.
     """
     ticks = _ticks(min(*bits, exact_bits), max(*bits, exact_bits))
-    places = [0.0 if seen == 0 else 1 + math.log2(seen) for seen in characters_seen]
+    places = [0.0 if seen == 0 else 1 + math.log2(seen) for seen in context]
 
     def x(place: float) -> float:
         return LEFT + place / max(places[-1], 1) * (WIDTH - LEFT - RIGHT)
@@ -40,16 +40,16 @@ def picture(characters_seen: Sequence[int], bits: Sequence[float], exact_bits: f
     for tick in ticks:
         parts.append(_line(LEFT, y(tick), WIDTH - RIGHT, y(tick), "grid"))
         parts.append(_text(LEFT - 10, y(tick) + 5, f"{tick:g}", "end"))
-    for place, seen in zip(places, characters_seen, strict=True):
+    for place, seen in zip(places, context, strict=True):
         parts.append(_text(x(place), HEIGHT - BOTTOM + 22, f"{seen}", "middle"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "characters of context", "middle"))
-    parts.append(_text(LEFT, 52, "bits per character", "start"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, f"{unit}s of context", "middle"))
+    parts.append(_text(LEFT, 52, f"bits per {unit}", "start"))
     parts.append(_line(LEFT, y(exact_bits), WIDTH - RIGHT, y(exact_bits), "exact"))
     label = f"full context: {exact_bits:.3f}"
     parts.append(_text(WIDTH - RIGHT, y(exact_bits) - 10, label, "end", "exact-label"))
     points = [(x(place), y(value)) for place, value in zip(places, bits, strict=True)]
     parts.append(f'<polyline class="curve" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>')
-    for (a, b), seen, value in zip(points, characters_seen, bits, strict=True):
+    for (a, b), seen, value in zip(points, context, bits, strict=True):
         tip = f"<title>{value:.3f} bits, context {seen}</title>"
         parts.append(f'<circle class="point" cx="{a:.1f}" cy="{b:.1f}" r="4">{tip}</circle>')
     return (

@@ -14,12 +14,15 @@ from torch.utils.tensorboard.summary import hparams
 from charlm.config import SECTIONS, TrainSettings
 from charlm.errors import CharlmWarning
 
-TOGETHER = {  # the page of TensorBoard that shows training and validation in one picture
-    "Training and validation": {
-        "bits per character": ["Multiline", ["bits_per_character/train$", "bits_per_character/validation$"]],
-        "loss (nats per character)": ["Multiline", ["loss/train$", "loss/validation$"]],
+
+def custom_scalars(unit: str) -> dict[str, Any]:
+    """The page of TensorBoard that plots training and validation together."""
+    return {
+        "Training and validation": {
+            f"bits per {unit}": ["Multiline", [f"bits_per_{unit}/train$", f"bits_per_{unit}/validation$"]],
+            f"loss (nats per {unit})": ["Multiline", ["loss/train$", "loss/validation$"]],
+        }
     }
-}
 
 
 class Board:
@@ -54,9 +57,9 @@ class Board:
         rows = [f"| {section} | `{name}` | `{values[name]}` |" for section, name in names]
         table = "\n".join(["| | setting | value |", "| --- | --- | --- |", *rows, f"| | parameters | {parameters:,} |"])
         self.text(0, "settings", table)
-        self._try(lambda: self.writer and self.writer.add_custom_scalars(TOGETHER))
+        self._try(lambda: self.writer and self.writer.add_custom_scalars(custom_scalars(settings.unit)))
         # SummaryWriter.add_hparams would open a sub-run for this; these are the same records, in the run itself.
-        metrics = dict.fromkeys(("loss/validation", "bits_per_character/validation"), None)
+        metrics = dict.fromkeys(("loss/validation", f"bits_per_{settings.unit}/validation"), None)
         for record in hparams({**values, "parameters": parameters}, metrics):
             self._try(partial(self._record, record))
 

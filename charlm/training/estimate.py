@@ -1,12 +1,12 @@
 """What a training would take on this machine: its memory, by counting, and its time, by doing a little of it."""
 
 import math
-import os
 from pathlib import Path
 
 from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError
+from charlm.machine import read_memory_bytes
 from charlm.model.device import choose_device, prepare_process
 from charlm.model.language_model import CharacterModel
 from charlm.training import schedule
@@ -25,7 +25,7 @@ def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
         return  # a GPU says so itself
     parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(vocabulary_size, settings).values())
     logits = settings.batch_size * settings.sequence_length * vocabulary_size
-    needed_bytes, there_bytes = 4 * (4 * parameters + 2 * logits), _physical_memory_bytes()
+    needed_bytes, there_bytes = 4 * (4 * parameters + 2 * logits), read_memory_bytes()
     if needed_bytes > there_bytes:
         raise CharlmError(
             f"With {vocabulary_size:,} characters, training needs at least {needed_bytes / 1e9:.1f} GB of memory; this "
@@ -40,8 +40,8 @@ def training_seconds(settings: TrainSettings, corpus: Corpus) -> float:
     Raises ``CharlmError`` if it would not fit into memory.
     """
     check_memory(settings, len(corpus.vocabulary))
-    prepare_process(settings.threads)
     trainer = Trainer(settings, corpus, Path(), quiet=True)
+    prepare_process(trainer.balancer.most)
     _take(trainer, WARM_UP_STEPS)
     total = schedule.total_steps(settings, trainer.lanes.windows_per_epoch)
     return _take(trainer, STEPS) / STEPS * total
@@ -54,10 +54,3 @@ def _take(trainer: Trainer, steps: int) -> float:
         trainer.train_step()
     with trainer.stopwatch.paused():  # a GPU finishes what it was given first
         return trainer.stopwatch.read() - before
-
-
-def _physical_memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # this system does not tell
-        return 1 << 62

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from charlm import files
 from charlm.config import TrainSettings
-from charlm.errors import CharlmWarning
+from charlm.corpus.vocabulary import SHORT_UNITS
+from charlm.errors import CharlmWarning, pluralize
 from charlm.generation.terminal import harmless
 from charlm.runs import METRICS
 from charlm.training.board import Board
@@ -25,6 +26,7 @@ class Monitor:
 
     def __init__(self, run: Path, settings: TrainSettings, parameters: int, quiet: bool, first_step: int = 0) -> None:
         self.quiet = quiet
+        self.unit = settings.unit
         self.bar: tqdm[Any] | None = None
         self.training_text = self.validation_text = self.speed_text = ""
         self.run = run
@@ -50,10 +52,10 @@ class Monitor:
     def training(self, step: int, progress: float, figures: dict[str, float]) -> None:
         """A log point: the mean loss since the last one, learning rate, gradient norm, speed, time spent training."""
         self._record(step, figures)
-        loss, speed = figures["loss/train"], figures["throughput/characters_per_second"]
+        loss, speed = figures["loss/train"], figures[f"throughput/{self.unit}s_per_second"]
         of = f"/{self.total_steps}" if self.total_steps else ""
         self.training_text = f"step {step}{of} train {loss:.3f}"
-        self.speed_text = f" {_short(speed)} chars/s"
+        self.speed_text = f" {_short(speed)} {SHORT_UNITS[self.unit]}s/s"
         if self.bar is not None:
             self.bar.n = step if self.total_steps else round(100 * min(progress, 1.0))
             self._show()
@@ -62,13 +64,20 @@ class Monitor:
 
     def before_learning(self, loss: float, vocabulary_size: int) -> None:
         """What the untrained model makes of the text: about what guessing would. Shown, not recorded."""
-        even = math.log(vocabulary_size)
-        self.say(
-            f"Before training: validation {loss:.3f} (uniform guessing over {vocabulary_size} characters: {even:.3f})."
-        )
+        even = f"uniform guessing over {pluralize(vocabulary_size, self.unit)}: {math.log(vocabulary_size):.3f}"
+        self.say(f"Before training: validation {loss:.3f} ({even}).")
+
+    def threads(self, step: int, threads: int) -> None:
+        """From this step on, so many threads compute: other work came to the machine, or went."""
+        self._append(step, {"threads": threads})
+
+    def gap(self, step: int, seconds: float) -> None:
+        """The process was stopped during this step."""
+        self._append(step, {"stopped_seconds": seconds})
+        self.say(f"Stopped for {seconds:,.0f} seconds before step {step}; they do not count as training time.")
 
     def evaluation(self, step: int, loss: float) -> None:
-        self._record(step, {"loss/validation": loss, "bits_per_character/validation": loss / LN2})
+        self._record(step, {"loss/validation": loss, f"bits_per_{self.unit}/validation": loss / LN2})
         self.validation_text = f" val {loss:.3f} ({loss / LN2:.2f} bits)"
         if self.bar is None:
             self.say(f"step {step}: validation {loss:.3f} ({loss / LN2:.2f} bits)")
@@ -77,8 +86,8 @@ class Monitor:
 
     def exact(self, step: int, loss: float) -> None:
         """The figure of the best checkpoint: one number a run, so no picture in TensorBoard but a line of text."""
-        self.board.text(step, "exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per character")
-        self._append(step, {"loss_validation_exact": loss, "bits_per_character_validation_exact": loss / LN2})
+        self.board.text(step, "exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per {self.unit}")
+        self._append(step, {"loss_validation_exact": loss, f"bits_per_{self.unit}_validation_exact": loss / LN2})
 
     def sample(self, step: int, text: str) -> None:
         self.board.verbatim(step, "sample", text)

@@ -21,9 +21,28 @@ def learning_rate(settings: OptimizationSettings, step: int, progress: float) ->
 
 
 def progress(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> float:
-    """How far training is, from 0 to 1 and beyond: the furthest of the lengths that were set."""
-    done = ((step, settings.max_steps), (epochs, settings.max_epochs), (minutes, settings.max_minutes))
-    return max(so_far / length for so_far, length in done if length)
+    """How far training is, from 0 to 1 and beyond, by the limit that will end it first."""
+    return max(_by_limit(settings, step, epochs, minutes).values())
+
+
+def why_complete(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> str:
+    """For a run that has ended: what ended it, and how to continue it."""
+    by_limit = _by_limit(settings, step, epochs, minutes)
+    name = max(by_limit, key=by_limit.__getitem__)
+    if by_limit[name] < 1:
+        name = "patience"
+    option = "--" + name.replace("_", "-")
+    or_off = " or --patience 0" if name == "patience" else ""
+    return (
+        f"This run is already complete: it ended at {option} {getattr(settings, name):g}. "
+        f"To continue it, use a larger {option}{or_off}."
+    )
+
+
+def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> dict[str, float]:
+    """How far training is towards each limit that is set."""
+    done = {"max_steps": step, "max_epochs": epochs, "max_minutes": minutes}
+    return {name: so_far / getattr(settings, name) for name, so_far in done.items() if getattr(settings, name)}
 
 
 def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:

@@ -3,6 +3,7 @@
 Nothing is written or removed before all of it is known to be right.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSett
 from charlm.corpus import loading, sources
 from charlm.corpus.loading import Corpus
 from charlm.corpus.recorded import RecordedCorpus
-from charlm.errors import CharlmError, UsageError
+from charlm.errors import CharlmError, UsageError, pluralize
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
+from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import choose_threads
 from charlm.training.estimate import check_memory
 from charlm.training.finetuning import SHAPE, grown_vocabulary
 from charlm.training.trainer import Trainer
@@ -63,9 +66,9 @@ class Plan:
 
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
-        prepare_process(self.settings.threads)
         record = self.corpus.file_record(self.run)
         trainer = Trainer(self.settings, self.corpus, self.run, quiet, self.origin)
+        prepare_process(trainer.balancer.most)
         # What could not be read again is refused here, before anything is removed
         texts.encode(record)
         environment = describe_process(trainer.device, trainer.precision)
@@ -87,31 +90,39 @@ class Plan:
             f"{len(corpus.split.train):,} for training, {len(corpus.split.validation):,} for validation."
         )
         if documents := len(text.document_starts):
-            yield f"{documents:,} documents."
+            yield f"{pluralize(documents, 'document')}."
         if text.vocabulary.has_unknown:
             occurrences, distinct = corpus.unknown()
-            yield f"{distinct:,} rare characters ({occurrences:,} occurrences) are mapped to the unknown token."
+            rare, total = pluralize(distinct, "rare character"), pluralize(occurrences, "occurrence")
+            yield f"Mapped to the unknown token: {rare} ({total})."
         if lacking := corpus.only_outside_training():
-            yield f"{lacking} distinct characters never occur in the training split."
+            yield f"Outside the training split only: {pluralize(lacking, f'distinct {settings.unit}')}."
         lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
         if lanes < settings.batch_size:
             yield f"The text is short: the batch size is {lanes} instead of {settings.batch_size}."
         device = choose_device(settings.device)
+        parameters = sum(map(math.prod, CharacterModel.shapes(len(text.vocabulary), settings).values()))
         yield (
-            f"Model: {settings.num_layers} × {settings.hidden_size} {settings.cell}, "
-            f"on {device} in {choose_precision(settings.precision, device)}."
+            f"Model: {settings.cell.upper()}, {pluralize(settings.num_layers, 'layer')} × "
+            f"{pluralize(settings.hidden_size, 'unit')}, {pluralize(parameters, 'parameter')}; "
+            f"{device}, {choose_precision(settings.precision, device)}."
         )
         if self.origin is not None:
             more = len(text.vocabulary) - len(self.origin.vocabulary)
-            yield f"Finetuning {self.origin.folder}; {more:,} characters are new to it."
+            yield f"Finetuning {self.origin.folder}; {pluralize(more, f'new {settings.unit}')}."
         if self.saved is not None:
             yield f"Resuming {self.run} from step {self.saved.step}."
             if later := runs.later_checkpoints(self.run, self.saved.step):
                 yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
-            now = describe_process(device, choose_precision(settings.precision, device), settings.threads)
+            precision = choose_precision(settings.precision, device)
+            threads = choose_threads(settings.threads, settings, lanes, precision)
+            now = describe_process(device, precision, threads)
             then = self.saved.environment
             if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
                 yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
+            if moves := self.saved.progress.thread_changes:
+                steps = ", ".join(str(change.step) for change in moves)
+                yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
@@ -176,15 +187,14 @@ def _fresh(
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file.", "Choose another --out.")
     occupied = runs.is_occupied(run)
+    if occupied and not runs.is_run(run):
+        only = "; --overwrite only replaces charlm runs" if overwrite else ""
+        raise UsageError(f"{run}: the folder is not empty and is not a run{only}.", "Choose another --out.")
     if occupied and not overwrite:
         raise UsageError(
-            f"{run}: a run already exists here."
-            if runs.is_run(run)
-            else f"{run}: the folder is not empty and is not a run.",
+            f"{run}: a run already exists here.",
             "Continue it with --resume auto, replace it with --overwrite, or choose another folder with --out.",
         )
-    if occupied and not runs.is_run(run):
-        raise UsageError(f"{run}: not a charlm run; --overwrite only replaces charlm runs.", "Choose another --out.")
     if recorded is None:
         corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
     else:
@@ -221,7 +231,7 @@ def _resumed(
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
     seen = [folder.name for folder in runs.checkpoints(run)]
-    saved = runs.read(path, "last")
+    saved = runs.read(path, "latest")
     runs.check_later(run, saved.step)
     if not runs.has_settings(run):
         raise UsageError(f"{path}: not inside a run folder.", "Move the checkpoint back into its run folder.")
@@ -230,7 +240,8 @@ def _resumed(
     if changed:
         raise UsageError(
             f"{path}: resuming cannot change "
-            + ", ".join(f"{name} ({getattr(saved.settings, name)})" for name in changed),
+            + ", ".join(f"{name} ({getattr(saved.settings, name)!r})" for name in changed)
+            + ".",
             "Remove these options, or start a new run with --out checkpoints/NAME.",
         )
     another = f"To train the model on another text, or on more: charlm train TEXT --init-from {path} --out NEW_RUN"

@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM while training: the first asks for an orderly end, the second ends at once."""
+"""Signals while training: the first asks for an orderly end, the second ends at once.
+
+Besides Ctrl-C and SIGTERM these are SIGHUP, which a terminal sends when it is closed; SIGUSR1, with which Slurm warns
+before a job's time is up (``--signal=USR1@60``); and Ctrl-Break on Windows. Not every system has all of them.
+"""
 
 import signal
 import threading
@@ -6,6 +10,8 @@ from types import FrameType
 from typing import Any
 
 from charlm.files import say_at_once
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
 
 
 class StopSignals:
@@ -19,7 +25,9 @@ class StopSignals:
     def listen(self) -> None:
         if threading.current_thread() is not threading.main_thread():  # no other one is told of signals
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
+            if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup: the run is to outlive its terminal
             self.former[number] = signal.signal(number, self._heard)
 
     def release(self) -> None:

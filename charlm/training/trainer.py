@@ -10,15 +10,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint, TrainingProgress, describe_process
+from charlm.checkpoint import Checkpoint, ThreadChange, TrainingProgress, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
+from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
@@ -54,10 +56,16 @@ class Trainer:
         self.saved_steps, self.saved_seconds = 0, 0.0
         self.gradient_norm = torch.zeros(())
         self.stop_signals = StopSignals(quiet)
+        threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
+        self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
+        self.warned_of_load = False
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
         self.state.restore(saved)
+        changes = self.done.thread_changes
+        if changes and changes[-1].threads != self.balancer.threads:
+            changes.append(ThreadChange(step=self.done.steps, threads=self.balancer.threads))
         if self.settings.evaluate_every != "auto":
             self.done.evaluate_every = self.settings.evaluate_every
         self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
@@ -79,9 +87,8 @@ class Trainer:
             if self.done.steps == 0:
                 self.look_first()
             elif self.finished():
-                self.monitor.say(
-                    "This run is already complete. To continue, raise its length limit or use --patience 0."
-                )
+                minutes = self.stopwatch.read() / 60
+                self.monitor.say(schedule.why_complete(self.settings, self.done.steps, self.epochs, minutes))
             self.stopwatch.start()
             ended = self.finished()
             while not ended:
@@ -99,9 +106,13 @@ class Trainer:
     def step(self) -> bool:
         """One step and what happens around it. Returns whether it was the last. Raises ``NotFiniteError``."""
         self.train_step()
+        is_log_entry = self.done.steps % self.settings.log_every == 0
+        if self.device.type != "cuda":  # a GPU is still at work; it is waited for where values are read
+            self.leave_out_gap()
         last = self.finished()
-        if self.done.steps % self.settings.log_every == 0:
+        if is_log_entry:
             self.log()
+            self.share_the_machine()
         if last or self.evaluation_is_due():
             with self.stopwatch.paused():
                 self.evaluate()
@@ -156,8 +167,15 @@ class Trainer:
 
     # Once in a while
 
+    def leave_out_gap(self) -> None:
+        """Time in which the process was stopped is no training time."""
+        if gap_seconds := self.stopwatch.end_lap():
+            self.monitor.gap(self.done.steps, gap_seconds)
+
     def log(self) -> None:
         loss, taken, skipped = self.state.since_log.tolist()
+        if self.device.type == "cuda":
+            self.leave_out_gap()
         self.state.check()
         if skipped:
             self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
@@ -170,14 +188,28 @@ class Trainer:
         loss /= taken
         figures = {
             "loss/train": loss,
-            "bits_per_character/train": loss / math.log(2),
+            f"bits_per_{self.settings.unit}/train": loss / math.log(2),
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(self.gradient_norm),
-            "throughput/characters_per_second": characters / (seconds - before),
+            f"throughput/{self.settings.unit}s_per_second": characters / (seconds - before),
             "progress/training_seconds": seconds,
             "progress/epoch": self.epochs,
         }
         self.monitor.training(self.done.steps, self.progress, {n: v for n, v in figures.items() if math.isfinite(v)})
+
+    def share_the_machine(self) -> None:
+        """Use fewer threads while other programs need the processors, and tell people what slows their run."""
+        balancer = self.balancer
+        if balancer.balance():
+            self.done.thread_changes.append(ThreadChange(step=self.done.steps, threads=balancer.threads))
+            self.monitor.threads(self.done.steps, balancer.threads)
+        if balancer.is_slowed and not self.warned_of_load:
+            self.warned_of_load = True
+            if balancer.fixed:
+                means = "pause them, or let the number of threads adapt (--threads 0, without OMP_NUM_THREADS)"
+            else:
+                means = f"it uses {balancer.threads} of {balancer.most} threads until the machine is quiet again"
+            self.monitor.say(f"Other programs on this machine slow this run since step {self.done.steps}: {means}.")
 
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
@@ -188,7 +220,7 @@ class Trainer:
                 f"Use a lower --learning-rate (last: {self.settings.learning_rate * done.learning_rate_scale:g}).",
             )
         if runs.checkpoints(self.run):
-            self.restore(runs.read(self.run, "last"))
+            self.restore(runs.read(self.run, "latest"))
         else:
             self.state = self.first_state()
             self.stopwatch, self.saved_seconds = Stopwatch(self.device), 0.0
@@ -232,16 +264,16 @@ class Trainer:
 
     def saving_is_due(self) -> bool:
         a_new_best = self.metrics.get("loss_validation") == self.done.best_validation_loss
-        return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every * 60
+        return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every_minutes * 60
 
     def save(self) -> None:
         """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
         self.state.check()
         self.done.training_seconds = self.saved_seconds = self.stopwatch.read()
-        environment = describe_process(self.device, self.precision)
+        environment = describe_process(self.device, self.precision, self.balancer.most)
         saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, environment)
         try:
-            runs.save(self.run, saved, self.settings.keep)
+            runs.save(self.run, saved, self.settings.keep_checkpoints)
             self.saved_steps = self.done.steps
         except OSError as error:
             reason = f"could not be written: {error.strerror or error}. Training continues."
@@ -271,8 +303,9 @@ class Trainer:
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
         hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
-        with tqdm(total=total, desc="exact validation", unit=" chars", unit_scale=True, disable=hidden) as bar:
-            exact = evaluate(best.model(self.device), self.validation, on_progress=bar.update)
+        unit = f" {SHORT_UNITS[self.settings.unit]}s"
+        with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
+            exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
 

@@ -62,9 +62,9 @@ def trained(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "warmup_steps": 0,
         "log_every": 2,
         "evaluate_every": 2,
-        "save_every": 1e-9,
+        "save_every_minutes": 1e-9,
         "sample_length": 0,
     }
-    plan = session.plan([str(folder / "poem.txt")], [("test", {**settings, "keep": 9})], out=folder / "run")
+    plan = session.plan([str(folder / "poem.txt")], [("test", {**settings, "keep_checkpoints": 9})], out=folder / "run")
     plan.trainer(quiet=True).train()
     return folder / "run"

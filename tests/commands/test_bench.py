@@ -47,7 +47,7 @@ def test_json_holds_the_speed_of_every_contestant(cli: Cli, cell: str) -> None:
 def test_the_page_says_how_many_times_as_fast_as_the_peers(cli: Cli) -> None:
     result = cli("bench", *SIZES, "--rounds", "1")
     assert result.code == 0, result.err
-    assert result.out.count("charlm is 1.00 times as fast") == 6
+    assert result.out.count("charlm is 1.00×") == 6
     assert "2 × 8 lstm" in result.out
 
 

@@ -37,19 +37,19 @@ def test_get_puts_the_text_into_data_and_prints_only_its_path(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("known")
 def test_get_a_second_time_says_that_it_is_there(cli: Cli) -> None:
-    first = cli("corpus", "get", "known", "--folder", "mine")
-    second = cli("corpus", "get", "known", "--folder", "mine")
+    first = cli("corpus", "get", "known", "--dir", "mine")
+    second = cli("corpus", "get", "known", "--dir", "mine")
     assert second.code == 0
     assert second.out == first.out
-    assert second.err == f"{Path('mine', 'known.txt')} is there already, and is right.\n"
-    assert cli("corpus", "get", "known", "--folder", "mine", "--quiet").err == ""
+    assert str(Path("mine", "known.txt")) in second.err
+    assert cli("corpus", "get", "known", "--dir", "mine", "--quiet").err == ""
     assert Handler.asked == ["/0"]
 
 
 @pytest.mark.usefixtures("known")
 def test_get_overwrites_nothing(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "known.txt").write_text("mine")
-    result = cli("corpus", "get", "known", "--folder", ".")
+    result = cli("corpus", "get", "known", "--dir", ".")
     assert result.code == 1
     assert result.out == ""
     assert CORPORA["known"].checksum in result.err
@@ -131,9 +131,9 @@ def test_inspect_counts_what_is_there(cli: Cli, tmp_path: Path) -> None:
     assert report["ranges"] == ranges
     assert report["most_frequent"][:4] in {"".join(p) for p in itertools.permutations("\nabc")}
     train_end, validation_end = ranges["validation"]
-    assert report["repeats"]["validation_characters"] == validation_end - train_end
-    assert report["repeats"]["longest"][0]["length"] == validation_end - train_end
-    assert report["floors"]["ngram_bits"][2] < report["floors"]["ngram_bits"][0] < 3
+    assert report["overlap"]["validation_characters"] == validation_end - train_end
+    assert report["overlap"]["longest"][0]["length"] == validation_end - train_end
+    assert report["baselines"]["ngram_bits"][2] < report["baselines"]["ngram_bits"][0] < 3
     assert set(report["training_seconds"]) == {"tiny", "default"}
     assert report["suggested_preset"] == "default"
 
@@ -143,14 +143,14 @@ def test_inspect_for_people(cli: Cli, tmp_path: Path, poem: str) -> None:
     page = cli("corpus", "inspect", "poem.txt", "--document-separator", r"\n").out
     for fact in (
         f"poem: 1 file, {len((poem + '☃' + chr(7)).encode()):,} bytes, {len(poem) + 2:,} characters",
-        "Documents    71",
-        "Line ends    70 \\n\n",
+        "Documents           71",
+        "70 \\n\n",
         "1 × '☃' (U+2603 SNOWMAN)",
         "1 × '\\x07' (U+0007 BELL)",
-        "no 100 characters in a row lie in both training and 408 of validation",
-        "order 5",
+        "100 characters occurs both in training and in the first 408 of validation",
+        "context of 5",
         "xz",
-        "suggested: charlm train … --config default",
+        "charlm train … --config default",
     ):
         assert fact in page
 
@@ -168,7 +168,7 @@ def test_inspect_of_all_characters_takes_no_more_memory_than_there_is(
 ) -> None:
     text = "".join(chr(0x4E00 + code) for code in range(20_000)) * 2
     (tmp_path / "many.txt").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(estimate, "_physical_memory_bytes", lambda: 300_000_000)
+    monkeypatch.setattr(estimate, "read_memory_bytes", lambda: 300_000_000)
     report = inspected(cli, "many.txt")
     assert report["rare_characters"] == 20_000
     assert len(report["rare"]) == 1000
@@ -178,7 +178,20 @@ def test_inspect_of_all_characters_takes_no_more_memory_than_there_is(
 
 def test_inspect_of_bytes_and_of_rare_characters_hidden(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "any.bin").write_bytes(bytes(range(256)) * 20)
-    assert inspected(cli, "any.bin", "--unit", "byte")["distinct_characters"] == 256
+    report = inspected(cli, "any.bin", "--unit", "byte")
+    assert report["distinct_bytes"] == 256
+    assert report["bytes"] == report["size_bytes"] == 256 * 20
+    assert "character" not in json.dumps(report)
+    assert report["most_frequent"] == list(range(100))
+    assert "character" not in cli("corpus", "inspect", "any.bin", "--unit", "byte").out
+    (tmp_path / "text.bin").write_bytes(b"abc" * 500 + b"\xe9\x07\x80")
+    report = inspected(cli, "text.bin", "--unit", "byte")
+    assert report["rare"] == [
+        {"byte": 7, "description": "'\\x07' (U+0007 BELL)", "count": 1},
+        {"byte": 0x80, "description": "0x80", "count": 1},
+        {"byte": 0xE9, "description": "0xE9", "count": 1},
+    ]
+    assert [entry["byte"] for entry in report["control"]] == [7]  # 0x80 alone is a part of a character
     (tmp_path / "text.txt").write_text("abc" * 500 + "☃")
     assert inspected(cli, "text.txt", "--min-count", "5")["distinct_characters"] == 4
 

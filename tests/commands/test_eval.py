@@ -1,4 +1,4 @@
-"""``charlm eval``: the exact figure, what stands beside it, and all of it as JSON."""
+"""``charlm eval``: the exact loss, the extra metrics, and all of it as JSON."""
 
 import errno
 import io
@@ -24,7 +24,7 @@ KEYS = {
         "text",
         "unit",
         "exact",
-        "lanes",
+        "num_segments",
         "nats_per_character",
         "bits_per_character",
         "bits_per_byte",
@@ -87,9 +87,15 @@ def test_the_units_are_those_of_one_figure(cli: Cli, trained: Path, poem: str) -
 def test_a_page_for_people(cli: Cli, trained: Path) -> None:
     result = cli("eval", trained)
     assert result.code == 0, result.err
-    for words in ("the validation part of poem (exact)", "nats per character", "bits per byte", "perplexity", "408"):
+    for words in (
+        "the validation split of poem (exact)",
+        "nats per character",
+        "bits per byte (UTF-8)",
+        "perplexity",
+        "408",
+    ):
         assert words in result.out
-    assert "Beside it" not in result.out
+    assert "For comparison" not in result.out
 
 
 def test_texts_standard_input_and_another_encoding(
@@ -109,9 +115,9 @@ def test_texts_standard_input_and_another_encoding(
 
 
 def test_the_test_part_with_unknown_characters_and_documents(cli: Cli, parted: Path, poem: str) -> None:
-    report = measured(cli, parted, "--part", "test")
+    report = measured(cli, parted, "--split", "test")
     start, end = runs.read(parted).corpus.split.test
-    assert report["text"] == "the test part of poem"
+    assert report["text"] == "the test split of poem"
     assert report["characters"] == end - start
     known = set(runs.read(parted).vocabulary.characters)
     assert report["unknown_characters"] == sum(character not in known for character in poem[start:end]) > 0
@@ -122,51 +128,55 @@ def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
     assert measured(cli, trained / "step-00000002")["step"] == 2
 
 
-def test_lanes_are_called_approximate(cli: Cli, trained: Path, poem_file: Path, poem: str) -> None:
+def test_several_segments_are_called_approximate(cli: Cli, trained: Path, poem_file: Path, poem: str) -> None:
     exact = measured(cli, trained, poem_file)
-    report = measured(cli, trained, poem_file, "--lanes", "3")
+    report = measured(cli, trained, poem_file, "--num-segments", "3")
     assert report["exact"] is False
     assert report["nats_per_character"] == pytest.approx(exact["nats_per_character"], abs=0.01)
-    assert report["lanes"] == 3
-    assert "read in 4 lanes)" in cli("eval", trained, poem_file, "--lanes", "64").out  # too short for more
-    assert measured(cli, trained, "--lanes", "3")["exact"] is True  # too short for more than one
+    assert report["num_segments"] == 3
+    assert (
+        "approximate: 4 segments" in cli("eval", trained, poem_file, "--num-segments", "64").out
+    )  # too short for more
+    assert measured(cli, trained, "--num-segments", "3")["exact"] is True  # too short for more than one
 
 
 def test_dynamic_evaluation_stands_apart(cli: Cli, trained: Path) -> None:
     static = measured(cli, trained)
-    report = measured(cli, trained, "--dynamic", "--windowed", "50")
+    report = measured(cli, trained, "--dynamic", "--independent-windows", "50")
     assert report["nats_per_character"] == static["nats_per_character"]
-    assert report["dynamic_nats_per_character"] < static["nats_per_character"]
-    assert report["windowed_characters"] == 50
-    assert (
-        report["windowed_nats_per_character"]
-        == measured(cli, trained, "--windowed", "50")["windowed_nats_per_character"]
-    )
-    assert report["dynamic_bits_per_character"] == pytest.approx(report["dynamic_nats_per_character"] / math.log(2))
+    learning, windows = report["dynamic"], report["independent_windows"]
+    assert learning["nats_per_character"] < static["nats_per_character"]
+    assert learning["bits_per_character"] == pytest.approx(learning["nats_per_character"] / math.log(2))
+    assert windows["window_characters"] == 50
+    assert windows == measured(cli, trained, "--independent-windows", "50")["independent_windows"]
     other = measured(cli, trained, "--dynamic", "--dynamic-learning-rate", "1e-8", "--dynamic-segment-length", "9")
-    assert other["dynamic_nats_per_character"] == pytest.approx(static["nats_per_character"], abs=1e-3)
-    assert other["dynamic_settings"]["dynamic_segment_length"] == 9
-    assert "learning from the text" in cli("eval", trained, "--dynamic", "--dynamic-decay", "0.1").out
+    assert other["dynamic"]["nats_per_character"] == pytest.approx(static["nats_per_character"], abs=1e-3)
+    assert other["dynamic"]["settings"]["dynamic_segment_length"] == 9
+    assert "dynamic evaluation" in cli("eval", trained, "--dynamic", "--dynamic-decay", "0.1").out
 
 
-def test_floors_of_the_runs_own_text_and_of_another(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_baselines_of_the_runs_own_text_and_of_another(cli: Cli, trained: Path, tmp_path: Path) -> None:
     inspected = json.loads(cli("corpus", "inspect", trained.parent / "poem.txt", "--json").out)
-    assert measured(cli, trained, "--floors")["floors"] == inspected["floors"]
+    assert measured(cli, trained, "--baselines")["baselines"] == inspected["baselines"]
     (tmp_path / "other.txt").write_text("Wölfe" * 20, encoding="utf-8")
-    floors = measured(cli, trained, "other.txt", "--floors")["floors"]
-    assert floors["train_characters"] == inspected["floors"]["train_characters"]
-    assert floors["validation_characters"] == 100
-    assert "xz" in cli("eval", trained, "--floors").out
+    baselines = measured(cli, trained, "other.txt", "--baselines")["baselines"]
+    assert baselines["train_characters"] == inspected["baselines"]["train_characters"]
+    assert baselines["validation_characters"] == 100
+    assert "xz" in cli("eval", trained, "--baselines").out
 
 
-def test_the_curve_is_a_picture_and_figures(cli: Cli, trained: Path, tmp_path: Path) -> None:
-    report = measured(cli, trained, "--curve", "cold.svg")
-    assert (tmp_path / "cold.svg").read_text().startswith("<svg")
-    assert [point["characters_seen"] for point in report["cold_start"]] == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
-    for point in report["cold_start"]:
+def test_loss_by_context_length_is_reported_and_plotted(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    report = measured(cli, trained, "--context-plot", "context.svg")
+    assert (tmp_path / "context.svg").read_text().startswith("<svg")
+    lengths = [point["context_characters"] for point in report["context_loss"]]
+    assert lengths == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
+    for point in report["context_loss"]:
         assert point["bits_per_character"] > 0
         assert point["bits_per_character"] == pytest.approx(point["nats_per_character"] / math.log(2))
-    assert measured(cli, trained, "--cold-start")["cold_start"] == report["cold_start"]
+    assert measured(cli, trained, "--context-loss")["context_loss"] == report["context_loss"]
+    page = cli("eval", trained, "--context-loss").out
+    for context in ("0 characters", "1 character", "2–3 characters", "256–407 characters"):  # of 408 in the text
+        assert f"after {context} of context" in page
 
 
 def test_a_model_that_diverges_while_it_learns_is_no_figure(
@@ -181,8 +191,8 @@ def test_a_model_that_diverges_while_it_learns_is_no_figure(
 @pytest.mark.skipif(os.name == "nt", reason="needs devices that are files")
 def test_only_a_plain_file_is_replaced_by_a_picture(cli: Cli, trained: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, says in (("pipe", "no plain file"), (os.devnull, "no plain file"), (tmp_path, "a folder")):
-        result = cli("eval", trained, "--curve", path)
+    for path, says in (("pipe", "not a regular file"), (os.devnull, "not a regular file"), (tmp_path, "a folder")):
+        result = cli("eval", trained, "--context-plot", path)
         assert (result.code, result.out) == (2, "")
         assert f"{path}: is {says}" in result.err
     assert (tmp_path / "pipe").is_fifo()
@@ -195,27 +205,37 @@ def test_a_fault_of_the_measuring_is_not_one_of_the_picture(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("charlm.evaluation.report.measure", failing)
-    result = cli("eval", trained, "--curve", "cold.svg")
+    result = cli("eval", trained, "--context-plot", "context.svg")
     assert result.code == 1
     assert "cannot be written" not in result.err
-    assert not (tmp_path / "cold.svg").exists()
+    assert not (tmp_path / "context.svg").exists()
 
 
 def test_a_picture_that_cannot_be_written_is_said(cli: Cli, trained: Path) -> None:
-    result = cli("eval", trained, "--curve", "nowhere/cold.svg")
+    result = cli("eval", trained, "--context-plot", "nowhere/context.svg")
     assert result.code == 2
-    assert "cold.svg: cannot be written: No such file" in result.err
+    assert "context.svg: cannot be written: No such file" in result.err
 
 
 def test_a_model_of_bytes_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
     layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
     session.plan([str(poem_file)], layers, out=tmp_path / "run").trainer(quiet=True).train()
-    page = cli("eval", "run", "--windowed", "9", "--cold-start").out
-    assert page.count("bits per byte") == 2  # the figure, and over what stands beside it
-    assert "each 9 bytes alone" in page
+    options = ("--independent-windows", "9", "--context-loss", "--baselines", "--dynamic", "--context-plot", "x.svg")
+    page = cli("eval", "run", *options).out
+    assert page.count("bits per byte") == 2  # the loss, and the heading of the comparison
+    assert "independent windows of 9 bytes" in page
     assert "character" not in page
-    assert measured(cli, "run")["unit"] == "byte"
+    report = measured(cli, "run", *options)
+    assert "character" not in json.dumps(report)
+    assert report["unit"] == "byte"
+    assert report["bits_per_byte"] == pytest.approx(report["nats_per_byte"] / math.log(2))
+    assert (
+        report["bytes"]
+        == runs.read(Path("run")).progress["corpus"]["ranges"]["validation"][1]
+        - (runs.read(Path("run")).progress["corpus"]["ranges"]["validation"][0])
+    )
+    assert "character" not in (tmp_path / "x.svg").read_text(encoding="utf-8")
 
 
 def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(
@@ -223,8 +243,8 @@ def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert cli("eval", trained, "--quiet").err == ""
-    shown = cli("eval", trained, "--dynamic", "--windowed", "9", "--curve", "cold.svg").err
-    for what in ("evaluating", "learning on", "window by window", "starting cold"):
+    shown = cli("eval", trained, "--dynamic", "--independent-windows", "9", "--context-plot", "context.svg").err
+    for what in ("evaluating", "dynamic evaluation", "independent windows", "loss by context"):
         assert f"{what}:   0%" in shown
 
 

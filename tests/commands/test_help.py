@@ -51,7 +51,7 @@ def test_the_help_lists_every_command_and_the_exit_codes(cli: Cli) -> None:
     for command, purpose in COMMANDS.items():
         assert command in text
         assert purpose in text
-    for code in ("0 done", "1 something failed", "2 the command line", "3 a checkpoint", "4 training", "130, 143"):
+    for code in ("0 success", "1 error", "2 invalid", "3 invalid", "4 training", "130, 143"):
         assert code in " ".join(text.split())
 
 

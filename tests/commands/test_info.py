@@ -39,7 +39,7 @@ def test_training_time_is_that_of_the_checkpoint(cli: Cli, trained: Path) -> Non
     (expected,) = [
         entry["progress_training_seconds"] for entry in logged if entry["step"] == 4 and "loss_train" in entry
     ]
-    shown = json.loads(cli("info", trained, "--checkpoint", "last", "--json").out)
+    shown = json.loads(cli("info", trained, "--checkpoint", "latest", "--json").out)
     assert 0 < expected <= shown["training_seconds"] < expected + 60
 
 
@@ -53,7 +53,7 @@ def test_several_runs_are_a_table_and_a_list(cli: Cli, trained: Path) -> None:
 
 
 def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
-    for which, step in (("last", 4), ("1", 1)):
+    for which, step in (("latest", 4), ("1", 1)):
         assert json.loads(cli("info", trained, "--checkpoint", which, "--json").out)["step"] == step
 
 

@@ -47,7 +47,7 @@ def test_a_text_a_pipe_and_another_encoding(
 def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
     first = cli("score", trained, "--checkpoint", "1")
     assert first.out == cli("score", trained / "step-00000001").out
-    assert first.out != cli("score", trained, "--checkpoint", "last").out
+    assert first.out != cli("score", trained, "--checkpoint", "latest").out
 
 
 def test_a_model_of_bytes_gives_a_line_a_byte(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_model_of_bytes_gives_a_line_a_byte(cli: Cli, tmp_path: Path, poem_fil
     assert [score["byte"] for score in scores] == [255, 0, 0xC3, 0xA9]
     assert cli("score", "run", "any", "--html", "any.html").code == 0
     assert "4 bytes" in (tmp_path / "any.html").read_text(encoding="utf-8")
-    part = cli("score", "run", "--part", "test").out.splitlines()
+    part = cli("score", "run", "--split", "test").out.splitlines()
     assert len(part) == len(poem_file.read_bytes()) - int(len(poem_file.read_bytes()) * 0.95)
 
 
@@ -78,7 +78,7 @@ def test_the_page_goes_to_its_file_and_the_lines_away(cli: Cli, trained: Path, t
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     bits = json.loads(cli("eval", trained, "--json").out)["bits_per_character"]
     assert f"408 characters, {bits:.4f} bits" in page
-    assert "the validation part of poem" in page
+    assert "the validation split of poem" in page
 
 
 def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(

@@ -19,10 +19,10 @@ def test_it_prints_the_path_of_the_run_and_says_the_rest_on_standard_error(cli: 
     assert result.code == 0, result.err
     assert result.out == "checkpoints/poem\n"
     assert "step 8" in result.err
-    assert "a sample after step" in result.err
+    assert "sample at step 8" in result.err
     assert "bits per character" in result.err
     assert "charlm sample checkpoints/poem" in result.err
-    assert runs.read(Path(result.out.strip()), "last").step == 8
+    assert runs.read(Path(result.out.strip()), "latest").step == 8
 
 
 def test_quiet_prints_nothing_but_the_path(cli: Cli, poem_file: Path) -> None:
@@ -30,16 +30,16 @@ def test_quiet_prints_nothing_but_the_path(cli: Cli, poem_file: Path) -> None:
     assert (result.code, result.out, result.err) == (0, "here/it is\n", "")
 
 
-def test_of_a_short_text_it_says_that_there_are_fewer_lanes(cli: Cli, tmp_path: Path) -> None:
+def test_of_a_short_text_it_says_that_the_batch_is_smaller(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("abc" * 15)
     result = cli("train", "short.txt", *SMALL)
     assert result.code == 0, result.err
-    assert "2 lanes instead of 4" in result.err
+    assert "batch size is 2 instead of 4" in result.err
 
 
 def test_it_says_how_many_characters_the_training_part_lacks(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "poem.txt").write_text(poem + "ЖЮЯ", encoding="utf-8")
-    assert "3 of the distinct characters occur only outside the training part" in cli("train", "poem.txt", *SMALL).err
+    assert "training split only: 3 distinct characters." in cli("train", "poem.txt", *SMALL).err
 
 
 def test_flag_before_environment_before_preset_before_default(
@@ -62,26 +62,26 @@ def test_flag_before_environment_before_preset_before_default(
 def test_the_settings_of_a_run_make_the_same_run_again(cli: Cli, poem_file: Path) -> None:
     assert cli("train", poem_file, *SMALL, "--out", "one").code == 0
     assert cli("train", poem_file, "--config", "one/config.toml", "--out", "two").code == 0
-    one, two = (runs.read(Path(run), "last") for run in ("one", "two"))
+    one, two = (runs.read(Path(run), "latest") for run in ("one", "two"))
     assert one.settings == two.settings
     assert one.metrics == two.metrics
 
 
 def test_resuming_goes_on_and_says_so(cli: Cli, poem_file: Path) -> None:
-    assert cli("train", poem_file, *SMALL, "--keep", "9", "--save-every", "1e-9").code == 0
+    assert cli("train", poem_file, *SMALL, "--keep-checkpoints", "9", "--save-every-minutes", "1e-9").code == 0
     result = cli("train", "--resume", "checkpoints/poem", "--max-steps", "10")
     assert result.code == 0, result.err
     assert "from step 8" in result.err
-    assert runs.read(Path("checkpoints/poem"), "last").step == 10
+    assert runs.read(Path("checkpoints/poem"), "latest").step == 10
     result = cli("train", "--resume", "checkpoints/poem/step-00000006")
     assert result.code == 0, result.err
     assert "from step 6" in result.err
     assert "step-00000007" in result.err  # later ones go, and it is said
-    assert runs.read(Path("checkpoints/poem"), "last").step == 8
+    assert runs.read(Path("checkpoints/poem"), "latest").step == 8
 
 
 def test_resuming_past_a_damaged_checkpoint_warns_and_sets_it_aside(cli: Cli, poem_file: Path) -> None:
-    assert cli("train", poem_file, *SMALL, "--keep", "9", "--save-every", "1e-9").code == 0
+    assert cli("train", poem_file, *SMALL, "--keep-checkpoints", "9", "--save-every-minutes", "1e-9").code == 0
     run = Path("checkpoints/poem")
     (run / "step-00000008" / "model.safetensors").write_bytes(b"")
     result = cli("train", "--resume", run)
@@ -89,7 +89,7 @@ def test_resuming_past_a_damaged_checkpoint_warns_and_sets_it_aside(cli: Cli, po
     assert "step-00000008" in result.err
     assert "from step 7" in result.err
     assert (run / "step-00000008.damaged").is_dir()
-    assert runs.read(run, "last").step == 8
+    assert runs.read(run, "latest").step == 8
 
 
 def test_overwrite_replaces_a_run_and_leaves_what_is_not_its_own(cli: Cli, poem_file: Path) -> None:
@@ -104,7 +104,14 @@ def test_overwrite_replaces_a_run_and_leaves_what_is_not_its_own(cli: Cli, poem_
     assert max(steps) == 3
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+STOPPING = [
+    (getattr(signal, name), code)
+    for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138))
+    if hasattr(signal, name)
+]
+
+
+@pytest.mark.parametrize(("number", "code"), STOPPING)
 def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
     poem_file: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -126,7 +133,29 @@ def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
     assert process.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
-    saved = runs.read(tmp_path / "checkpoints" / "poem", "last")
+    saved = runs.read(tmp_path / "checkpoints" / "poem", "latest")
     assert saved.step >= 2
     assert f"Stopped after step {saved.step}" in err
     assert "charlm train --resume checkpoints/poem" in err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_nohup_outlives_its_terminal(poem_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "charlm", "train", str(poem_file), *SMALL, "--max-steps", "300"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 2"):
+                break
+        process.send_signal(signal.SIGHUP)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out == "checkpoints/poem\n"

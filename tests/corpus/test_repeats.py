@@ -29,7 +29,7 @@ def check_stretches(found: Repeats, train: str, validation: str) -> None:
     for stretch in found.longest:
         in_train = train[stretch.train_start :]
         in_validation = validation[stretch.validation_start :]
-        assert stretch.length >= found.at_least
+        assert stretch.length >= found.min_length
         assert in_train[: stretch.length] == in_validation[: stretch.length] != ""
         assert in_train[: stretch.length + 1] != in_validation[: stretch.length + 1] or in_train == in_validation
     assert found.longest == sorted(found.longest, key=lambda stretch: -stretch.length)

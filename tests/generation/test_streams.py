@@ -278,28 +278,30 @@ def test_banned_characters_are_never_drawn_and_only_allowed_ones_are(model: Char
 def test_a_sample_ends_with_the_first_stop_text_or_its_length(model: CharacterModel) -> None:
     free = sampler_of(model, num_samples=30).samples()
     stopped = sampler_of(model, num_samples=30, stop=("ab", "c\nc")).samples()
-    assert {sample.ended_by for sample in free} == {"length"}
-    assert {sample.ended_by for sample in stopped} == {"stop", "length"}
+    assert {sample.finish_reason for sample in free} == {"length"}
+    assert {sample.finish_reason for sample in stopped} == {"stop", "length"}
     for whole, sample in zip(free, stopped, strict=True):
         ends = [whole.text.find(stop) + len(stop) for stop in ("ab", "c\nc") if stop in whole.text]
         assert sample.text == whole.text[: min(ends, default=60)]
-        assert sample.ended_by == ("stop" if ends else "length")
+        assert sample.finish_reason == ("stop" if ends else "length")
 
 
 def test_a_sample_ends_with_its_line(model: CharacterModel) -> None:
     free = texts(model, 30, length=8)
     for whole, sample in zip(
-        free, sampler_of(model, num_samples=30, length=8, stop_at_line=True).samples(), strict=True
+        free, sampler_of(model, num_samples=30, length=8, stop_at_newline=True).samples(), strict=True
     ):
         line, end, _ = whole.partition("\n")
         assert sample.text == line + end
-        assert sample.ended_by == ("line" if end else "length")
+        assert sample.finish_reason == ("newline" if end else "length")
     assert len({"\n" in text for text in free}) == 2
 
 
 def test_samples_say_which_they_are(model: CharacterModel) -> None:
     samples = sampler_of(model, num_samples=3, length=0).samples()
-    assert [(sample.index, sample.seed, sample.ended_by) for sample in samples] == [(n, 5, "length") for n in range(3)]
+    assert [(sample.index, sample.seed, sample.finish_reason) for sample in samples] == [
+        (n, 5, "length") for n in range(3)
+    ]
 
 
 def test_random_numbers_of_a_stream_depend_on_nothing_but_its_seed_and_index() -> None:
@@ -370,7 +372,7 @@ def test_bytes_that_end_in_the_middle_of_a_character_are_shown_as_one_that_is_mi
 def test_bytes_stop_at_a_text_and_are_allowed_and_banned() -> None:
     settings = SampleSettings(length=5000, seed=1, stop=("€b",))
     (sample,) = Sampler(byte_model("€b".encode()), Vocabulary.of_bytes(), settings).samples()
-    assert sample.ended_by == "stop"
+    assert sample.finish_reason == "stop"
     assert sample.text.endswith("€b")
     everything = byte_model(bytes(range(256)))
     (sample,) = Sampler(everything, Vocabulary.of_bytes(), SampleSettings(length=99, allow="ab", ban="b")).samples()
@@ -428,7 +430,7 @@ def test_a_sample_that_has_ended_begins_no_document(model: CharacterModel, monke
     monkeypatch.setattr(Stepper, "start", noted)
     options = SampleSettings(length=300, seed=5, num_samples=4, stop=("a\n",))
     samples = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).samples()
-    assert [sample.ended_by for sample in samples] == ["stop"] * 4
+    assert [sample.finish_reason for sample in samples] == ["stop"] * 4
     assert started == [slice(None)]
 
 

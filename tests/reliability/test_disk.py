@@ -69,7 +69,7 @@ def assert_all_that_is_there_is_whole(run: Path) -> None:
 def test_whatever_fails_while_saving_the_former_checkpoints_stay(
     disk: FailingDisk, make_trainer: Make, error: int, times: int
 ) -> None:
-    trainer = make_trainer(max_steps=4, save_every=1e-9, keep=9)
+    trainer = make_trainer(max_steps=4, save_every_minutes=1e-9, keep_checkpoints=9)
     trainer.train()
     before = {folder.name: checkpoint.verified(folder).weights for folder in runs.checkpoints(trainer.run)}
     faults = 0
@@ -130,7 +130,7 @@ def test_whatever_fails_while_a_run_starts_no_file_is_half_there(
 def test_a_save_that_fails_is_said_and_training_goes_on_and_saves_later(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make_trainer(max_steps=8, save_every=1e-9, evaluate_every=100, keep=9)
+    trainer = make_trainer(max_steps=8, save_every_minutes=1e-9, evaluate_every=100, keep_checkpoints=9)
     commit, failing = checkpoint.commit, {3, 4}
 
     def full(folder: Path, saved: checkpoint.Checkpoint) -> None:
@@ -147,7 +147,7 @@ def test_a_save_that_fails_is_said_and_training_goes_on_and_saves_later(
 def test_a_last_save_that_fails_ends_with_1_and_says_what_is_kept(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make_trainer(max_steps=4, save_every=1e-9, evaluate_every=2)
+    trainer = make_trainer(max_steps=4, save_every_minutes=1e-9, evaluate_every=2)
     commit = checkpoint.commit
 
     def full(folder: Path, saved: checkpoint.Checkpoint) -> None:
@@ -167,7 +167,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(
     def stuck(folder: Path) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
-    trainer = make_trainer(max_steps=4, save_every=1e-9, keep=0)
+    trainer = make_trainer(max_steps=4, save_every_minutes=1e-9, keep_checkpoints=0)
     monkeypatch.setattr(files, "remove_folder", stuck)
     with pytest.warns(CharlmWarning, match="Permission denied"):
         trainer.train()
@@ -184,7 +184,7 @@ def test_metrics_that_cannot_be_written_are_said_once(make_trainer: Make, monkey
         trainer.train()
     assert len(said) == 1
     assert entries(trainer.run) == [] if (trainer.run / runs.METRICS).exists() else True
-    assert runs.read(trainer.run, "last").step == 12
+    assert runs.read(trainer.run, "latest").step == 12
 
 
 def test_a_tensorboard_file_that_cannot_be_written_is_said_once(
@@ -200,7 +200,7 @@ def test_a_tensorboard_file_that_cannot_be_written_is_said_once(
     with pytest.warns(CharlmWarning, match="TensorBoard") as said:
         trainer.train()
     assert len(said) == 1
-    assert runs.read(trainer.run, "last").step == 12
+    assert runs.read(trainer.run, "latest").step == 12
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on the size of files")
@@ -225,5 +225,5 @@ def test_a_real_limit_on_files_ends_with_1_and_what_was_saved_before(tmp_path: P
     assert "File too large" in second.stderr
     assert "step-00000008" in second.stderr
     assert "Traceback" not in second.stderr
-    assert runs.read(tmp_path / "checkpoints" / "poem", "last").step == 8
+    assert runs.read(tmp_path / "checkpoints" / "poem", "latest").step == 8
     assert charlm("sample", "checkpoints/poem", "--length", "5").returncode == 0

@@ -66,7 +66,7 @@ def test_a_loss_that_stays_infinite_for_a_while_takes_training_back(make_trainer
     trainer.train()
     assert trainer.done.steps == 20
     assert trainer.done.rollbacks == 1
-    assert runs.read(trainer.run, "last").progress.learning_rate_scale == 0.5
+    assert runs.read(trainer.run, "latest").progress.learning_rate_scale == 0.5
     logged = [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry]
     assert logged == sorted(set(logged))
     assert_no_checkpoint_is_spoilt(trainer.run)
@@ -123,7 +123,7 @@ def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Mak
 
 @pytest.mark.parametrize(
     "settings",
-    [{"evaluate_every": 7}, {"evaluate_every": 7, "sample_length": 0}, {"save_every": 1e-9}, {"max_steps": 7}],
+    [{"evaluate_every": 7}, {"evaluate_every": 7, "sample_length": 0}, {"save_every_minutes": 1e-9}, {"max_steps": 7}],
     ids=["evaluating with a sample", "evaluating without", "saving", "the end"],
 )
 def test_divergence_is_noticed_whatever_comes_before_the_next_log_point(

@@ -44,7 +44,7 @@ def test_early_stopping_goes_on_counting(
     resumed = make_trainer(resume=stopped.run)
     resumed.train()
     assert alone.done.steps == resumed.done.steps == 8
-    assert_same_training(runs.read(alone.run, "last"), runs.read(resumed.run, "last"))
+    assert_same_training(runs.read(alone.run, "latest"), runs.read(resumed.run, "latest"))
 
 
 def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) -> None:
@@ -52,7 +52,7 @@ def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) ->
     interrupt(trainer, 5)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
-    spent = runs.read(trainer.run, "last").progress.training_seconds
+    spent = runs.read(trainer.run, "latest").progress.training_seconds
     resumed = make_trainer(resume=trainer.run)
     assert resumed.stopwatch.read() == spent > 0
     assert resumed.progress == pytest.approx(spent / 600)
@@ -65,7 +65,7 @@ def test_with_a_constant_rate_a_run_made_longer_is_exactly_the_long_run(make_tra
     short.train()
     longer = make_trainer(resume=short.run, max_steps=12)
     longer.train()
-    ours, theirs = runs.read(longer.run, "last"), runs.read(longer.run.parent / "long", "last")
+    ours, theirs = runs.read(longer.run, "latest"), runs.read(longer.run.parent / "long", "latest")
     ours.metrics = theirs.metrics  # the short one's end was evaluated too
     assert_same_training(ours, theirs)
 
@@ -124,7 +124,7 @@ def test_a_real_disk_that_is_full(make_trainer: Make, tmp_path: Path) -> None:
     try:
         plan = session.plan(
             [str(tmp_path / "poem.txt")],
-            [("test", {**SETTINGS, "max_steps": 30, "save_every": 1e-9, "keep": 0})],
+            [("test", {**SETTINGS, "max_steps": 30, "save_every_minutes": 1e-9, "keep_checkpoints": 0})],
             out=disk / "run",
         )
         trainer = plan.trainer(quiet=True)
@@ -141,6 +141,6 @@ def test_a_real_disk_that_is_full(make_trainer: Make, tmp_path: Path) -> None:
         with pytest.warns(match="No space left"):
             trainer.train()
         assert trainer.done.steps == 30
-        assert runs.read(disk / "run", "last").step == 30
+        assert runs.read(disk / "run", "latest").step == 30
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -31,8 +31,8 @@ SETTINGS: dict[str, Any] = {
     "log_every": 3,
     "evaluate_every": 20,
     "sample_length": 5,
-    "save_every": 1e-9,
-    "keep": 1,
+    "save_every_minutes": 1e-9,
+    "keep_checkpoints": 1,
     "threads": 1,  # a checkpoint after every step
 }
 
@@ -72,7 +72,7 @@ def order(tmp_path: Path, poem_file: Path) -> Iterator[Order]:
 def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, poem_file: Path) -> None:
     alone = tmp_path / "alone"
     session.plan([str(poem_file)], [("test", SETTINGS)], out=alone).train(quiet=True)
-    expected = runs.read(alone, "last")
+    expected = runs.read(alone, "latest")
     chance = random.Random(SEED)
     kills = number = 0
     while kills < KILLS:
@@ -83,7 +83,7 @@ def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, 
             for folder in runs.checkpoints(run):
                 checkpoint.verified(folder)
         assert answer["code"] == 0, f"seed {SEED}, run {number}, after {kills} kills"
-        ended = runs.read(run, "last")
+        ended = runs.read(run, "latest")
         assert ended.step == expected.step
         for kind in ("weights", "training_state"):
             for name, tensor in getattr(expected, kind).items():

@@ -34,7 +34,7 @@ def test_the_size_of_a_checkpoint_does_not_depend_on_how_many_files_there_are(tm
 def test_a_run_of_many_files_resumes(tmp_path: Path) -> None:
     run = train(tmp_path / "texts", 100, tmp_path / "run")
     session.plan([], [("test", {"max_steps": 4})], resume=str(run)).train(quiet=True)
-    assert runs.read(run, "last").step == 4
+    assert runs.read(run, "latest").step == 4
     assert len(texts.read(run).files) == 100
 
 

@@ -20,7 +20,7 @@ __all__ = ["make_trainer"]  # a fixture
 @pytest.fixture
 def saved(make_trainer: Make) -> Path:
     """A sound checkpoint."""
-    trainer = make_trainer(max_steps=2, save_every=1e-9, keep=9)
+    trainer = make_trainer(max_steps=2, save_every_minutes=1e-9, keep_checkpoints=9)
     trainer.train()
     return runs.checkpoints(trainer.run)[0]
 

@@ -1,4 +1,4 @@
-"""The picture of the cold-start curve."""
+"""The plot of loss by context length."""
 
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -10,8 +10,10 @@ from charlm.reports.curve import HEIGHT, WIDTH, picture
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def drawn(seen: list[int], bits: list[float], exact: float, title: str = "play") -> ElementTree.Element:
-    return ElementTree.fromstring(picture(seen, bits, exact, title))
+def drawn(
+    seen: list[int], bits: list[float], exact: float, title: str = "play", unit: str = "character"
+) -> ElementTree.Element:
+    return ElementTree.fromstring(picture(seen, bits, exact, unit, title))
 
 
 def test_every_value_is_a_point_further_right_and_as_high_as_it_is_large() -> None:
@@ -45,5 +47,14 @@ def test_a_title_is_a_title_whatever_is_in_it() -> None:
     assert svg.find(f".//{SVG}script") is None
 
 
+@pytest.mark.parametrize(("unit", "other"), [("character", "byte"), ("byte", "character")])
+def test_axes_and_legend_name_the_unit(unit: str, other: str) -> None:
+    svg = drawn([0, 1], [3.0, 2.0], 1.0, unit=unit)
+    labels = [element.text or "" for element in svg.findall(f"{SVG}text")]
+    assert f"bits per {unit}" in labels
+    assert f"{unit}s of context" in labels
+    assert not any(other in label for label in labels)
+
+
 def test_it_needs_no_network() -> None:
-    assert picture([0, 1], [3.0, 2.0], 1.0, "play").count("http") == 1  # the name of the format
+    assert picture([0, 1], [3.0, 2.0], 1.0, "character", "play").count("http") == 1  # the name of the format

@@ -131,7 +131,7 @@ def test_it_learns_on_and_a_resume_needs_the_origin_no_more(
         trainer.train()
     origin.rename(origin.with_name("moved"))
     make_trainer(resume=part.run, text=new_text).train()
-    assert_same_training(runs.read(part.run, "last"), runs.read(whole.run, "last"))
+    assert_same_training(runs.read(part.run, "latest"), runs.read(whole.run, "latest"))
 
 
 def test_killed_before_its_first_checkpoint_it_starts_from_there_again(origin: Path, new_text: Path) -> None:

@@ -169,7 +169,7 @@ def test_one_picture_shows_training_and_validation_together(make_trainer: Make) 
 
 
 def test_after_a_resume_no_figure_is_there_twice(make_trainer: Make, interrupt: Interrupt) -> None:
-    trainer = make_trainer(keep=9, save_every=1e-9)
+    trainer = make_trainer(keep_checkpoints=9, save_every_minutes=1e-9)
     interrupt(trainer, 9)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()

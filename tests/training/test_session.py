@@ -49,11 +49,11 @@ def test_a_setting_that_is_fixed_is_refused_by_name(
 
 def test_all_fixed_settings_that_were_changed_are_named_together(make_trainer: Make, finished_run: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        make_trainer(resume=finished_run, tie_weights=True, batch_size=5, num_layers=7, keep=9)
+        make_trainer(resume=finished_run, tie_weights=True, batch_size=5, num_layers=7, keep_checkpoints=9)
     assert "tie_weights (False)" in caught.value.message
     assert "batch_size (32)" in caught.value.message
     assert "num_layers (2)" in caught.value.message
-    assert "keep" not in caught.value.message
+    assert "keep_checkpoints" not in caught.value.message
 
 
 def test_another_text_is_refused(make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str) -> None:
@@ -110,7 +110,7 @@ def test_auto_starts_again_where_nothing_was_saved_yet(make_trainer: Make) -> No
 def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell: str) -> None:
     trainer = make_trainer(cell=cell, max_steps=1)
     trainer.train()
-    saved = runs.read(trainer.run, "last")
+    saved = runs.read(trainer.run, "latest")
     state, weights = saved.training_state, saved.weights
     assert len(state) == 3 * len(weights) + (2 if cell == "lstm" else 1) + 5
     for name in state:
@@ -129,7 +129,7 @@ def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell
 def test_a_tensor_of_another_shape_is_refused(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=1)
     trainer.train()
-    saved = runs.read(trainer.run, "last")
+    saved = runs.read(trainer.run, "latest")
     state = saved.training_state
     for name, tensor in state.items():
         saved.training_state = {**state, name: torch.cat([tensor.flatten(), tensor.flatten()])}
@@ -153,4 +153,4 @@ def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_pa
             [str(poem_file)], [("test", {**SETTINGS, "max_steps": 1})], out=tmp_path / "x", overwrite=True
         )
         plan.train(quiet=True)
-    assert runs.read(tmp_path / "x", "last").step == 1
+    assert runs.read(tmp_path / "x", "latest").step == 1

@@ -37,7 +37,7 @@ def test_the_result_is_the_exact_figure_of_the_best_checkpoint(make_trainer: Mak
 def test_the_same_seed_trains_the_same_and_another_seed_another(make_trainer: Make, tmp_path: Path) -> None:
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         make_trainer(run, seed=seed, dropout=0.3, max_steps=4).train()
-    a, b, c = (runs.read(tmp_path / run, "last") for run in "abc")
+    a, b, c = (runs.read(tmp_path / run, "latest") for run in "abc")
     assert_same_training(a, b)
     assert not torch.equal(a.weights["embedding.weight"], c.weights["embedding.weight"])
 
@@ -92,7 +92,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_set(make_trainer: Make) -> No
 
 
 def test_evaluating_saving_and_sampling_leave_the_training_as_it_is(make_trainer: Make) -> None:
-    busy = make_trainer("busy", dropout=0.5, evaluate_every=1, save_every=1e-9, sample_length=30, log_every=1)
+    busy = make_trainer("busy", dropout=0.5, evaluate_every=1, save_every_minutes=1e-9, sample_length=30, log_every=1)
     busy.train()
     idle = make_trainer("idle", dropout=0.5, evaluate_every=1000, sample_length=0, log_every=1000)
     idle.train()
@@ -113,7 +113,7 @@ def test_it_takes_as_many_steps_as_asked_for(make_trainer: Make, precision: str)
     trainer = make_trainer(max_steps=5, precision=precision)
     trainer.train()
     assert trainer.done.steps == 5
-    assert runs.read(trainer.run, "last").step == 5  # and the end is saved, wherever it falls
+    assert runs.read(trainer.run, "latest").step == 5  # and the end is saved, wherever it falls
 
 
 def test_an_epoch_reads_every_window_once(make_trainer: Make) -> None:
@@ -176,16 +176,16 @@ def test_the_best_the_newest_and_keep_more_are_kept(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, keep: int, kept: list[int]
 ) -> None:
     evaluations(monkeypatch, [9.0, 4.0, 3.0, 1.0, 2.0])
-    trainer = make_trainer(max_steps=8, evaluate_every=1, save_every=1e-9, keep=keep)
+    trainer = make_trainer(max_steps=8, evaluate_every=1, save_every_minutes=1e-9, keep_checkpoints=keep)
     trainer.train()
     assert steps_of(trainer.run) == kept
     assert runs.read(trainer.run, "best").step == 3
-    assert runs.read(trainer.run, "last").step == 8
+    assert runs.read(trainer.run, "latest").step == 8
 
 
 def test_each_new_best_is_saved_and_others_are_not(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluations(monkeypatch, [9.0, 4.0, 5.0, 3.0, 6.0])
-    trainer = make_trainer(max_steps=8, evaluate_every=2, keep=20)
+    trainer = make_trainer(max_steps=8, evaluate_every=2, keep_checkpoints=20)
     trainer.train()
     assert steps_of(trainer.run) == [2, 6, 8]
 
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_was_resumed_keeps_the_best_so_far(
     make_trainer: Make, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluations(monkeypatch, [9.0, 1.0, 2.0])
-    trainer = make_trainer(evaluate_every=2, keep=0)
+    trainer = make_trainer(evaluate_every=2, keep_checkpoints=0)
     interrupt(trainer, 5)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
@@ -213,7 +213,7 @@ def test_auto_measures_once_how_often_to_evaluate_and_stores_it(make_trainer: Ma
         trainer.train()
     measured = trainer.done.evaluate_every
     assert measured >= 1
-    saved = runs.read(trainer.run, "last")
+    saved = runs.read(trainer.run, "latest")
     assert saved.progress.evaluate_every == measured
     assert saved.settings.evaluate_every == "auto"
     resumed = make_trainer(resume=trainer.run)
@@ -272,4 +272,4 @@ def test_training_time_is_without_evaluating_and_saving(make_trainer: Make, monk
     trainer.train_step, trainer.evaluate, trainer.save = step, evaluation, save
     trainer.train()
     assert [entry["progress_training_seconds"] for entry in entries(trainer.run) if "loss_train" in entry] == [2, 4, 6]
-    assert runs.read(trainer.run, "last").progress.training_seconds == 6
+    assert runs.read(trainer.run, "latest").progress.training_seconds == 6

@@ -4,18 +4,12 @@ The command-line options, the TOML keys, the presets and what a checkpoint recor
 "Off" is a value (0 or a word), since TOML has no null and resolved settings must read back the same.
 """
 
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
 
-import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
-from charlm.errors import UsageError, did_you_mean
-
-COMMAND_LINE = "command line"
 ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
@@ -59,7 +53,7 @@ class CorpusSettings(Settings):
         json_schema_extra=ESCAPES,
     )
     document_per_file: bool = Field(False, description="Treat each file as a separate document.")
-    validation_fraction: Fraction | Literal["auto"] = Field(
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         "auto", description="Fraction held out for validation; auto: 0.1, but at most 1,000,000 characters."
     )
     test_fraction: Fraction = Field(0.0, description="Fraction held out for testing, at the end of the text.")
@@ -68,7 +62,10 @@ class CorpusSettings(Settings):
     @classmethod
     def _is_text(cls, separator: str) -> str:
         if not separator.isprintable():  # else it is
-            separator.encode()  # raises a ValueError for what a shell passed on that is no UTF-8
+            try:
+                separator.encode()
+            except UnicodeEncodeError:  # a shell passed on bytes that are not UTF-8
+                raise ValueError("valid UTF-8") from None  # what it must be
         return separator
 
     def problems(self) -> Iterator[str]:
@@ -80,7 +77,7 @@ class CorpusSettings(Settings):
             of_characters = ("encoding", "decode_errors", "newline", "normalize", "min_count")
             for name in of_characters:
                 if getattr(self, name) != CorpusSettings.model_fields[name].default:
-                    yield f"{name} does not apply to bytes: remove it, or use unit = character."
+                    yield f"{name} does not apply to bytes: remove it, or use unit character."
 
 
 class ModelSettings(Settings):
@@ -139,19 +136,19 @@ class RunSettings(Settings):
     evaluate_every: Count | Literal["auto"] = Field(
         "auto", description="Steps between evaluations; auto: as often as fits in 10% of the time."
     )
-    save_every: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
-    keep: int = Field(2, ge=0, description="Checkpoints to keep in addition to the best and the latest.")
+    save_every_minutes: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=0, description="Checkpoints to keep in addition to the best and the latest.")
     sample_length: int = Field(200, ge=0, description="Characters of sample text shown after each evaluation; 0: none.")
 
 
 class DeviceSettings(Settings):
     """Where and how the arithmetic is done."""
 
-    device: str = Field("auto", description="auto (CUDA if available, else CPU), cpu, cuda, cuda:1 or mps.")
+    device: str = Field("auto", description="Device: auto (CUDA if available, else CPU), cpu, cuda, cuda:1 or mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Matrix multiplication precision; auto: bf16 on CPUs with native support."
     )
-    threads: int = Field(0, ge=0, description="CPU threads; 0: PyTorch's default.")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: chosen automatically.")
 
 
 class TrainSettings(DeviceSettings, RunSettings, OptimizationSettings, WindowSettings, ModelSettings, CorpusSettings):
@@ -198,7 +195,7 @@ class SampleSettings(Settings):
         "", description="Generate only these characters; empty: no restriction.", json_schema_extra=ESCAPES
     )
     stop: Texts = Field((), description="Stop after generating this text; can be repeated.", json_schema_extra=ESCAPES)
-    stop_at_line: bool = Field(False, description="Stop at the end of the first line.")
+    stop_at_newline: bool = Field(False, description="Stop at the end of the first line.")
     num_samples: Count = Field(1, description="Number of samples to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
         "random", description="Random seed; the same seed gives the same text."
@@ -223,87 +220,3 @@ class DynamicSettings(Settings):
         0.001, description="Fraction by which each update pulls weights back to the trained ones."
     )
     dynamic_segment_length: Count = Field(32, description="Characters between updates.")
-
-
-AnySettings = TypeVar("AnySettings", bound=Settings)
-Layer = tuple[str, Mapping[str, Any]]  # where the values come from, as people are told; the values
-
-
-def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
-    """Settings of ``kind`` from layers of values, later ones before earlier ones, defaults for the rest.
-
-    A layer that sets one of the three lengths means that length: those of the layers below it end no run.
-    Raises ``UsageError`` that lists every problem, each with the place it comes from.
-    """
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for origin, layer in layers:
-        if any(layer.get(name) for name in LENGTHS):
-            values.update(dict.fromkeys(LENGTHS, 0))
-        for name, value in layer.items():
-            values[name], origins[name] = value, origin
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise UsageError(_problems(kind, error, origins), "See --help for the allowed values.") from None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a flat TOML file. Raises ``UsageError`` if it cannot be read or is not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file.", "To name a preset, omit the folder and .toml.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: invalid TOML: {error}.", "Write one `name = value` per line.") from None
-
-
-def to_toml(settings: Settings) -> str:
-    return tomli_w.dumps(settings.model_dump())
-
-
-def presets_folder() -> Path:
-    """``configs/``: inside the package in a wheel, beside it in a checkout."""
-    packaged = Path(__file__).parent / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
-
-
-def preset_path(name: str) -> Path:
-    """The file of ``--config NAME``: a path when it has a slash or ends in .toml, else a preset."""
-    if "/" in name or "\\" in name or name.endswith(".toml"):
-        return Path(name)
-    path = presets_folder() / f"{name}.toml"
-    if not path.is_file():
-        known = sorted(preset.stem for preset in presets_folder().glob("*.toml"))
-        raise UsageError(
-            f"--config {name}: no such preset.{did_you_mean(name, known)}", f"Presets: {', '.join(known)}."
-        )
-    return path
-
-
-def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str, str]) -> str:
-    lines: dict[str, str] = {}
-    for problem in error.errors():
-        if not problem["loc"]:  # found by a validator of several settings together
-            lines[problem["msg"]] = problem["msg"].removeprefix("Value error, ")
-            continue
-        name = str(problem["loc"][0])
-        origin = origins.get(name, "")
-        place = f"{origin}: {name}"
-        if origin == COMMAND_LINE:
-            place = f"--{name.replace('_', '-')}"
-        elif origin.endswith("_…"):  # a variable of the environment
-            place = origin.replace("…", name.upper())
-        if problem["type"] == "extra_forbidden":
-            lines[name] = f"{place}: unknown setting.{did_you_mean(name, kind.model_fields)}"
-        elif name in lines:  # a number or a word, and it is neither: one line for both
-            lines[name] = lines[name].removesuffix(".") + f" or {_plain(problem['msg']).removeprefix('must be ')}."
-        else:
-            lines[name] = f"{place} = {problem['input']!r}: {_plain(problem['msg'])}."
-    return "\n".join(lines.values())
-
-
-def _plain(message: str) -> str:
-    return message.replace("Input should be", "must be").replace("a valid integer", "an integer")

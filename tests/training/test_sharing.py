@@ -1,0 +1,75 @@
+"""A run beside other work: its threads, what people are told, what is recorded."""
+
+import pytest
+import torch
+
+from charlm import runs
+from charlm.machine import LoadMeter
+from charlm.model.sharing import ThreadBalancer
+from charlm.training.trainer import Trainer
+from tests.training.conftest import Make, entries
+
+
+class ScriptedMeter(LoadMeter):
+    """A minute passes at each look; the load is that of ``loads``, one after the other."""
+
+    def __init__(self, loads: list[float]) -> None:
+        self.loads = loads
+
+    def restart(self) -> None:
+        pass
+
+    @property
+    def seconds(self) -> float:
+        return 60.0
+
+    def read(self) -> float:
+        return self.loads.pop(0) if self.loads else 0.0
+
+
+@pytest.fixture
+def threads_set(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    return numbers
+
+
+def share(trainer: Trainer, loads: list[float], fixed: bool = False) -> None:
+    """Have the trainer see these loads at its log entries."""
+    trainer.balancer = ThreadBalancer(2, fixed, processors=2, meter=ScriptedMeter(loads))
+
+
+def test_changes_are_logged_and_recorded(make_trainer: Make, threads_set: list[int]) -> None:
+    trainer = make_trainer(max_steps=12, log_every=2)
+    share(trainer, [0.0, 1.0, 1.0, 0.0])
+    threads_set.clear()
+    trainer.train()
+    assert threads_set == [1, 2]
+    changes = [(4, 1), (8, 2)]
+    saved = runs.read(trainer.run, "latest")
+    assert [(change.step, change.threads) for change in saved.progress.thread_changes] == changes
+    assert [(e["step"], e["threads"]) for e in entries(trainer.run) if "threads" in e] == changes
+    assert saved.environment["threads"] == 2  # those of a quiet machine
+
+
+def test_a_fixed_number_stays_and_people_are_told_once(
+    make_trainer: Make, threads_set: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(max_steps=12, log_every=2)
+    trainer.quiet = False
+    share(trainer, [1.0] * 6, fixed=True)
+    threads_set.clear()
+    trainer.train()
+    assert threads_set == []
+    assert runs.read(trainer.run, "latest").progress.thread_changes == []
+    assert capsys.readouterr().err.count("--threads 0") == 1
+
+
+def test_a_resume_with_all_threads_is_a_change_too(make_trainer: Make, threads_set: list[int]) -> None:
+    trainer = make_trainer(max_steps=12, log_every=2)
+    share(trainer, [1.0] * 6)
+    trainer.train()
+    resumed = make_trainer(resume=trainer.run, max_steps=14)
+    resumed.balancer = ThreadBalancer(2, False, processors=2, meter=ScriptedMeter([]))
+    resumed.restore(runs.read(trainer.run, "latest"))
+    assert [(change.step, change.threads) for change in resumed.done.thread_changes] == [(2, 1), (12, 2)]
