@@ -14,7 +14,14 @@ def train(folder: Path, count: int, run: Path, **settings: object) -> Path:
     folder.mkdir()
     for number in range(count):
         (folder / f"{number:06}.txt").write_text(f"file {number:06} of a corpus\n")
-    asked = {**SETTINGS, "max_steps": 2, "save_every": 1e-9, "sample_length": 0, "document_per_file": True, **settings}
+    asked = {
+        **SETTINGS,
+        "max_steps": 2,
+        "save_every_minutes": 1e-9,
+        "sample_length": 0,
+        "document_per_file": True,
+        **settings,
+    }
     session.plan([str(folder)], [("test", asked)], out=run).train(quiet=True)
     return run
 
