@@ -1,8 +1,10 @@
 """Errors for people: what is wrong and where, what to do next, and the exit code that scripts see."""
 
 import difflib
+import shlex
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class CharlmError(Exception):
@@ -71,6 +73,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean …?``, or nothing where no known name is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""
+
+
+def quote(path: Path | str) -> str:
+    """A path as it is to be typed: in quotes if it has spaces or other characters that mean something to shells."""
+    return shlex.quote(str(path))
 
 
 def pluralize(number: int, noun: str) -> str:

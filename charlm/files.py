@@ -25,6 +25,7 @@ from charlm.errors import warn_once
 
 TEMPORARY_MARK = ".writing-"
 BUILDING_MARK = ".building-"
+NAME_STARTS = 40  # characters, 160 bytes at most, of the 255 that a name may have
 UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems say of what they cannot do
 CANNOT_SYNC = (*UNSUPPORTED, errno.EINVAL)
 CANNOT_LOCK = (*UNSUPPORTED, errno.ENOLCK)
@@ -219,7 +220,8 @@ def process_folder() -> Path:
 
 
 def _temporary_sibling(path: Path) -> Path:
-    return path.parent / f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(4)}"
+    start = path.name[:NAME_STARTS]  # the whole name may be as long as names can be
+    return path.parent / f".{start}{TEMPORARY_MARK}{secrets.token_hex(4)}"
 
 
 def _sync(descriptor: int, path: Path) -> None:

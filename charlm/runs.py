@@ -28,7 +28,7 @@ def start(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
     """Make the run folder with ``config.toml`` and ``corpus.json``."""
     files.make_folder(run)
     files.remove_leftovers(run)
-    files.write_file(run / "config.toml", to_toml(settings).encode())
+    files.write_file(run / "config.toml", to_toml(settings).encode("utf-8", "surrogateescape"))
     files.write_file(run / texts.NAME, texts.encode(record))
 
 
@@ -123,8 +123,18 @@ def has_settings(path: Path) -> bool:
     return len(found & known) > len(known) / 2
 
 
+def check_path(path: Path) -> None:
+    """Raises ``UsageError`` if there can be no such path, or it must not be looked at."""
+    try:
+        path.exists()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}.", "Choose another path.") from None
+
+
 def is_checkpoint(path: Path) -> bool:
-    return (path / checkpoint.MANIFEST).is_file() or CHECKPOINT_NAME.fullmatch(path.name) is not None
+    """A checkpoint, or what is left of one; a run may have such a name too, after a text."""
+    has_name = CHECKPOINT_NAME.fullmatch(path.name) is not None
+    return (path / checkpoint.MANIFEST).is_file() or (has_name and not (path / "config.toml").exists())
 
 
 def read(path: Path, which: str = "best") -> Checkpoint:
@@ -135,6 +145,7 @@ def read(path: Path, which: str = "best") -> Checkpoint:
     older one would have to discard them. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError``
     if what is there is damaged, of another version or not a checkpoint.
     """
+    check_path(path)
     if not path.is_dir():
         raise UsageError(f"{path}: no such run or checkpoint.", "Pass a run folder, for example checkpoints/NAME.")
     if is_checkpoint(path):

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from charlm import checkpoint
 from charlm.corpus.record import CorpusFile, CorpusRecord
-from charlm.errors import CheckpointError, TextError
+from charlm.errors import CheckpointError, TextError, quote
 
 NAME = "corpus.json"
 AT_MOST_BYTES = 1 << 28  # more than a million files
@@ -32,7 +32,7 @@ def read(run: Path) -> CorpusFile:
         reason = checkpoint.first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
         raise CheckpointError(
             f"{path}: cannot tell which text this run was trained on: {reason}.",
-            f"Pass the text again: charlm train TEXT --resume {run}",
+            f"Pass the text again: charlm train TEXT --resume {quote(run)}",
         ) from None
 
 

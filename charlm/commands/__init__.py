@@ -16,6 +16,7 @@ import click
 from charlm import __version__
 from charlm.commands.terminal import prepare_streams
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
+from charlm.generation.terminal import harmless
 from charlm.machine import shorten_thread_waits
 
 COMMANDS = {
@@ -89,7 +90,7 @@ def main() -> NoReturn:
         if debug:
             traceback.print_exc()
         else:
-            click.echo(f"charlm: {error}", err=True)
+            click.echo(f"charlm: {harmless(str(error))}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
@@ -112,4 +113,4 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:
     if issubclass(category, CharlmWarning):
-        click.echo(f"charlm: {message}", err=True)
+        click.echo(f"charlm: {harmless(str(message))}", err=True)

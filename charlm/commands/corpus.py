@@ -16,7 +16,7 @@ from charlm.commands.options import (
     json_option,
     settings_options,
 )
-from charlm.commands.terminal import print_json, standard_output
+from charlm.commands.terminal import print_json, print_path, standard_output
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import download
 from charlm.errors import CharlmError, pluralize
@@ -80,7 +80,7 @@ def get(name: str, dir: Path, quiet: bool) -> None:
         with tqdm(total=size_bytes, desc=name, unit="B", unit_scale=True, disable=quiet or None, leave=False) as bar:
             download.get(name, dir, bar.update)
     with standard_output():
-        click.echo(path)
+        print_path(path)
 
 
 @command.command("inspect", cls=Command, short_help="Show statistics of a text, and baselines for a model.")

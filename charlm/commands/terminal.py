@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -32,6 +33,15 @@ def prepare_streams() -> None:
 def print_json(content: object, indent: int | None = 1) -> None:
     """An object on standard output, in ASCII: every encoding has it, and no terminal obeys it."""
     click.echo(json.dumps(content, indent=indent))
+
+
+def print_path(path: Path) -> None:
+    """A path on standard output, for a program to read: its own bytes if the encoding lacks some of its characters."""
+    try:
+        str(path).encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        click.echo(path)
+    except UnicodeEncodeError:
+        click.echo(os.fsencode(path))
 
 
 @contextmanager

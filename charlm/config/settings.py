@@ -7,13 +7,15 @@ The command-line options, the TOML keys, the presets and what a checkpoint recor
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, field_validator, model_validator
 from pydantic.config import JsonDict
 
 ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+FileName = Annotated[str, WrapValidator(lambda value, validate: value if isinstance(value, str) else validate(value))]
+"""May have surrogates, for bytes that are not UTF-8; pydantic's own strings may not."""
 Count = Annotated[int, Field(ge=1)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
@@ -119,7 +121,7 @@ class OptimizationSettings(Settings):
     max_minutes: float = Field(0.0, ge=0, description="Stop after this many minutes of training time; 0: no limit.")
     patience: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
     seed: int = Field(1, ge=0, lt=2**63, description="Random seed for initial weights and dropout.")
-    init_from: str = Field(
+    init_from: FileName = Field(
         "", description="Run or checkpoint to finetune: its architecture and weights are the starting point."
     )
 

@@ -51,13 +51,16 @@ def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a flat TOML file. Raises ``UsageError`` if it cannot be read or is not TOML."""
+    """The keys of a flat TOML file. Raises ``UsageError`` if it cannot be read or is not TOML.
+
+    Bytes that are not UTF-8 become surrogates, as in names of files.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file.", "To name a preset, omit the folder and .toml.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: invalid TOML: {error}.", "Write one `name = value` per line.") from None
 

@@ -4,6 +4,7 @@ Nothing is written or removed before all of it is known to be right.
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSett
 from charlm.corpus import loading, sources
 from charlm.corpus.loading import Corpus
 from charlm.corpus.recorded import RecordedCorpus
-from charlm.errors import CharlmError, UsageError, pluralize
+from charlm.errors import CharlmError, UsageError, pluralize, quote
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
 from charlm.model.language_model import CharacterModel
@@ -34,6 +35,9 @@ FIXED = (
     "weight_decay",
     "init_from",
 )
+
+
+RESERVED = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)  # by Windows
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ def plan(
     if resume is None:
         return _fresh(corpus_names, layers, out, overwrite, cache_folder, quiet)
     path = Path(resume)
+    runs.check_path(path)
     if runs.has_settings(path) and not runs.checkpoints(path):  # likewise: its settings and its text, from step 0
         record = None if corpus_names else texts.read(path)
         layers = [(str(path / "config.toml"), read_toml(path / "config.toml")), *layers]
@@ -166,7 +171,14 @@ def plan(
 
 
 def default_run(corpus_names: Sequence[str]) -> Path:
-    return Path("checkpoints") / sources.name_of(corpus_names)
+    return Path("checkpoints") / portable_name(sources.name_of(corpus_names))
+
+
+def portable_name(name: str) -> str:
+    """A name that a folder may have on every system, as near to ``name`` as can be."""
+    name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ")
+    start, dot, rest = name.partition(".")
+    return f"{start}_{dot}{rest}" if RESERVED.fullmatch(start.rstrip()) else name or "corpus"
 
 
 def _fresh(
@@ -184,6 +196,7 @@ def _fresh(
         settings, origin = _shaped(layers, Path(settings.init_from))
     choose_device(settings.device)
     run = out or default_run(corpus_names)
+    runs.check_path(run)
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file.", "Choose another --out.")
     occupied = runs.is_occupied(run)
@@ -244,7 +257,9 @@ def _resumed(
             + ".",
             "Remove these options, or start a new run with --out checkpoints/NAME.",
         )
-    another = f"To train the model on another text, or on more: charlm train TEXT --init-from {path} --out NEW_RUN"
+    another = (
+        f"To train the model on another text, or on more: charlm train TEXT --init-from {quote(path)} --out NEW_RUN"
+    )
     files = texts.find(run, saved.corpus)
     recorded = RecordedCorpus(run, saved.corpus, files, _where_now(path), another)
     corpus = recorded.load(corpus_names, settings, saved.vocabulary, cache_folder, quiet)
@@ -254,6 +269,6 @@ def _resumed(
 def _where_now(path: Path) -> str:
     """What to do when the text of a run is not found, or has changed."""
     return (
-        f"Pass the original text (corpus.json lists its files): charlm train TEXT --resume {path}; "
+        f"Pass the original text (corpus.json lists its files): charlm train TEXT --resume {quote(path)}; "
         "or start a new run with --out checkpoints/NAME."
     )

@@ -15,7 +15,7 @@ from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import SHORT_UNITS
-from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError
+from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError, quote
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
@@ -287,14 +287,14 @@ class Trainer:
             kept = ", ".join(folder.name for folder in reversed(runs.checkpoints(self.run))) or "nothing"
             raise CharlmError(
                 f"{self.run}: step {self.done.steps} could not be saved. Kept: {kept}.",
-                f"Free up space, then run: charlm train --resume {self.run}",
+                f"Free up space, then run: charlm train --resume {quote(self.run)}",
             )
 
     def stop(self) -> None:
         self.save_at_the_end()
         raise TrainingInterruptedError(
             f"Stopped after step {self.done.steps}; checkpoint saved.",
-            f"Resume with: charlm train --resume {self.run}",
+            f"Resume with: charlm train --resume {quote(self.run)}",
             self.stop_signals.number,
         )
 
