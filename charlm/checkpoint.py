@@ -4,64 +4,32 @@ A checkpoint is a folder that is complete in itself and never changes once it ha
 """
 
 import json
-import math
 import platform
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from charlm import __version__, files
 from charlm.config import TrainSettings
 from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import CheckpointError, TextError, VersionError
+from charlm.errors import CheckpointError, TextError, UnreadableError, VersionError
+from charlm.model.device import processor_name
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 
 FORMAT_VERSION = 2  # raise it to rename or remove what is stored; adding optional keys needs no other version
 FILES = ("model.safetensors", "config.json", "vocabulary.json", "training_state.safetensors")
 MANIFEST = "manifest.json"
 JSON_AT_MOST_BYTES = 1 << 26  # a vocabulary of all of Unicode takes a quarter of it
-
-NullableLoss = Annotated[
-    float,
-    BeforeValidator(lambda loss: math.inf if loss is None else loss),
-    PlainSerializer(lambda loss: loss if math.isfinite(loss) else None),
-]
-"""Infinite while there is none, which JSON writes as null."""
-
-
-class ThreadChange(BaseModel):
-    """From ``step`` on, ``threads`` threads computed: other work came to the machine, or went."""
-
-    model_config = ConfigDict(strict=True)
-
-    step: int = Field(ge=0)
-    threads: int = Field(ge=1)
-
-
-class TrainingProgress(BaseModel):
-    """Where training is, in numbers: with the tensors of the training state, all that a resume needs."""
-
-    model_config = ConfigDict(strict=True)
-
-    steps: int = Field(0, ge=0)  # taken, skipped ones too
-    windows_seen: int = Field(0, ge=0)  # through all epochs: the position in the training text
-    training_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
-    evaluate_every: int = Field(0, ge=0)  # steps; 0: not measured yet
-    best_validation_loss: NullableLoss = math.inf
-    evaluations_without_improvement: int = Field(0, ge=0)
-    rollbacks: int = Field(0, ge=0)  # to an earlier checkpoint, after training diverged
-    learning_rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # lowered by each rollback
-    training_seconds_at_last_log: float = Field(0.0, ge=0, allow_inf_nan=False)
-    characters_since_last_log: int = Field(0, ge=0)
-    thread_changes: list[ThreadChange] = Field(default_factory=list)
 
 
 class ConfigFile(BaseModel):
@@ -111,13 +79,17 @@ class Checkpoint:
 
 
 def describe_process(device: torch.device, precision: str, threads: int = 0) -> dict[str, str | int]:
-    """What makes the numbers: versions, machine, threads (0: those of this process)."""
+    """What decides the last bits of results: versions, hardware, precision and threads (0: those of this process)."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
         "charlm": __version__,
-        "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "device": device.type,
+        **gpu,
         "precision": precision,
         "threads": threads or torch.get_num_threads(),
     }
@@ -273,6 +245,7 @@ def _vocabulary(data: bytes, folder: Path) -> Vocabulary:
 
 
 def read_json(path: Path, at_most_bytes: int | None = None) -> dict[str, Any]:
+    """Raises ``CheckpointError`` if the file is missing or damaged, ``UnreadableError`` if that cannot be told."""
     return _parse(_read(path), path, at_most_bytes)
 
 
@@ -284,8 +257,12 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: not a checkpoint: {path.name} is missing.") from None
+    except NotADirectoryError:
+        raise CheckpointError(f"{path.parent}: not a checkpoint: it is a file.") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: damaged: it is a folder.") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise UnreadableError(path, error) from None
 
 
 def _parse(data: bytes, path: Path, at_most_bytes: int | None = None) -> dict[str, Any]:

@@ -41,6 +41,16 @@ class VersionError(CheckpointError):
     """Another version of charlm wrote a checkpoint: it is not damaged, and only ``--overwrite`` may remove it."""
 
 
+class UnreadableError(CharlmError):
+    """A file of a run cannot be read just now, which does not mean that it is damaged: nothing may be concluded."""
+
+    def __init__(self, path: object, error: OSError) -> None:
+        super().__init__(
+            f"{path}: cannot be read: {error.strerror or error}.",
+            "Try again when it can be read; nothing was changed.",
+        )
+
+
 class DivergedError(CharlmError):
     """Training diverged: the loss is not a finite number any more."""
 

@@ -133,6 +133,12 @@ def append_line(path: Path, line: str) -> None:
         file.write(line.encode() + b"\n")
 
 
+def sync_file(path: Path) -> None:
+    """Have what was appended to a file, where there is one, on the disk."""
+    with suppress(FileNotFoundError), path.open("ab") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def locked(path: Path, patient: bool = False) -> Iterator[None]:
     """Hold ``path`` as a lock, which ends with the block or, however it dies, with the process.
@@ -217,6 +223,13 @@ def process_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="charlm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def link_folder(folder: Path) -> Path:
+    """Another name for a folder, for as long as this process lives."""
+    link = process_folder() / secrets.token_hex(4)
+    link.symlink_to(folder.absolute(), target_is_directory=True)
+    return link
 
 
 def _temporary_sibling(path: Path) -> Path:

@@ -5,18 +5,20 @@ None of that is stored anywhere: it is read off the checkpoints, so it cannot di
 
 import json
 import math
+import os
 import re
+import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from charlm import checkpoint, files, texts
 from charlm.checkpoint import Checkpoint
-from charlm.config import TrainSettings, read_toml, to_toml
+from charlm.config import TrainSettings, to_toml
 from charlm.corpus.record import CorpusFile
-from charlm.errors import CharlmWarning, CheckpointError, UsageError, VersionError
+from charlm.errors import CharlmWarning, CheckpointError, UnreadableError, UsageError, VersionError
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
@@ -28,7 +30,7 @@ def start(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
     """Make the run folder with ``config.toml`` and ``corpus.json``."""
     files.make_folder(run)
     files.remove_leftovers(run)
-    files.write_file(run / "config.toml", to_toml(settings).encode("utf-8", "surrogateescape"))
+    files.write_file(run / "config.toml", to_toml(settings).encode())
     files.write_file(run / texts.NAME, texts.encode(record))
 
 
@@ -46,8 +48,9 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
         checkpoint.commit(folder, saved)
     try:
         prune(run, keep)
-    except OSError as error:  # room is lost, nothing else; the next one tries again
-        warnings.warn(f"{run}: cannot remove an old checkpoint: {error}.", CharlmWarning, stacklevel=2)
+    except (OSError, UnreadableError) as error:  # room is lost, nothing else; the next one tries again
+        reason = getattr(error, "strerror", None) or error
+        warnings.warn(f"{run}: cannot remove an old checkpoint: {reason}.", CharlmWarning, stacklevel=2)
     return folder
 
 
@@ -81,8 +84,14 @@ def prune(run: Path, keep: int) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first, unverified."""
-    found = [path for path in run.glob("step-*") if CHECKPOINT_NAME.fullmatch(path.name) and path.is_dir()]
+    """The checkpoint folders of a run, newest first, unverified. Raises ``UnreadableError``."""
+    try:
+        with os.scandir(run) as entries:
+            found = [Path(e.path) for e in entries if CHECKPOINT_NAME.fullmatch(e.name) and e.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UnreadableError(run, error) from None
     return sorted(found, key=_step_of, reverse=True)
 
 
@@ -114,11 +123,16 @@ def folder_of(path: Path) -> Path:
 
 
 def has_settings(path: Path) -> bool:
-    """Whether ``config.toml`` is that of a run: it has most of the settings, be it of an older or newer version."""
+    """Whether ``config.toml`` is that of a run: it has most of the settings, be it of an older or newer version.
+
+    Raises ``UnreadableError``.
+    """
     try:
-        found = read_toml(path / "config.toml").keys()
-    except UsageError:
+        found = tomllib.loads((path / "config.toml").read_text(encoding="utf-8")).keys()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # TOML's and UTF-8's errors too
         return False
+    except OSError as error:
+        raise UnreadableError(path / "config.toml", error) from None
     known = TrainSettings.model_fields.keys()
     return len(found & known) > len(known) / 2
 
@@ -143,7 +157,8 @@ def read(path: Path, which: str = "best") -> Checkpoint:
     *latest* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
     passed over with a warning. So are those of another version, but only for *best*: training that continued from an
     older one would have to discard them. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError``
-    if what is there is damaged, of another version or not a checkpoint.
+    if what is there is damaged, of another version or not a checkpoint, and ``UnreadableError`` if one of them cannot
+    be read, which says nothing about it: another may be older, or worse.
     """
     check_path(path)
     if not path.is_dir():
@@ -214,13 +229,12 @@ def forget_after(run: Path, step: int) -> None:
     """Roll a run back to ``step``: truncate ``metrics.jsonl`` and remove later checkpoints.
 
     A later one that is damaged is set aside instead, as ``step-N.damaged``. Raises ``VersionError``, before anything is
-    removed, if another version wrote one of them.
+    removed, if another version wrote one of them, and ``UnreadableError`` if one cannot be read.
     """
     check_later(run, step)
-    for folder in later_checkpoints(run, step):
-        try:
-            checkpoint.verified(folder)
-        except CheckpointError:
+    later = {folder: _fails(checkpoint.verified, folder, CheckpointError) for folder in later_checkpoints(run, step)}
+    for folder, is_damaged in later.items():
+        if is_damaged:
             aside = folder.with_name(f"{folder.name}.damaged")
             if aside.exists():
                 files.remove_folder(aside)
@@ -269,9 +283,13 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_of_another_version(folder: Path) -> bool:
+    return _fails(checkpoint.check_version, folder, VersionError)
+
+
+def _fails(check: Callable[[Path], object], folder: Path, error: type[CheckpointError]) -> bool:
     try:
-        checkpoint.check_version(folder)
-    except VersionError:
+        check(folder)
+    except error:
         return True
     return False
 

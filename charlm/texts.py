@@ -37,7 +37,7 @@ def read(run: Path) -> CorpusFile:
 
 
 def find(run: Path, record: CorpusRecord) -> CorpusFile | None:
-    """The file of a run if it can be read and is about that very corpus."""
+    """The file of a run if it is there, valid and about that very corpus."""
     try:
         found = read(run)
     except CheckpointError:

@@ -25,9 +25,10 @@ ORDER = (
     {"runs"},
     {"texts"},
     {"checkpoint"},
-    {"model", "corpus"},
+    {"model", "corpus", "progress"},
     {"config"},
-    {"files", "errors", "machine"},
+    {"files", "machine"},
+    {"errors"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

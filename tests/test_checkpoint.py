@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from charlm import checkpoint, files
-from charlm.checkpoint import Checkpoint, TrainingProgress
+from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError, VersionError
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 from tests.conftest import corpus_record
 
 SETTINGS = TrainSettings(hidden_size=8, embedding_size=4, num_layers=2, learning_rate=0.1 + 0.2, encoding="latin-1")
@@ -133,7 +135,7 @@ def test_the_model_that_comes_back_computes_the_same(tmp_path: Path, settings: T
     assert torch.equal(*logits)
 
 
-def test_the_files_are_those_of_the_design(committed: Path) -> None:
+def test_checkpoint_file_names(committed: Path) -> None:
     assert tuple(sorted(path.name for path in committed.iterdir())) == NAMES
     assert list(committed.parent.iterdir()) == [committed]
 
@@ -164,7 +166,7 @@ def test_config_json_is_the_authority(committed: Path) -> None:
     assert config["environment"] == {"charlm": "0.1", "threads": 1}
 
 
-def test_vocabulary_json_is_that_of_the_design(committed: Path) -> None:
+def test_vocabulary_json_content(committed: Path) -> None:
     assert json.loads((committed / "vocabulary.json").read_bytes()) == {
         "unit": "character",
         "characters": ["\0", "\n", "a", "b", "c", "é"],
@@ -254,7 +256,7 @@ def test_a_folder_in_the_place_of_a_file_is_found(folder: Path, name: str) -> No
     refused(folder)
 
 
-def test_a_folder_that_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
+def test_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
     refused(tmp_path, r"manifest\.json")
     refused(tmp_path / "gone", r"manifest\.json")
 
@@ -376,9 +378,12 @@ def test_weights_that_do_not_fit_the_settings_are_refused(folder: Path) -> None:
         checkpoint.verified(folder).model(torch.device("cpu"))
 
 
-def test_what_made_it_is_described() -> None:
+def test_the_environment_is_all_that_decides_the_bits() -> None:
     environment = checkpoint.describe_process(torch.device("cpu"), "fp32")
-    assert environment["torch"] == torch.__version__
-    assert environment["threads"] == 1
-    assert (environment["device"], environment["precision"]) == ("cpu", "fp32")
+    assert list(environment) == [
+        *("charlm", "python", "torch", "numpy", "system", "processor", "device", "precision", "threads")
+    ]
+    assert (environment["torch"], environment["numpy"]) == (torch.__version__, np.__version__)
+    assert (environment["device"], environment["precision"], environment["threads"]) == ("cpu", "fp32", 1)
+    assert torch.backends.cpu.get_cpu_capability() in str(environment["processor"])
     json.dumps(environment)

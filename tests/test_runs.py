@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm import checkpoint, config, files, runs, texts
-from charlm.checkpoint import Checkpoint, TrainingProgress
+from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CharlmWarning, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 from tests.conftest import corpus_file, corpus_record
 
 SETTINGS = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1)
@@ -132,7 +133,7 @@ def test_a_run_and_a_checkpoint_are_told_apart(run: Path, tmp_path: Path) -> Non
     assert not runs.is_run(step(run, 1))
     assert not runs.is_run(tmp_path)
     assert not runs.is_checkpoint(tmp_path)
-    renamed = step(run, 1).rename(tmp_path / "favourite")
+    renamed = step(run, 1).rename(tmp_path / "favorite")
     assert runs.is_checkpoint(renamed)
 
 
@@ -155,7 +156,7 @@ def test_a_step_is_read_by_its_number(run: Path, which: str) -> None:
 def test_a_checkpoint_can_be_named_itself_wherever_it_stands(run: Path, tmp_path: Path) -> None:
     add(run, s1=1.5, s2=1.25)
     assert runs.read(step(run, 1)).step == 1
-    assert runs.read(step(run, 1).rename(tmp_path / "favourite")).step == 1
+    assert runs.read(step(run, 1).rename(tmp_path / "favorite")).step == 1
 
 
 def test_of_two_equally_good_ones_the_older_is_the_best(run: Path) -> None:

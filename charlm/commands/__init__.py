@@ -61,8 +61,8 @@ class Commands(click.Group):
 def group() -> None:
     """Train, evaluate and sample character-level LSTM language models.
 
-    Every command's options can also be set by environment variables, for example CHARLM_TRAIN_HIDDEN_SIZE=512 for
-    charlm train --hidden-size 512.
+    Options can also be set by environment variables, for example CHARLM_TRAIN_HIDDEN_SIZE=512 for charlm train
+    --hidden-size 512.
     """
 
 

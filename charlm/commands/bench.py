@@ -66,7 +66,8 @@ def _page(result: dict[str, Any]) -> str:
     lines = [
         f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}, embedding "
         f"{settings['embedding_size']}, batch {settings['batch_size']} × {settings['sequence_length']}, "
-        f"{environment['precision']} on {environment['device']}, {pluralize(environment['threads'], 'thread')}, "
+        f"{environment['precision']} on {environment.get('gpu', environment['device'])}, "
+        f"{pluralize(environment['threads'], 'thread')}, "
         f"torch {environment['torch']}; median of {pluralize(result['rounds'], 'round')}"
     ]
     titles = {

@@ -121,7 +121,9 @@ def command(
 
     model = saved.model(place)
     evaluated = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
-    own = subject.own_corpus(saved, run, cache_dir, quiet) if baselines or dynamic else None
+    own = None
+    if needing := [name for name, value in (("--baselines", baselines), ("--dynamic", dynamic)) if value]:
+        own = subject.own_corpus(saved, run, cache_dir, quiet, instead=f"remove {' and '.join(needing)}")
     extra = ExtraMetrics(
         dynamic=settings if dynamic else None,
         independent_window=independent_windows,

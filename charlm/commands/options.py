@@ -17,6 +17,7 @@ from charlm.files import written
 from charlm.generation.terminal import unescaped
 
 ELSEWHERE = "Choose a different path."
+NO_BREAK = "\N{NO-BREAK SPACE}"  # or a line of help may end between a sign and its number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def integer_option(
     flag: str, minimum: int, description: str, default: int | None = None, **options: Any
 ) -> Callable[[Function], Function]:
     """An option for an integer from ``minimum`` up; its help ends with default and range, as that of a setting does."""
-    facts = ([] if default is None else [f"default: {default}"]) + [f"≥ {minimum}"]
+    facts = ([] if default is None else [f"default: {default}"]) + [f"≥{NO_BREAK}{minimum}"]
     text = f"{description}  [{'; '.join(facts)}]"
     return option(flag, type=AtLeast(minimum), default=default, help=text, **options)
 
@@ -219,7 +220,10 @@ def _limits(setting: FieldInfo) -> list[str]:
         metadata += [fact for field in get_args(part)[1:] for fact in getattr(field, "metadata", [])]
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     limits = [
-        f"{sign} {getattr(fact, name):g}" for fact in metadata for name, sign in signs.items() if hasattr(fact, name)
+        f"{sign}{NO_BREAK}{getattr(fact, name):g}"
+        for fact in metadata
+        for name, sign in signs.items()
+        if hasattr(fact, name)
     ]
     return [", ".join(limit for limit in limits if not limit.endswith("e+18"))] if limits else []
 
@@ -245,13 +249,13 @@ run_argument = argument("run", type=run_path, description="Run folder, or one of
 corpus_argument = argument(
     "corpus",
     nargs=-1,
-    description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input. "
+    description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input.  "
     "[default: python, the source code of Python's standard library]",
 )
 text_argument = argument(
     "text",
     nargs=-1,
-    description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input. "
+    description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input.  "
     "[default: the validation split of the run's own text]",
 )
 threads_option = option("--threads", type=AtLeast(0), default=0, help=_help(DeviceSettings.model_fields["threads"]))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from charlm.generation.terminal import harmless
+
 READER_GONE = (errno.EPIPE, errno.EINVAL)  # a broken pipe; what Windows says of one
 
 
@@ -36,11 +38,10 @@ def print_json(content: object, indent: int | None = 1) -> None:
 
 
 def print_path(path: Path) -> None:
-    """A path on standard output, for a program to read: its own bytes if the encoding lacks some of its characters."""
-    try:
-        str(path).encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-        click.echo(path)
-    except UnicodeEncodeError:
+    """A path on standard output: for a program to read, in its own bytes; on a terminal, in what that can show."""
+    if sys.stdout.isatty():
+        click.echo(harmless(str(path)))
+    else:
         click.echo(os.fsencode(path))
 
 

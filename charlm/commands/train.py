@@ -26,7 +26,9 @@ from charlm.errors import quote
     metavar="NAME|FILE.toml",
     help="Preset (default, tiny, large) or TOML file.  [default: default]",
 )
-@option("--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME, after the first text]")
+@option(
+    "--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME, named after the first text]"
+)
 @option(
     "--resume", default=None, metavar="PATH|auto", help="Resume a run; auto: resume if the run exists, else start it."
 )

@@ -4,20 +4,30 @@ The command-line options, the TOML keys, the presets and what a checkpoint recor
 "Off" is a value (0 or a word), since TOML has no null and resolved settings must read back the same.
 """
 
+import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 from pydantic.config import JsonDict
 
 ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-FileName = Annotated[str, WrapValidator(lambda value, validate: value if isinstance(value, str) else validate(value))]
-"""May have surrogates, for bytes that are not UTF-8; pydantic's own strings may not."""
 Count = Annotated[int, Field(ge=1)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+
+
+def _file_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a path")
+    return os.fsdecode(unquote_to_bytes(urlsplit(value).path)) if value.startswith("file:///") else value
+
+
+FileName = Annotated[str, PlainValidator(_file_name, json_schema_input_type=str)]
+"""May have surrogates, for bytes that are not UTF-8, which pydantic's own strings may not; or be a file's URI."""
 
 
 class Settings(BaseModel):

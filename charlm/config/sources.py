@@ -51,22 +51,25 @@ def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a flat TOML file. Raises ``UsageError`` if it cannot be read or is not TOML.
-
-    Bytes that are not UTF-8 become surrogates, as in names of files.
-    """
+    """The keys of a flat TOML file. Raises ``UsageError`` if it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file.", "To name a preset, omit the folder and .toml.") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: invalid TOML: {error}.", "Write one `name = value` per line.") from None
 
 
 def to_toml(settings: Settings) -> str:
-    return tomli_w.dumps(settings.model_dump())
+    """TOML is UTF-8, so a path that is not becomes a URI, which :data:`charlm.config.settings.FileName` reads."""
+    return tomli_w.dumps({name: _as_uri(value) for name, value in settings.model_dump().items()})
+
+
+def _as_uri(value: Any) -> Any:
+    has_surrogates = isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+    return Path(value).absolute().as_uri() if has_surrogates else value
 
 
 def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str, str]) -> str:

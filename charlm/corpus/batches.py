@@ -39,6 +39,13 @@ class Lanes:
         self.lane_length = -(-len(text) // self.batch_size)
         self.windows_per_epoch = -(-self.lane_length // sequence_length)
 
+    def count_targets(self, number: int) -> int:
+        """The targets of the window of that number that count: those that lie in the text."""
+        first = number % self.windows_per_epoch * self.sequence_length
+        last = min(first + self.sequence_length, self.lane_length)
+        left = len(self.text) - np.arange(self.batch_size) * self.lane_length  # of the text, from each lane's start
+        return int((np.clip(left, 0, last) - np.clip(left, 0, first)).sum())
+
     def window(self, number: int) -> Window:
         """The window of that number; numbers go on through the epochs."""
         first = number % self.windows_per_epoch * self.sequence_length
@@ -54,4 +61,4 @@ class Lanes:
             inputs = np.where(resets, self.text.vocabulary.start_id, inputs)
         if first == 0:
             inputs[0] = self.text.vocabulary.start_id
-        return Window(inputs, targets, first == 0, resets, int(np.count_nonzero(targets != IGNORED)))
+        return Window(inputs, targets, first == 0, resets, self.count_targets(number))

@@ -66,7 +66,7 @@ def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[s
         except UnicodeError:  # utf-16 and utf-32 that want a byte order mark
             raise _undecodable(path, codec, pending + data, 0, offset - len(pending), lines) from None
         if not offset and data[:HEAD_BYTES].count(0) > HEAD_BYTES // 100 and not is_wide(codec):
-            message = f"{path}: looks like a binary file. To model raw bytes, use --unit byte."
+            message = f"{path}: looks like a binary file; a byte-level model (--unit byte) reads any file."
             warnings.warn(message, CharlmWarning, stacklevel=2)
         offset += len(data)
         lines += text.count("\n")
@@ -101,9 +101,9 @@ def _undecodable(path: Path, codec: str, data: bytes, position: int, before: int
     line_start = data.rfind(b"\n", 0, position) + 1  # a cut there falls between two characters, another may not
     sample = data[max(line_start, position - SAMPLE_BYTES // 2) : position + SAMPLE_BYTES // 2]
     if looks_binary(sample) and not is_wide(codec):
-        hint = "It looks like a binary file; use --unit byte to model raw bytes."
+        hint = "It looks like a binary file, which only a byte-level model can read (train with --unit byte)."
     else:
-        hint = f"Try --encoding {' or '.join(_fitting(sample))}, or --decode-errors replace."
+        hint = f"Try --encoding {' or '.join(_fitting(sample))}, or train with --decode-errors replace."
     return TextError(f"{path}: invalid {codec}: {byte} at offset {before + position:,} (line {line:,}).", hint)
 
 

@@ -10,7 +10,7 @@ from charlm.corpus.floors import floors
 from charlm.corpus.loading import Corpus
 from charlm.corpus.repeats import repeats
 from charlm.corpus.statistics import CharacterCount, control_characters, line_ends, line_lengths, rare
-from charlm.corpus.vocabulary import Vocabulary
+from charlm.corpus.vocabulary import Vocabulary, show
 
 STAGES = 4
 LISTED = 1000  # rare and control characters at most; their numbers are reported too
@@ -70,5 +70,5 @@ def _record(counted: CharacterCount, unit: str) -> dict[str, Any]:
     if unit == "character":
         return asdict(counted)
     byte = ord(counted.character)
-    description = counted.description if counted.character.isascii() else f"0x{byte:02X}"
+    description = counted.description if counted.character.isascii() else show(counted.character, unit)
     return {"byte": byte, "description": description, "count": counted.count}

@@ -13,8 +13,8 @@ from charlm.corpus.encoded import Encoded, blocks
 from charlm.corpus.record import CorpusFile, CorpusRecord, SplitRecord
 from charlm.corpus.split import Split, divide, is_enough, smallest_length
 from charlm.corpus.text import Positions, Text
-from charlm.corpus.vocabulary import Vocabulary, unknown_characters
-from charlm.errors import TextError
+from charlm.corpus.vocabulary import Vocabulary, show, unknown_characters
+from charlm.errors import TextError, pluralize
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ def of(
     if not is_enough(split, sequence_length):
         needed = smallest_length(settings, sequence_length)
         raise TextError(
-            f"{where}: {characters:,} {settings.unit}s are too few; a training window of {sequence_length:,} plus a "
+            f"{where}: {pluralize(characters, settings.unit)}, but a training window of {sequence_length:,} and a "
             f"validation split need at least {needed:,}.",
-            "Use more text or a smaller --sequence-length.",
+            "Use more text" + " or a smaller --sequence-length" * (sequence_length > 1) + ".",
         )
     if len(encoded.alphabet) == 1:
         raise TextError(
-            f"{where}: contains only the {settings.unit} {encoded.alphabet[0]!r}, repeated.",
+            f"{where}: contains only the {settings.unit} {show(encoded.alphabet[0], settings.unit)}, repeated.",
             "Use a text with at least two distinct characters.",
         )
     vocabulary = vocabulary or vocabulary_of(encoded, settings)

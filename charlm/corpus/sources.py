@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 from charlm.config import CorpusSettings
 from charlm.corpus.download import CORPORA, DOWNLOADS, place
 from charlm.corpus.record import FileRecord
-from charlm.errors import TextError, UsageError, pluralize, quote
+from charlm.errors import TextError, UsageError, did_you_mean, pluralize, quote
 
 BUILT_IN = "python"
 STANDARD_INPUT = Path("-")
@@ -81,10 +81,9 @@ def find(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
     for name in names:
         try:
             found = _expanded(name, settings)
-            # A file that has this name is not standard input: charlm train ./-
-            paths += [
-                path.absolute() if path == STANDARD_INPUT and name != str(STANDARD_INPUT) else path for path in found
-            ]
+            if name != str(STANDARD_INPUT):  # a file that has this name is another thing: charlm train ./-
+                found = [path.absolute() if path == STANDARD_INPUT else path for path in found]
+            paths += found
         except OSError as error:  # of a folder on the way
             raise UsageError(f"{error.filename or name}: cannot be read: {error.strerror}.") from None
     if paths.count(STANDARD_INPUT) > 1:
@@ -176,7 +175,11 @@ def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
     if found := [match for match in _matches(name) if match.is_file()]:
         return found
     if name not in CORPORA:
-        raise UsageError(f"{name}: no such file.", "To use the built-in corpus, give no name.")
+        known = [*CORPORA, BUILT_IN] if name.isalnum() else []  # else it is meant as a path
+        raise UsageError(
+            f"{name}: no such file.{did_you_mean(name, known)}",
+            "Pass a file, a folder, a glob pattern, the name of a downloaded corpus, or - for standard input.",
+        )
     if (downloaded := place(name, DOWNLOADS)).exists():
         return [downloaded]
     raise UsageError(f"{name}: no such file.", f"Download it with: charlm corpus get {name}")

@@ -145,8 +145,13 @@ def unknown_characters(unknown: list[str]) -> TextError:
     )
 
 
+def show(character: str, unit: str) -> str:
+    """``'é'``; or, where characters are bytes, ``0xE9`` for one that is not ASCII."""
+    return f"0x{ord(character):02X}" if unit == "byte" and not character.isascii() else repr(character)
+
+
 def describe(character: str) -> str:
-    """A character as people can recognise it, printable or not: ``'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)``."""
+    """A character that people can recognize, printable or not: ``'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)``."""
     name = unicodedata.name(character, "") or _control_name(character)
     return f"{character!r} (U+{ord(character):04X}{' ' * bool(name)}{name})"
 

@@ -52,14 +52,25 @@ def choose(
         raise UsageError(
             f"--encoding {encoding}: only applies to TEXT, not to the run's own text.", "Remove --encoding."
         )
+    if encoding is not None and saved.vocabulary.unit == "byte":
+        raise UsageError(f"--encoding {encoding}: does not apply to a byte-level model.", "Remove --encoding.")
     if names:
         return another(names, saved, encoding, cache_folder, quiet)
     return part_of(own_corpus(saved, run, cache_folder, quiet), split or "validation")
 
 
-def own_corpus(saved: Checkpoint, run: Path, cache_folder: Path | None = None, quiet: bool = True) -> Corpus:
-    """The text that a model was trained on. Raises ``UsageError`` if it is gone, or is not what it was."""
-    hint = "Restore the original text (charlm info RUN --json lists its files), or pass another one: RUN TEXT."
+def own_corpus(
+    saved: Checkpoint,
+    run: Path,
+    cache_folder: Path | None = None,
+    quiet: bool = True,
+    instead: str = "pass another one: RUN TEXT",
+) -> Corpus:
+    """The text that a model was trained on.
+
+    Raises ``UsageError`` if it is gone or has changed, which says what to do ``instead`` of restoring it.
+    """
+    hint = f"Restore the original text (charlm info RUN --json lists its files), or {instead}."
     folder = runs.folder_of(run)
     recorded = RecordedCorpus(folder, saved.corpus, texts.find(folder, saved.corpus), hint, hint)
     return recorded.load([], saved.settings, saved.vocabulary, cache_folder, quiet)

@@ -4,6 +4,7 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -45,6 +46,13 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+
+
+@cache
+def processor_name() -> str:
+    """The processor's model and the vector instructions that PyTorch uses: the last bits of results depend on both."""
+    name = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else ""
+    return f"{name or platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from charlm import files
 from charlm.config import SECTIONS, TrainSettings
 from charlm.errors import CharlmWarning
 
@@ -38,7 +39,12 @@ class Board:
 
     def _open(self, first_step: int) -> None:
         # TensorBoard drops figures of later steps at a restart, which is any start but the first: so the first says so
-        self.writer = SummaryWriter(str(self.run), purge_step=first_step + 1 if first_step else 0, flush_secs=10)
+        self.writer = SummaryWriter(self._folder(), purge_step=first_step + 1 if first_step else 0, flush_secs=10)
+
+    def _folder(self) -> str:
+        """The run folder by a name that is UTF-8: TensorBoard takes no other."""
+        name = str(self.run)
+        return name if _encodable(name) == name else str(files.link_folder(self.run))
 
     def scalars(self, step: int, figures: dict[str, float]) -> None:
         for tag, value in figures.items():

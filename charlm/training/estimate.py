@@ -28,9 +28,10 @@ def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
     needed_bytes, there_bytes = 4 * (4 * parameters + 2 * logits), read_memory_bytes()
     if needed_bytes > there_bytes:
         raise CharlmError(
-            f"With {vocabulary_size:,} characters, training needs at least {needed_bytes / 1e9:.1f} GB of memory; this "
-            f"machine has {there_bytes / 1e9:.1f} GB.",
-            "Merge rare characters (--min-count), or reduce --batch-size, --sequence-length or --hidden-size.",
+            f"With a vocabulary of {vocabulary_size:,} {settings.unit}s, training needs at least "
+            f"{needed_bytes / 1e9:.1f} GB of memory; this machine has {there_bytes / 1e9:.1f} GB.",
+            "Reduce --batch-size, --sequence-length or --hidden-size"
+            + (", or merge rare characters with --min-count." if settings.unit == "character" else "."),
         )
 
 

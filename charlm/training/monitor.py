@@ -32,6 +32,7 @@ class Monitor:
         self.run = run
         self.board = Board(run, first_step)
         self.metrics_failed = False
+        self.settings, self.parameters = settings, parameters
         if not first_step:
             self.board.describe(settings, parameters)
 
@@ -110,6 +111,8 @@ class Monitor:
         """Training went back to ``step``: TensorBoard shall drop what it was shown of later steps."""
         self.board.close()
         self.board = Board(self.run, step)
+        if not step:  # the page of settings was dropped too
+            self.board.describe(self.settings, self.parameters)
 
     def close_bar(self) -> None:
         if self.bar is not None:

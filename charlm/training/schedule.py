@@ -31,12 +31,10 @@ def why_complete(settings: OptimizationSettings, step: int, epochs: float, minut
     name = max(by_limit, key=by_limit.__getitem__)
     if by_limit[name] < 1:
         name = "patience"
-    option = "--" + name.replace("_", "-")
-    or_off = " or --patience 0" if name == "patience" else ""
-    return (
-        f"This run is already complete: it ended at {option} {getattr(settings, name):g}. "
-        f"To continue it, use a larger {option}{or_off}."
-    )
+    option, value = "--" + name.replace("_", "-"), getattr(settings, name)
+    limit = f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
+    or_off = ", or --patience 0" if name == "patience" else ""
+    return f"This run is already complete: it ended at {limit}. To continue it, use a larger {option}{or_off}."
 
 
 def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> dict[str, float]:
@@ -47,6 +45,8 @@ def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes:
 
 def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:
     """How many steps the whole training takes, 0 where the clock may end it."""
-    by_epochs = math.ceil(settings.max_epochs * windows_per_epoch / settings.accumulation_steps)
+    by_epochs = max(0, round(settings.max_epochs * windows_per_epoch / settings.accumulation_steps) - 1)
+    while by_epochs * settings.accumulation_steps / windows_per_epoch < settings.max_epochs:  # rounded as training does
+        by_epochs += 1
     lengths = [length for length in (settings.max_steps, by_epochs) if length]
     return 0 if settings.max_minutes else min(lengths)

@@ -3,6 +3,7 @@
 Nothing is written or removed before all of it is known to be right.
 """
 
+import errno
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,7 @@ FIXED = (
     "beta1",
     "beta2",
     "weight_decay",
+    "seed",
     "init_from",
 )
 
@@ -62,8 +64,7 @@ class Plan:
                     trainer = self.trainer(quiet)
                     return trainer.train()
             except OSError as error:
-                reason = error.strerror or error
-                raise CharlmError(f"{self.run}: cannot be written: {reason}.", "Choose another --out.") from None
+                raise _explain(error, self.run) from None
 
     def __post_init__(self) -> None:
         check_memory(self.settings, len(self.corpus.vocabulary))
@@ -122,8 +123,12 @@ class Plan:
             threads = choose_threads(settings.threads, settings, lanes, precision)
             now = describe_process(device, precision, threads)
             then = self.saved.environment
-            if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
-                yield f"Results will not be bit-identical to an uninterrupted run: {', '.join(changed)}."
+            names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+            if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):
+                yield (
+                    f"The environment changed ({changed}): results may not be bit-identical to those of an "
+                    "uninterrupted run."
+                )
             if moves := self.saved.progress.thread_changes:
                 steps = ", ".join(str(change.step) for change in moves)
                 yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
@@ -132,6 +137,14 @@ class Plan:
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
                 changes = ", ".join(f"{name} {getattr(before, name)} → {getattr(settings, name)}" for name in new)
                 yield f"Changed settings: {changes}; the learning rate now follows the new schedule."
+
+
+def _explain(error: OSError, run: Path) -> CharlmError:
+    """What failed, and where: the file that the system names, else the run."""
+    hint = "Free up space, or choose another --out." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "Choose another --out, or change who may write there."
+    return CharlmError(f"{error.filename or run}: {error.strerror or error}.", hint)
 
 
 def plan(
@@ -257,9 +270,8 @@ def _resumed(
             + ".",
             "Remove these options, or start a new run with --out checkpoints/NAME.",
         )
-    another = (
-        f"To train the model on another text, or on more: charlm train TEXT --init-from {quote(path)} --out NEW_RUN"
-    )
+    finetune = f"charlm train TEXT --init-from {quote(path)} --out NEW_RUN"
+    another = f"To train the model on another text, or on more: {finetune}"
     files = texts.find(run, saved.corpus)
     recorded = RecordedCorpus(run, saved.corpus, files, _where_now(path), another)
     corpus = recorded.load(corpus_names, settings, saved.vocabulary, cache_folder, quiet)

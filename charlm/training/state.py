@@ -5,19 +5,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from charlm.checkpoint import Checkpoint, TrainingProgress
+from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
+from charlm.progress import TrainingProgress
 from charlm.training.finetuning import start_from
 from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, take
 
 SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
 RECURRENT_STATE = ("recurrent_state.hidden", "recurrent_state.cell")  # the second: of an LSTM only
-SINCE_LAST_LOG = ("since_last_log.loss_sum", "since_last_log.steps_taken", "since_last_log.steps_skipped")
+SINCE_LAST_LOG = tuple(f"since_last_log.{name}" for name in ("loss_sum", "targets", "steps_taken", "steps_skipped"))
 
 
 class NotFiniteError(Exception):
@@ -57,9 +58,9 @@ class TrainingState:
         self.since_log = torch.zeros(len(SINCE_LAST_LOG), device=self.device)
         self.skipped_in_a_row = torch.zeros((), device=self.device)
 
-    def count(self, loss: Tensor, finite: Tensor) -> None:
+    def count(self, loss: Tensor, finite: Tensor, targets: int) -> None:
         """Add a step to what is counted on the device: its loss where it is finite, else that it was skipped."""
-        self.since_log += torch.stack([torch.where(finite, loss, 0.0), finite, ~finite])
+        self.since_log += torch.stack([torch.where(finite, loss * targets, 0.0), finite * targets, finite, ~finite])
         self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row + 1)
 
     def check(self) -> None:
@@ -94,7 +95,7 @@ class TrainingState:
             vocabulary=corpus.vocabulary,
             weights=dict(self.model.state_dict()),
             metrics=metrics,
-            progress=self.done.model_copy(),
+            progress=self.done.model_copy(deep=True),
             corpus=corpus.record(),
             training_state=self.tensors(),
             environment=environment,
@@ -123,4 +124,4 @@ class TrainingState:
                 f"{saved.folder}: cannot resume from this checkpoint: {str(error).splitlines()[0]}.",
                 "Resume from another one, or start a new run.",
             ) from None
-        self.done = saved.progress.model_copy()
+        self.done = saved.progress.model_copy(deep=True)

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from pathlib import Path
 
 import torch
@@ -10,20 +9,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint, ThreadChange, TrainingProgress, describe_process
+from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import SHORT_UNITS
-from charlm.errors import CharlmError, CharlmWarning, DivergedError, TrainingInterruptedError, quote
+from charlm.errors import DivergedError, TrainingInterruptedError, quote
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
+from charlm.progress import ThreadChange, TrainingProgress
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
+from charlm.training.saving import Saver
 from charlm.training.signals import StopSignals
 from charlm.training.state import NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
@@ -53,7 +54,10 @@ class Trainer:
         self.state = self.first_state()
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of this very step
-        self.saved_steps, self.saved_seconds = 0, 0.0
+        self.saver = Saver(run, settings.save_every_minutes, settings.keep_checkpoints)
+        self.before_best: tuple[float, int] | None = (
+            None  # the best loss, and evaluations since, until this one is saved
+        )
         self.gradient_norm = torch.zeros(())
         self.stop_signals = StopSignals(quiet)
         threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
@@ -70,7 +74,7 @@ class Trainer:
             self.done.evaluate_every = self.settings.evaluate_every
         self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
         self.metrics = saved.metrics
-        self.saved_steps, self.saved_seconds = self.done.steps, self.done.training_seconds
+        self.saver.start_from(self.done.steps, self.done.training_seconds)
 
     # The story
 
@@ -117,7 +121,7 @@ class Trainer:
             with self.stopwatch.paused():
                 self.evaluate()
         last = last or self.finished()  # an evaluation may have been one too many without a better one
-        if last or self.saving_is_due():
+        if last or self.before_best or self.saver.is_due(self.stopwatch.read()):
             with self.stopwatch.paused():
                 self.save()
         if self.stop_signals.number:
@@ -138,8 +142,11 @@ class Trainer:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate * self.done.learning_rate_scale
         total = torch.zeros((), device=self.device)
-        for _ in range(self.settings.accumulation_steps):
-            loss = self.window_loss() / self.settings.accumulation_steps
+        # The last window of an epoch may be shorter than the others: each target weighs the same
+        windows = range(self.done.windows_seen, self.done.windows_seen + self.settings.accumulation_steps)
+        target_counts = [self.lanes.count_targets(number) for number in windows]
+        for targets in target_counts:
+            loss = self.window_loss() * (targets / sum(target_counts))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         clip = self.settings.gradient_clip or math.inf
@@ -149,7 +156,7 @@ class Trainer:
         step_if(state.optimizer, finite)
         state.optimizer.zero_grad()
         state.recurrent = tuple(torch.where(finite, new, old) for new, old in zip(state.recurrent, before, strict=True))
-        state.count(total, finite)
+        state.count(total, finite, sum(target_counts))
         self.done.steps += 1
         self.metrics = {}
 
@@ -162,7 +169,7 @@ class Trainer:
             logits, state = self.model(inputs, state, window.resets)
         self.state.recurrent = tuple(part.detach() for part in state)
         self.done.windows_seen += 1
-        self.done.characters_since_last_log += window.characters
+        self.done.targets_since_last_log += window.characters
         return self.model.loss(logits, targets)
 
     # Once in a while
@@ -173,19 +180,21 @@ class Trainer:
             self.monitor.gap(self.done.steps, gap_seconds)
 
     def log(self) -> None:
-        loss, taken, skipped = self.state.since_log.tolist()
+        loss_sum, targets, taken, skipped = self.state.since_log.tolist()
         if self.device.type == "cuda":
             self.leave_out_gap()
         self.state.check()
         if skipped:
-            self.monitor.say(f"{skipped:.0f} of the last {taken + skipped:.0f} steps skipped: non-finite values.")
+            self.monitor.say(
+                f"Skipped {skipped:.0f} of the last {taken + skipped:.0f} steps: non-finite loss or gradient."
+            )
         seconds = self.stopwatch.read()
         self.done.training_seconds_at_last_log, before = seconds, self.done.training_seconds_at_last_log
-        self.done.characters_since_last_log, characters = 0, self.done.characters_since_last_log
+        self.done.targets_since_last_log, characters = 0, self.done.targets_since_last_log
         self.state.since_log.zero_()
         if not taken:
             return
-        loss /= taken
+        loss = loss_sum / targets
         figures = {
             "loss/train": loss,
             f"bits_per_{self.settings.unit}/train": loss / math.log(2),
@@ -223,7 +232,8 @@ class Trainer:
             self.restore(runs.read(self.run, "latest"))
         else:
             self.state = self.first_state()
-            self.stopwatch, self.saved_seconds = Stopwatch(self.device), 0.0
+            self.stopwatch = Stopwatch(self.device)
+            self.saver.start_from(0, 0.0)
             self.done.evaluate_every = done.evaluate_every
         runs.forget_after(self.run, self.done.steps)
         self.done.rollbacks = done.rollbacks + 1
@@ -253,42 +263,33 @@ class Trainer:
             self.done.evaluate_every = math.ceil((time.perf_counter() - began) / EVALUATION_SHARE / step_seconds)
         self.monitor.evaluation(self.done.steps, loss)
         self.metrics = {"loss_validation": loss}
-        if loss < self.done.best_validation_loss:
-            self.done.best_validation_loss, self.done.evaluations_without_improvement = loss, 0
+        done = self.done
+        if loss < done.best_validation_loss:
+            self.before_best = done.best_validation_loss, done.evaluations_without_improvement
+            done.best_validation_loss, done.evaluations_without_improvement = loss, 0
         else:
-            self.done.evaluations_without_improvement += 1
+            done.evaluations_without_improvement += 1
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=self.done.steps)
             sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
             self.monitor.sample(self.done.steps, "".join(sampler.stream()))
 
-    def saving_is_due(self) -> bool:
-        a_new_best = self.metrics.get("loss_validation") == self.done.best_validation_loss
-        return a_new_best or self.stopwatch.read() - self.saved_seconds >= self.settings.save_every_minutes * 60
-
     def save(self) -> None:
-        """Save, or say that it failed: the former checkpoints stay, and the next time it is tried again."""
+        """Save, or warn that it failed: then a new best is none yet, and the next one is compared with the former."""
         self.state.check()
-        self.done.training_seconds = self.saved_seconds = self.stopwatch.read()
+        self.done.training_seconds = self.stopwatch.read()
         environment = describe_process(self.device, self.precision, self.balancer.most)
-        saved = self.state.checkpoint(self.settings, self.corpus, self.metrics, environment)
-        try:
-            runs.save(self.run, saved, self.settings.keep_checkpoints)
-            self.saved_steps = self.done.steps
-        except OSError as error:
-            reason = f"could not be written: {error.strerror or error}. Training continues."
-            warnings.warn(f"{self.run}: the checkpoint at step {saved.step} {reason}", CharlmWarning, stacklevel=2)
+        saved = self.saver.save(self.state.checkpoint(self.settings, self.corpus, self.metrics, environment))
+        if self.before_best and not saved:
+            self.done.best_validation_loss, self.done.evaluations_without_improvement = self.before_best
+        self.before_best = None
 
     def save_at_the_end(self) -> None:
         """Raises ``CharlmError`` that says what is kept if this save fails."""
-        if self.saved_steps < self.done.steps:
+        if self.saver.saved_step < self.done.steps:
             self.save()
-        if self.saved_steps < self.done.steps:
-            kept = ", ".join(folder.name for folder in reversed(runs.checkpoints(self.run))) or "nothing"
-            raise CharlmError(
-                f"{self.run}: step {self.done.steps} could not be saved. Kept: {kept}.",
-                f"Free up space, then run: charlm train --resume {quote(self.run)}",
-            )
+        if self.saver.saved_step < self.done.steps:
+            self.saver.fail(self.done.steps)
 
     def stop(self) -> None:
         self.save_at_the_end()

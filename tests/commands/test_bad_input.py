@@ -316,6 +316,17 @@ def test_a_text_of_the_run_that_has_changed(cli: Cli, poem_file: Path, poem: str
     refused(cli, 2, command, "run", "--cache-dir", "elsewhere", says=("run: ", "not found", "poem.txt", "TEXT"))
 
 
+def test_extra_metrics_that_need_a_text_that_is_gone(cli: Cli, poem_file: Path, tmp_path: Path, poem: str) -> None:
+    assert cli("train", poem_file, *TINY, "--max-steps", "1", "--out", "run").code == 0
+    poem_file.unlink()
+    (tmp_path / "other.txt").write_text(poem[:500], encoding="utf-8")
+    gone = ("eval", "run", "other.txt", "--cache-dir", "elsewhere")
+    assert cli(*gone).code == 0
+    result = refused(cli, 2, *gone, "--baselines", says=("poem.txt", "remove --baselines."))
+    assert "RUN TEXT" not in result.err
+    refused(cli, 2, *gone, "--baselines", "--dynamic", says=("poem.txt", "remove --baselines and --dynamic."))
+
+
 @pytest.mark.parametrize(
     "options",
     [("--num-segments", "0"), ("--independent-windows", "0"), ("--independent-windows", "-1"), ("--threads", "-1")],

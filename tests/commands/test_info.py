@@ -5,6 +5,7 @@ from pathlib import Path
 
 from charlm import runs
 from charlm.config import TrainSettings
+from charlm.training import session
 from tests.commands.conftest import Cli
 
 
@@ -19,6 +20,19 @@ def test_a_page_of_one_run(cli: Cli, trained: Path) -> None:
     assert f"{len(best.vocabulary)} characters" in result.out
     assert f"{best.metrics['loss_validation']:.4f}" in result.out
     assert "Checkpoints: 1, 2, 3, 4" in result.out
+
+
+def test_a_byte_level_model_is_described_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+    settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
+    layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
+    session.plan([str(poem_file)], layers, out=tmp_path / "run").trainer(quiet=True).train()
+    page = cli("info", "run").out
+    assert "Vocabulary: 256 bytes\n" in page
+    metrics = json.loads(cli("info", "run", "--json").out)["metrics"]
+    assert metrics["bits_per_byte_validation"] > 0
+    assert not any("character" in name for name in metrics)
+    table = cli("info", "run", "run").out.splitlines()
+    assert f"{metrics['bits_per_byte_validation']:.4f}" in table[1]
 
 
 def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:

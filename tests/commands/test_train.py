@@ -25,6 +25,23 @@ def test_it_prints_the_path_of_the_run_and_says_the_rest_on_standard_error(cli: 
     assert runs.read(Path(result.out.strip()), "latest").step == 8
 
 
+def test_a_complete_run_is_told_apart_and_says_how_to_continue(cli: Cli, poem_file: Path) -> None:
+    assert cli("train", poem_file, *SMALL, "--out", "run", "--quiet").code == 0
+    result = cli("train", "--resume", "run")
+    assert result.code == 0, result.err
+    assert "--max-steps 8." in result.err
+    assert "larger --max-steps" in result.err
+
+
+def test_one_of_each_is_counted_in_the_singular(cli: Cli, tmp_path: Path, poem: str) -> None:
+    (tmp_path / "poem.txt").write_text(poem + "ЖЖ", encoding="utf-8")
+    err = cli("train", "poem.txt", *SMALL, "--num-layers", "1", "--min-count", "3", "--document-per-file").err
+    assert "1 document." in err
+    assert "1 rare character (2 occurrences)" in err
+    assert "1 distinct character." in err
+    assert "1 layer × 16 units" in err
+
+
 def test_quiet_prints_nothing_but_the_path(cli: Cli, poem_file: Path) -> None:
     result = cli("train", poem_file, *SMALL, "--out", "here/it is", "--quiet")
     assert (result.code, result.out, result.err) == (0, "here/it is\n", "")

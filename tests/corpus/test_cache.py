@@ -204,6 +204,93 @@ def test_cleaning_up_removes_everything_and_says_how_much(path: Path, built: lis
     assert len(built) == 2
 
 
+KEY_1 = "0123456789abcdef0123456789abcdef"
+
+
+def write_version_1(folder: Path) -> list[Path]:
+    """A cache as charlm kept it in format 1: an encoded text with the starts of its documents, and its index entry."""
+    text, seen = folder / "texts" / KEY_1, folder / "seen"
+    text.mkdir(parents=True)
+    seen.mkdir()
+    source = {"path": "old.txt", "size_bytes": 2, "sha256": "0" * 64, "characters": 2}
+    manifest = {"characters": 2, "type": "uint8", "alphabet": "ab", "counts": [1, 1], "files": [source]}
+    (text / "ids.bin").write_bytes(b"\0\1")
+    (text / "encoded.json").write_text(json.dumps(manifest))
+    (text / f"documents-{KEY_1}.bin").write_bytes(bytes(16))
+    (seen / f"{KEY_1}.json").write_text(json.dumps({"text": KEY_1}))
+    return [*text.iterdir(), *seen.iterdir()]
+
+
+def test_an_entry_of_version_1_is_ignored_and_left_alone(path: Path, built: list[Path]) -> None:
+    old = write_version_1(path.parent / "cache")
+    assert text_of(get(path)) == "some text\n" * 10
+    assert built == [path]
+    assert all(file.is_file() for file in old)
+
+
+@pytest.mark.parametrize("version", [1, 3, None])
+def test_an_encoded_text_of_another_version_is_made_again(path: Path, built: list[Path], version: int | None) -> None:
+    metadata = get(path).folder / encoded.METADATA
+    content = json.loads(metadata.read_bytes())
+    assert content["format_version"] == encoded.FORMAT_VERSION
+    del content["format_version"]
+    metadata.write_text(json.dumps(content if version is None else {**content, "format_version": version}))
+    assert text_of(get(path)) == "some text\n" * 10
+    assert json.loads(metadata.read_bytes())["format_version"] == encoded.FORMAT_VERSION
+    get(path)
+    assert len(built) == 2
+
+
+@pytest.mark.parametrize("version", [1, 3, None])
+def test_an_index_entry_of_another_version_is_made_again(path: Path, built: list[Path], version: int | None) -> None:
+    get(path)
+    (entry,) = (path.parent / "cache" / cache.INDEX).iterdir()
+    content = json.loads(entry.read_bytes())
+    assert content.pop("format_version") == encoded.FORMAT_VERSION
+    entry.write_text(json.dumps(content if version is None else {**content, "format_version": version}))
+    get(path)
+    get(path)
+    assert len(built) == 2
+    assert json.loads(entry.read_bytes()) == {**content, "format_version": encoded.FORMAT_VERSION}
+
+
+def test_every_key_of_an_encoded_text_is_required(path: Path, built: list[Path]) -> None:
+    metadata = get(path).folder / encoded.METADATA
+    whole = json.loads(metadata.read_bytes())
+    changed = [{other: value for other, value in whole.items() if other != name} for name in whole]
+    (file,) = whole["files"]
+    changed += [{**whole, "files": [{other: value for other, value in file.items() if other != name}]} for name in file]
+    assert len(changed) == 10
+    for number, content in enumerate(changed, 2):
+        metadata.write_text(json.dumps(content))
+        assert text_of(get(path)) == "some text\n" * 10
+        assert len(built) == number, content
+
+
+def test_cleaning_up_removes_entries_of_every_version(path: Path) -> None:
+    folder = path.parent / "cache"
+    write_version_1(folder)
+    metadata = get(path).folder / encoded.METADATA
+    metadata.write_text(json.dumps({**json.loads(metadata.read_bytes()), "format_version": 3}))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert cache.clean(folder) == size
+    assert [file for file in folder.rglob("*") if file.is_file()] == []
+
+
+def test_cleaning_up_leaves_what_is_not_charlms(path: Path) -> None:
+    folder = path.parent / "cache"
+    mine = []
+    for name in ("texts", "seen", cache.TEXTS, cache.INDEX):
+        (folder / name / "0f" / KEY_1).mkdir(parents=True)
+        (folder / name / KEY_1).mkdir()
+        mine += [folder / name / "notes.json", folder / name / KEY_1 / "notes.txt", folder / name / "0f" / "ids.bin"]
+    for file in mine:
+        file.write_text("mine")
+    get(path)
+    cache.clean(folder)
+    assert sorted(file for file in folder.rglob("*") if file.is_file()) == sorted(mine)
+
+
 def test_an_open_text_survives_cleaning_up(path: Path) -> None:
     found = get(path)
     cache.clean(path.parent / "cache")

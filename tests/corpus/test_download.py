@@ -112,7 +112,6 @@ def fails(folder: Path, reason: str) -> None:
         download.get("known", folder)
     assert caught.value.exit_code == 1
     assert len(str(caught.value).splitlines()) == 2
-    assert caught.value.hint.startswith("Nothing was kept.")
     assert CORPORA["known"].address in caught.value.message or str(folder) in caught.value.message
     assert not folder.exists() or list(folder.iterdir()) == []
 
@@ -171,20 +170,23 @@ def test_what_is_there_and_different_is_never_touched(
 # What the server does wrong
 
 WRONG: dict[str, tuple[Answer, str]] = {
-    "404": (lambda handler: handler.send_error(404), "answers 404, Not Found"),
-    "500": (lambda handler: handler.send_error(500), "answers 500"),
-    "too short": (lambda handler: handler.say(TEXT[:-1]), "has 999,999 bytes, not the 1,000,000 expected"),
-    "too long": (lambda handler: handler.say(TEXT + b"\n"), "has 1,000,001 bytes"),
-    "too short, undeclared": (lambda handler: handler.say_without_length(TEXT[:-1]), "broke off after 999,999 of"),
-    "too long, undeclared": (lambda handler: handler.say_without_length(TEXT + b"\n"), "longer than the 1,000,000"),
-    "empty": (lambda handler: handler.say_without_length(b""), "broke off after 0 of"),
-    "broken off": (lambda handler: handler.say(TEXT[:500_000], len(TEXT)), "broke off after 500,000 of|broken one"),
-    "declares less": (lambda handler: handler.say(TEXT, 5), "has 5 bytes"),
-    "declares more": (lambda handler: handler.say(TEXT, len(TEXT) + 1), "has 1,000,001 bytes"),
+    "404": (lambda handler: handler.send_error(404), "404 Not Found"),
+    "500": (lambda handler: handler.send_error(500), "500 Internal"),
+    "too short": (lambda handler: handler.say(TEXT[:-1]), "999,999 bytes, expected 1,000,000"),
+    "too long": (lambda handler: handler.say(TEXT + b"\n"), "1,000,001 bytes"),
+    "too short, undeclared": (lambda handler: handler.say_without_length(TEXT[:-1]), "after 999,999 of"),
+    "too long, undeclared": (
+        lambda handler: handler.say_without_length(TEXT + b"\n"),
+        "more than the expected 1,000,000 bytes",
+    ),
+    "empty": (lambda handler: handler.say_without_length(b""), "after 0 of"),
+    "broken off": (lambda handler: handler.say(TEXT[:500_000], len(TEXT)), "after 500,000 of|connection failed"),
+    "declares less": (lambda handler: handler.say(TEXT, 5), "announced 5 bytes"),
+    "declares more": (lambda handler: handler.say(TEXT, len(TEXT) + 1), "1,000,001 bytes"),
     "another text": (lambda handler: handler.say(TEXT[::-1]), hashlib.sha256(TEXT).hexdigest()),
     "one bit": (lambda handler: handler.say(b"M" + TEXT[1:]), hashlib.sha256(b"M" + TEXT[1:]).hexdigest()),
     "no HTTP": (lambda handler: handler.wfile.write(b"\x1b[31mhello\n") and None, "hello"),
-    "nothing at all": (lambda handler: None, "broken one"),
+    "nothing at all": (lambda handler: None, "connection failed"),
     "to a file": (lambda handler: handler.say(b"", status=302, Location="file:///etc/passwd"), "file:.*not allowed"),
     "to ftp": (lambda handler: handler.say(b"", status=302, Location="ftp://127.0.0.1/x"), "unknown url type: ftp"),
     "in circles": (lambda handler: handler.say(b"", status=302, Location=handler.path), "infinite loop"),
@@ -210,15 +212,15 @@ def test_a_redirection_to_what_is_no_address(tmp_path: Path, serve: Serve, publi
 def broken_zips() -> dict[str, tuple[bytes, str]]:
     whole = zipped()
     return {
-        "a page": (b"<html>Sign in to this network</html>" * 9, "is no zip"),
-        "nothing": (b"", "is no zip"),
-        "a header that breaks off": (whole[:29], "is no zip"),
-        "a header and no more": (whole[:30], "broke off after 0 of"),
+        "a page": (b"<html>Sign in to this network</html>" * 9, "not a zip"),
+        "nothing": (b"", "not a zip"),
+        "a header that breaks off": (whole[:29], "not a zip"),
+        "a header and no more": (whole[:30], "after 0 of"),
         "not packed": (zipped(compression=zipfile.ZIP_STORED), "method 0"),
-        "broken off": (whole[: len(whole) // 2], "broke off after [1-9]"),
-        "damaged": (whole[:100] + b"\xff" * 100 + whole[200:], "is a damaged zip: "),
-        "too short": (zipped(TEXT[:-1]), "broke off after 999,999 of"),
-        "too long": (zipped(TEXT + b"\n"), "longer than the 1,000,000"),
+        "broken off": (whole[: len(whole) // 2], "after [1-9]"),
+        "damaged": (whole[:100] + b"\xff" * 100 + whole[200:], "damaged zip"),
+        "too short": (zipped(TEXT[:-1]), "after 999,999 of"),
+        "too long": (zipped(TEXT + b"\n"), "more than the expected 1,000,000 bytes"),
         "another text": (zipped(TEXT[::-1]), hashlib.sha256(TEXT).hexdigest()),
     }
 
@@ -245,7 +247,7 @@ def test_a_server_that_falls_silent_is_not_waited_for(
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     publish(serve(stall))
     try:
-        fails(tmp_path, r"nothing came for 0\.2 seconds")
+        fails(tmp_path, r"0\.2 seconds")
     finally:
         over.set()
 
@@ -264,7 +266,7 @@ def test_no_network(tmp_path: Path, publish: Publish, monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setenv("no_proxy", "*")
     publish("http://known.invalid/")
-    fails(tmp_path, "no connection.*Name or service not known")
+    fails(tmp_path, "Name or service not known")
 
 
 @pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "no address"])
@@ -277,7 +279,7 @@ def test_what_a_server_says_does_not_command_the_terminal(tmp_path: Path, serve:
     publish(serve(lambda handler: handler.send_error(404, "\x1b]0;mine\x07" + "!" * 5000)))
     with pytest.raises(CharlmError) as caught:
         download.get("known", tmp_path)
-    assert "404, ]0;mine !" in caught.value.message
+    assert "404 ]0;mine !" in caught.value.message
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 400
 

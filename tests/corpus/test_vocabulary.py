@@ -58,7 +58,7 @@ def test_the_start_symbol_is_one_past_the_last_character(text: str) -> None:
 
 
 def test_an_unknown_character_is_named() -> None:
-    with pytest.raises(TextError, match=r"^1 character that .*'é' \(U\+00E9 LATIN SMALL LETTER E WITH ACUTE\)\."):
+    with pytest.raises(TextError, match=r"^1 character .*'é' \(U\+00E9 LATIN SMALL LETTER E WITH ACUTE\)\."):
         Vocabulary.of("abc").encode("abécé")
 
 
@@ -66,7 +66,7 @@ def test_an_unknown_character_is_named() -> None:
 def test_unknown_characters_are_counted_and_at_most_ten_are_listed(unknown: int, listed: int) -> None:
     with pytest.raises(TextError) as raised:
         Vocabulary.of("abc").encode("".join(chr(0x1000 + n) for n in range(unknown)) * 2)
-    assert raised.value.message.startswith(f"{unknown} characters ")
+    assert raised.value.message.startswith(f"{unknown:,} characters ")
     assert raised.value.message.count("(U+") == listed
     assert raised.value.message.endswith("…" if unknown > listed else ".")
 

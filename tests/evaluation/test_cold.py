@@ -48,9 +48,9 @@ def test_the_curve_counts_from_each_start(make_model: Make, monkeypatch: pytest.
     ]
     by_position = -np.stack(alone).mean(0)
     points = cold.cold_start(model, text)
-    assert [point.characters_seen for point in points] == [0, 1, 2, 4, 8, 16, 32]
+    assert [point.context_characters for point in points] == [0, 1, 2, 4, 8, 16, 32]
     for point in points:
-        seen = point.characters_seen
+        seen = point.context_characters
         expected = by_position[seen : 2 * seen or 1].mean()
         assert point.nats_per_character == pytest.approx(expected, abs=1e-5)
 
@@ -66,13 +66,13 @@ def test_a_document_is_a_cold_start_too(
     points = cold.cold_start(blind_model(log_probabilities), text)
     nats = (-log_probabilities).tolist()
     expected = [(0, nats[0]), (1, nats[1]), (2, (nats[2] + nats[3]) / 2)]
-    assert [(point.characters_seen, pytest.approx(point.nats_per_character)) for point in points] == expected
+    assert [(point.context_characters, pytest.approx(point.nats_per_character)) for point in points] == expected
 
 
 def test_a_text_of_one_character_has_a_curve_of_one_point(make_model: Make) -> None:
     model, text = make_model(), random_text(1)
     (point,) = cold.cold_start(model, text)
-    assert point.characters_seen == 0
+    assert point.context_characters == 0
     assert point.nats_per_character == pytest.approx(evaluate(model, text).nats_per_character, abs=1e-6)
 
 

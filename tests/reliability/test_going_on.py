@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import runs
+from charlm import checkpoint, runs
 from charlm.config import TrainSettings
 from charlm.errors import CharlmError, TrainingInterruptedError
 from charlm.model.device import explained_memory
@@ -70,13 +70,18 @@ def test_with_a_constant_rate_a_run_made_longer_is_exactly_the_long_run(make_tra
     assert_same_training(ours, theirs)
 
 
-def test_a_resume_elsewhere_says_that_the_bits_may_differ(make_trainer: Make, poem_file: Path) -> None:
+def test_a_resume_elsewhere_says_that_the_bits_may_differ(
+    make_trainer: Make, poem_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer()
     trainer.train()
     same = session.plan([str(poem_file)], [("test", {})], resume=str(trainer.run))
-    assert "threads" not in " ".join(same.announcement())
+    assert not {"threads", "processor"} & set(" ".join(same.announcement()).replace("(", " ").split())
     other = session.plan([str(poem_file)], [("test", {"threads": 7})], resume=str(trainer.run))
     assert "threads 1 → 7" in " ".join(other.announcement())
+    here = checkpoint.processor_name()
+    monkeypatch.setattr(checkpoint, "processor_name", lambda: "Another CPU (AVX512)")
+    assert f"processor {here} → Another CPU (AVX512)" in " ".join(same.announcement())
 
 
 def test_a_run_killed_before_its_first_save_starts_again_with_its_settings(make_trainer: Make) -> None:

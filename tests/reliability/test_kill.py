@@ -31,9 +31,9 @@ SETTINGS: dict[str, Any] = {
     "log_every": 3,
     "evaluate_every": 20,
     "sample_length": 5,
-    "save_every_minutes": 1e-9,
+    "save_every_minutes": 1e-9,  # a checkpoint after every step
     "keep_checkpoints": 1,
-    "threads": 1,  # a checkpoint after every step
+    "threads": 1,
 }
 
 Order = Callable[..., dict[str, Any]]

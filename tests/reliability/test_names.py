@@ -14,6 +14,7 @@ import pytest
 from tensorboard.summary.writer import record_writer
 
 from charlm import files, runs, texts
+from charlm.config import TrainSettings, read_toml, resolve
 from charlm.errors import CharlmWarning, UsageError
 from charlm.training import session
 from charlm.training.session import default_run, portable_name
@@ -60,13 +61,12 @@ def test_texts_and_runs_may_have_any_name(poem: str, name: str) -> None:
     session.plan([], [("test", {"max_steps": 4})], resume=str(run)).train(quiet=True)
     assert runs.read(run, "latest").step == 4
     assert runs.summary(run)["corpus"]["files"][0]["path"] == str(Path.cwd() / text)
-    tuned = session.plan(
-        [str(text)], [("test", {**SETTINGS, "max_steps": 2, "init_from": str(run)})], out=Path("tuned")
-    )
-    tuned.train(quiet=True)
+    layers = [("test", {**SETTINGS, "max_steps": 2, "init_from": str(run)})]
+    session.plan([str(text)], layers, out=Path("tuned")).train(quiet=True)
     assert runs.read(Path("tuned")).settings.init_from == str(run)
-    again = session.plan([], [], resume="tuned")
-    assert again.settings.init_from == str(run)
+    assert session.plan([], [], resume="tuned").settings.init_from == str(run)
+    same = resolve(TrainSettings, [("", read_toml(Path("tuned/config.toml")))])
+    assert Path.cwd() / same.init_from == Path.cwd() / run
 
 
 @on_linux

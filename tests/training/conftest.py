@@ -48,7 +48,7 @@ def steps_of(run: Path) -> list[int]:
 
 
 def assert_same_training(ours: Checkpoint, theirs: Checkpoint) -> None:
-    """Weights, optimiser, carried state, generators: all of them, to the last bit."""
+    """Weights, optimizer, carried state, generators: all of them, to the last bit."""
     assert ours.step == theirs.step
     for kind in ("weights", "training_state"):
         one, other = getattr(ours, kind), getattr(theirs, kind)

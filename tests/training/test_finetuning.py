@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
 from charlm.model.language_model import CharacterModel
@@ -146,7 +145,7 @@ def test_what_it_predicts_of_old_text_hardly_changes(poem: str, origin: Path) ->
     old = runs.read(origin)
     vocabulary = old.vocabulary | Vocabulary.of("☃☀")
     model = CharacterModel(len(vocabulary), old.settings).eval()
-    start_from(Checkpoint(0, old.settings, old.vocabulary, old.weights), model, vocabulary)
+    start_from(old, model, vocabulary)
     before = old.model(torch.device("cpu"))
     losses = []
     for network, known in ((before, old.vocabulary), (model, vocabulary)):

@@ -59,6 +59,30 @@ def test_both_hold_the_same_figures_under_the_same_names(make_trainer: Make) -> 
         assert [value for _, value in points] == pytest.approx([value for _, value in expected], rel=1e-6)
 
 
+def test_metrics_of_a_byte_level_model_are_named_after_bytes(
+    make_trainer: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(unit="byte", max_steps=4)
+    trainer.quiet = False
+    exact = trainer.train()
+    names = {name for entry in entries(trainer.run) for name in entry}
+    assert {"bits_per_byte_train", "bits_per_byte_validation", "bits_per_byte_validation_exact"} <= names
+    assert "throughput_bytes_per_second" in names
+    tags = {tag.replace("character", "byte") for tag in SCALARS}
+    assert set(scalars(trainer.run)) == tags
+    (layout,) = shown(trainer.run, "custom_scalars__config__")
+    assert b"bits per byte" in layout.tensor_proto.string_val[0]
+    experiment = board(trainer.run).summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert b"bits_per_byte/validation" in experiment
+    ((_, text),) = texts(trainer.run, "exact validation")
+    assert f"{exact.bits_per_character:.4f} bits per byte" in text
+    error = capsys.readouterr().err
+    assert "256 bytes" in error
+    assert "bytes/s" in error
+    for said in (*names, error, text, str(layout), str(experiment)):
+        assert "char" not in said
+
+
 def test_figures_come_at_the_steps_that_are_set(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=10, log_every=3, evaluate_every=4)
     trainer.train()

@@ -1,4 +1,4 @@
-"""An interruption changes nothing of what is learnt: resumed equals uninterrupted, to the last bit."""
+"""An interruption changes nothing of what is learned: resumed equals uninterrupted, to the last bit."""
 
 import os
 import signal

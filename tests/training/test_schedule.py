@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import OptimizationSettings
-from charlm.training.schedule import LAST_FRACTION, learning_rate, progress
+from charlm.training.schedule import LAST_FRACTION, learning_rate, progress, why_complete
 
 HIGHEST = 0.004
 
@@ -68,6 +68,25 @@ def test_progress_is_the_furthest_of_the_lengths_that_were_set() -> None:
     assert progress(three, 50, 0.5, 1.0) == 0.5
     assert progress(three, 50, 1.5, 1.0) == 0.75
     assert progress(three, 50, 1.5, 9.0) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "done", "limit"),
+    [
+        ({"max_steps": 1_000_000}, (1_000_000, 3.0, 5.0), "--max-steps 1000000"),
+        ({"max_steps": 0, "max_epochs": 2.5}, (70, 2.5, 5.0), "--max-epochs 2.5"),
+        ({"max_steps": 0, "max_minutes": 5.0}, (70, 3.0, 5.1), "--max-minutes 5"),
+        ({"max_steps": 99, "max_epochs": 2.5}, (70, 2.5, 5.0), "--max-epochs 2.5"),
+        ({"max_steps": 99, "patience": 3}, (70, 2.5, 5.0), "--patience 3"),
+    ],
+    ids=str,
+)
+def test_what_ended_a_run_is_named(changes: dict[str, float], done: tuple[int, float, float], limit: str) -> None:
+    text = why_complete(settings(**changes), *done)
+    assert f"{limit}." in text
+    assert f"larger {limit.split()[0]}" in text
+    others = {"--max-steps", "--max-epochs", "--max-minutes", "--patience"} - {limit.split()[0]}
+    assert not any(other in text for other in others)
 
 
 def test_a_length_of_zero_ends_nothing() -> None:

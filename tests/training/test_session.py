@@ -10,7 +10,7 @@ import torch
 from charlm import runs
 from charlm.errors import CheckpointError, TextError, TrainingInterruptedError, UsageError
 from charlm.training import session
-from tests.training.conftest import SETTINGS, Interrupt, Make, entries
+from tests.training.conftest import SETTINGS, Interrupt, Make, entries, evaluations
 
 FIXED = {
     "cell": "gru",
@@ -112,7 +112,7 @@ def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell
     trainer.train()
     saved = runs.read(trainer.run, "latest")
     state, weights = saved.training_state, saved.weights
-    assert len(state) == 3 * len(weights) + (2 if cell == "lstm" else 1) + 5
+    assert len(state) == 3 * len(weights) + (2 if cell == "lstm" else 1) + 6
     for name in state:
         saved.training_state = {other: tensor for other, tensor in state.items() if other != name}
         with pytest.raises(CheckpointError, match=f"{re.escape(str(saved.folder))}.*{re.escape(name)}") as raised:
@@ -145,6 +145,49 @@ def test_a_text_too_short_for_a_window_is_refused_before_anything_is_written(
     with pytest.raises(TextError, match="at least 72"):
         make_trainer(text=short)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_folder_that_is_not_a_run_is_refused_with_the_only_way_out(
+    tmp_path: Path, poem_file: Path, overwrite: bool, resume: str | None
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="thesis: ") as caught:
+        session.plan([str(poem_file)], [], out=tmp_path / "thesis", resume=resume, overwrite=overwrite)
+    assert "--out" in caught.value.hint
+    assert "--resume" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"max_steps": 2, "max_epochs": 100.0}, "--max-steps 2"),
+        ({"max_steps": 0, "max_epochs": 0.5}, "--max-epochs 0.5"),
+        ({"max_steps": 0, "max_minutes": 0.0001}, "--max-minutes 0.0001"),
+        ({"max_steps": 100, "patience": 1}, "--patience 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_that_is_complete_says_which_limit_ended_it(
+    poem_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    option: str,
+) -> None:
+    evaluations(monkeypatch, [9.0, 1.0, 2.0])
+    layers = [("test", {**SETTINGS, "evaluate_every": 1, "sample_length": 0, **settings})]
+    session.plan([str(poem_file)], layers, out=tmp_path / "run").train(quiet=True)
+    plan = session.plan([], [], resume=str(tmp_path / "run"))
+    capsys.readouterr()
+    plan.train(quiet=False)
+    said = capsys.readouterr().err
+    assert option in said
+    for other in ("--max-steps", "--max-epochs", "--max-minutes", "--patience"):
+        assert (other in said) == option.startswith(other)
 
 
 def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_path: Path) -> None:

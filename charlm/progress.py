@@ -1,0 +1,40 @@
+"""Where training is, in numbers, as a checkpoint stores it."""
+
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+NullableLoss = Annotated[
+    float,
+    BeforeValidator(lambda loss: math.inf if loss is None else loss),
+    PlainSerializer(lambda loss: loss if math.isfinite(loss) else None),
+]
+"""Infinite while there is none, which JSON writes as null."""
+
+
+class ThreadChange(BaseModel):
+    """From ``step`` on, ``threads`` threads computed: other work came to the machine, or went."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: int = Field(ge=0)
+    threads: int = Field(ge=1)
+
+
+class TrainingProgress(BaseModel):
+    """Where training is, in numbers: with the tensors of the training state, all that a resume needs."""
+
+    model_config = ConfigDict(strict=True)
+
+    steps: int = Field(0, ge=0)  # taken, skipped ones too
+    windows_seen: int = Field(0, ge=0)  # through all epochs: the position in the training text
+    training_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
+    evaluate_every: int = Field(0, ge=0)  # steps; 0: not measured yet
+    best_validation_loss: NullableLoss = math.inf
+    evaluations_without_improvement: int = Field(0, ge=0)
+    rollbacks: int = Field(0, ge=0)  # to an earlier checkpoint, after training diverged
+    learning_rate_scale: float = Field(1.0, gt=0, allow_inf_nan=False)  # lowered by each rollback
+    training_seconds_at_last_log: float = Field(0.0, ge=0, allow_inf_nan=False)
+    targets_since_last_log: int = Field(0, ge=0)
+    thread_changes: list[ThreadChange] = Field(default_factory=list)

@@ -1,0 +1,95 @@
+"""Every target weighs the same: in a step over several windows, and in the mean that is logged."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm import runs
+from charlm.config import OptimizationSettings
+from charlm.corpus.batches import IGNORED, Lanes
+from charlm.training import schedule
+from tests.conftest import text_of
+from tests.training.conftest import Make, entries
+
+
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 40), st.integers(0, 30))
+def test_targets_are_counted_without_making_a_window(length: int, lanes: int, window: int, number: int) -> None:
+    window = min(window, length)
+    batches = Lanes(text_of([1] * length, 2), lanes, window)
+    assert batches.count_targets(number) == (batches.window(number).targets != IGNORED).sum()
+
+
+@pytest.fixture
+def uneven(tmp_path: Path, poem: str) -> Path:
+    """A text whose epochs end in a window of a few characters."""
+    path = tmp_path / "uneven.txt"
+    path.write_text(poem[: 10 * 8 * 64 // 9 + 40], encoding="utf-8")
+    return path
+
+
+def test_a_step_over_uneven_windows_is_that_of_all_their_targets(make_trainer: Make, uneven: Path) -> None:
+    trainer = make_trainer(text=uneven, accumulation_steps=3, batch_size=2, sequence_length=50, gradient_clip=0.0)
+    number = trainer.lanes.windows_per_epoch - 2  # two windows, the second one shorter, and one of the next epoch
+    counts = [trainer.lanes.count_targets(number + i) for i in range(3)]
+    assert len(set(counts)) > 1
+    trainer.done.windows_seen = number
+    by_hand = make_trainer("by-hand", text=uneven, accumulation_steps=3, batch_size=2, sequence_length=50)
+    by_hand.done.windows_seen = number
+    total = torch.zeros(())
+    for targets in counts:
+        total = total + by_hand.window_loss() * targets
+    (total / sum(counts)).backward()
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in by_hand.model.parameters()])
+    trainer.train_step()
+    assert trainer.gradient_norm.item() == pytest.approx(norm.item(), rel=1e-5)
+    loss_sum, logged_targets, taken, skipped = trainer.state.since_log.tolist()
+    assert (logged_targets, taken, skipped) == (sum(counts), 1, 0)
+    assert loss_sum / logged_targets == pytest.approx((total / sum(counts)).item(), rel=1e-5)
+
+
+def test_the_logged_loss_is_the_mean_over_all_targets(make_trainer: Make, uneven: Path) -> None:
+    settings = {"text": uneven, "batch_size": 2, "sequence_length": 50, "learning_rate": 1e-9, "weight_decay": 0.0}
+    trainer = make_trainer(log_every=7, max_steps=7, evaluate_every=100, **settings)
+    sums = [0.0, 0]
+    window_loss = trainer.window_loss
+
+    def recorded() -> torch.Tensor:
+        targets = trainer.lanes.count_targets(trainer.done.windows_seen)
+        loss = window_loss()
+        sums[0] += loss.item() * targets
+        sums[1] += targets
+        return loss
+
+    trainer.window_loss = recorded  # type: ignore[method-assign]
+    trainer.train()
+    (entry,) = [entry for entry in entries(trainer.run) if "loss_train" in entry]
+    assert entry["loss_train"] == pytest.approx(sums[0] / sums[1], rel=1e-6)
+
+
+@given(st.floats(0.01, 20), st.integers(1, 400), st.integers(1, 9))
+def test_the_number_of_steps_is_that_after_which_training_ends(epochs: float, windows: int, accumulated: int) -> None:
+    settings = OptimizationSettings(max_steps=0, max_epochs=epochs, accumulation_steps=accumulated)
+    total = schedule.total_steps(settings, windows)
+
+    def progress(steps: int) -> float:
+        return schedule.progress(settings, steps, steps * accumulated / windows, 0.0)
+
+    assert progress(total) >= 1
+    assert total == 1 or progress(total - 1) < 1
+
+
+def test_a_round_number_of_epochs() -> None:
+    assert schedule.total_steps(OptimizationSettings(max_steps=0, max_epochs=1.1), 10) == 11
+
+
+def test_a_resume_cannot_change_the_seed(make_trainer: Make) -> None:
+    from charlm.errors import UsageError
+
+    trainer = make_trainer(max_steps=4)
+    trainer.train()
+    with pytest.raises(UsageError, match="seed"):
+        make_trainer(resume=trainer.run, seed=7)
+    assert runs.read(trainer.run, "latest").settings.seed == 1
