@@ -49,6 +49,7 @@ def corpus_record(name: str = "poem") -> CorpusRecord:
         num_documents=0,
         num_files=1,
         files_sha256="0" * 64,
+        shuffle_seed=None,
         split=SplitRecord(train=[0, 90], validation=[90, 100], test=[100, 100]),
     )
 

@@ -110,12 +110,13 @@ def inspect(
     zcat old.txt.gz | charlm corpus inspect - --encoding cp1252
     """
     settings = resolve(CorpusSettings, given(context, CorpusSettings))
-    from charlm.corpus import inspection, loading
+    from charlm.corpus import inspection, likeness, loading
 
     loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
     stages = inspection.STAGES + len(SUGGESTED)
     with tqdm(total=stages, desc="inspecting", disable=quiet or None, leave=False) as bar:
         report = inspection.inspect(loaded, bar.update)
+        report["advice"] = likeness.advice(loaded, settings)
         report.update(_presets(loaded, settings, bar))
     with standard_output():
         print_json(report) if json else click.echo(_page(report))
@@ -155,6 +156,8 @@ def _page(report: dict[str, Any]) -> str:
     ]
     if unseen := report["unseen_in_training"]:
         lines += _row("", f"outside the training split only: {pluralize(unseen, f'distinct {unit}')}")
+    if report["advice"]:
+        lines += _row("", report["advice"])
     if report["documents"]:
         lines += _row("Documents", f"{report['documents']:,}")
     of = report["lines"]

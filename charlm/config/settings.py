@@ -65,6 +65,9 @@ class CorpusSettings(Settings):
         json_schema_extra=ESCAPES,
     )
     document_per_file: bool = Field(False, description="Treat each file as a separate document.")
+    shuffle_documents: bool = Field(
+        False, description="Shuffle whole documents once, before the split; --seed does not change the order."
+    )
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         "auto", description="Fraction held out for validation; auto: 0.1, but at most 1,000,000 characters."
     )
@@ -85,6 +88,8 @@ class CorpusSettings(Settings):
         validation = 0.1 if self.validation_fraction == "auto" else self.validation_fraction
         if validation + self.test_fraction >= 1:
             yield "the sum of validation_fraction and test_fraction must be less than 1."
+        if self.shuffle_documents and not (self.document_separator or self.document_per_file):
+            yield "shuffle_documents needs document_separator or document_per_file."
         if self.unit == "byte":
             of_characters = ("encoding", "decode_errors", "newline", "normalize", "min_count")
             for name in of_characters:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from charlm.config import CorpusSettings
-from charlm.corpus import cache, documents, sources
+from charlm.corpus import cache, documents, shuffling, sources
 from charlm.corpus.encoded import Encoded, blocks
 from charlm.corpus.record import CorpusFile, CorpusRecord, SplitRecord
 from charlm.corpus.split import Split, divide, is_enough, smallest_length
@@ -26,6 +26,7 @@ class Corpus:
     encoded: Encoded
     text: Text
     split: Split
+    shuffle_seed: int | None = None  # of the order of documents, if it is not that of the files
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -61,6 +62,7 @@ class Corpus:
             num_documents=len(self.text.document_starts),
             num_files=len(self.encoded.files),
             files_sha256=self.encoded.files_sha256,
+            shuffle_seed=self.shuffle_seed,
             split=SplitRecord(**self.split.record()),
         )
 
@@ -132,9 +134,13 @@ def of(
     vocabulary = vocabulary or vocabulary_of(encoded, settings)
     if len(vocabulary) == 1:
         raise TextError(f"--min-count {settings.min_count}: no character occurs that often.", "Use a smaller value.")
-    text = read_by(vocabulary, encoded, documents.starts(encoded, settings))
+    starts = documents.starts(encoded, settings)
+    if settings.shuffle_documents:
+        encoded, starts = shuffling.shuffle(encoded, starts, settings)
+    text = read_by(vocabulary, encoded, starts)
     kept = [] if sources.is_built_in(names) else list(names)
-    return Corpus(sources.name_of(names), kept, encoded, text, split)
+    shuffle_seed = shuffling.SEED if settings.shuffle_documents else None
+    return Corpus(sources.name_of(names), kept, encoded, text, split, shuffle_seed)
 
 
 def vocabulary_of(encoded: Encoded, settings: CorpusSettings) -> Vocabulary:

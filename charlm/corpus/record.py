@@ -58,6 +58,7 @@ class CorpusRecord(Record):
     num_documents: int
     num_files: int
     files_sha256: str  # of the files' SHA-256s, a line each
+    shuffle_seed: int | None  # of the order of documents; null: as in the files
     split: SplitRecord
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from charlm import runs, texts
 from charlm.checkpoint import Checkpoint, config_json, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
-from charlm.corpus import loading, sources
+from charlm.corpus import likeness, loading, sources
 from charlm.corpus.loading import Corpus
 from charlm.corpus.recorded import RecordedCorpus
 from charlm.errors import CharlmError, UsageError, pluralize, quote
@@ -102,6 +102,8 @@ class Plan:
             yield f"Mapped to the unknown token: {rare} ({total})."
         if lacking := corpus.only_outside_training():
             yield f"Outside the training split only: {pluralize(lacking, f'distinct {settings.unit}')}."
+        if self.saved is None and (advice := likeness.advice(corpus, settings)):
+            yield advice
         lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
         if lanes < settings.batch_size:
             yield f"The text is short: the batch size is {lanes} instead of {settings.batch_size}."

@@ -149,6 +149,7 @@ def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
         "num_documents": 0,
         "num_files": 1,
         "files_sha256": hashlib.sha256(f"{hashlib.sha256(data).hexdigest()}\n".encode()).hexdigest(),
+        "shuffle_seed": None,
         "split": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
     }
     with_files = corpus.file_record(path.parent / "run").model_dump()
