@@ -109,3 +109,9 @@ def charlm(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+needs_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor cannot compute an LSTM in bf16"
+)
+FP32_AND_BF16 = ["fp32", pytest.param("bf16", marks=needs_bf16)]

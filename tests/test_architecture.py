@@ -27,7 +27,7 @@ ORDER = (
     {"checkpoint"},
     {"model", "corpus", "progress"},
     {"config"},
-    {"files", "machine"},
+    {"files", "machine", "console"},
     {"errors"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -250,7 +250,7 @@ def test_a_resume_does_not_discard_later_checkpoints_of_another_version(make_tra
     before = snapshot(trainer.run)
     for resume in (trainer.run, step(trainer.run, 4)):
         with pytest.raises(VersionError, match="step-00000009: "):
-            make_trainer(resume=resume, max_steps=8)
+            session.plan([], [("test", {"max_steps": 8})], resume=str(resume))
         assert snapshot(trainer.run) == before
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import (
@@ -18,6 +17,7 @@ from charlm.commands.options import (
 )
 from charlm.commands.terminal import print_json, print_path, standard_output
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
+from charlm.console import console, open_bar
 from charlm.corpus import download
 from charlm.errors import CharlmError, pluralize
 
@@ -74,10 +74,10 @@ def get(name: str, dir: Path, quiet: bool) -> None:
     path = download.place(name, dir)
     if download.is_there(name, dir):
         if not quiet:
-            click.echo(f"{path} already exists and its checksum is correct.", err=True)
+            console.say(f"{path} already exists and its checksum is correct.")
     else:
         size_bytes = download.CORPORA[name].size_bytes
-        with tqdm(total=size_bytes, desc=name, unit="B", unit_scale=True, disable=quiet or None, leave=False) as bar:
+        with open_bar(quiet, total=size_bytes, desc=name, unit="B", unit_scale=True, leave=False) as bar:
             download.get(name, dir, bar.update)
     with standard_output():
         print_path(path)
@@ -114,7 +114,7 @@ def inspect(
 
     loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
     stages = inspection.STAGES + len(SUGGESTED)
-    with tqdm(total=stages, desc="inspecting", disable=quiet or None, leave=False) as bar:
+    with open_bar(quiet, total=stages, desc="inspecting", leave=False) as bar:
         report = inspection.inspect(loaded, bar.update)
         report["advice"] = likeness.advice(loaded, settings)
         report.update(_presets(loaded, settings, bar))

@@ -151,7 +151,7 @@ class RunSettings(Settings):
 
     log_every: Count = Field(10, description="Steps between log entries.")
     evaluate_every: Count | Literal["auto"] = Field(
-        "auto", description="Steps between evaluations; auto: as often as fits in 10% of the time."
+        "auto", description="Steps between evaluations; auto: 4 to 10 evaluations, closer together at the start."
     )
     save_every_minutes: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
     keep_checkpoints: int = Field(2, ge=0, description="Checkpoints to keep in addition to the best and the latest.")

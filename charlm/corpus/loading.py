@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from charlm.config import CorpusSettings
+from charlm.console import open_bar
 from charlm.corpus import cache, documents, shuffling, sources
 from charlm.corpus.encoded import Encoded, blocks
 from charlm.corpus.record import CorpusFile, CorpusRecord, SplitRecord
@@ -98,7 +98,7 @@ def read(
     """The files that are named, encoded: from the cache (none named: the user's own), or now, with a progress bar."""
     paths = sources.find(names, settings)
     size_bytes = sum(path.stat().st_size for path in paths) if all(map(sources.is_file, paths)) else None
-    bar = tqdm(total=size_bytes, desc="reading", unit="B", unit_scale=True, disable=quiet or None, leave=False, delay=1)
+    bar = open_bar(quiet, total=size_bytes, desc="reading", unit="B", unit_scale=True, leave=False, delay=1)
     with bar:
         return cache.get(cache_folder or cache.default_folder(), paths, settings, bar.update)
 

@@ -65,6 +65,12 @@ def lanes_for(characters: int) -> int:
     return max(1, min(MOST_LANES, characters // CHARACTERS_A_LANE))
 
 
+def count_characters_read(characters: int) -> int:
+    """How many characters an evaluation of so many reads in ``lanes_for`` lanes, those to warm up on included."""
+    lanes = lanes_for(characters)
+    return characters + (WARM_UP * lanes if lanes > 1 else 0)
+
+
 @torch.inference_mode()
 def evaluate(
     model: CharacterModel,

@@ -43,9 +43,16 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise UsageError(
             "--precision bf16: not supported on CUDA, where PyTorch would run the LSTM in fp16.", "Use fp32, or auto."
         )
+    if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise UsageError("--precision bf16: this processor cannot compute in bf16.", "Use fp32, or auto.")
     if name != "auto":
         return name
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are not slower there than in fp32."""
+    return device.type != "cpu" or _cpu_multiplies_bf16()
 
 
 @cache
@@ -118,11 +125,10 @@ def prepare_process(threads: int) -> ThreadBalancer:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step instead of handing it back to the system each time.
+    """Have glibc keep freed memory for the next step instead of returning it to the operating system each time.
 
-    A training step allocates the same hundreds of megabytes again and again; fresh pages cost a fault each. Measured
-    at 2 × 512, 64 lanes × 64: 12% more characters per second (docs/benchmarks.md). M_MMAP_THRESHOLD is -3 and
-    M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjusting of both.
+    Each training step allocates the same buffers again, and fresh pages cost a page fault each. M_MMAP_THRESHOLD is -3
+    and M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjustment of both.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

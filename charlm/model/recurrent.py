@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from charlm.model.cells import GATES, STATES, State
 from charlm.model.packing import Packing
+from charlm.model.regularization import Dropout
 
 
 class RecurrentLayer(nn.Module):
@@ -72,7 +73,7 @@ class RecurrentStack(nn.Module):
         self.hidden_size = hidden_size
         input_sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(RecurrentLayer(cell, size, hidden_size) for size in input_sizes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def zero_state(self, lanes: int, device: torch.device) -> State:
         """A state that remembers nothing: each part ``(layer, lane, hidden)``, fp32."""

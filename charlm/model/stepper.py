@@ -24,6 +24,7 @@ from charlm.model.cells import STATES, State
 from charlm.model.language_model import CharacterModel
 from charlm.model.products import make_product
 from charlm.model.recurrent import RecurrentLayer
+from charlm.model.threads import ThreadLimit, useful_threads
 
 GATE_HALVES = {"lstm": (0.5, 0.5, 1.0, 0.5), "gru": (0.5, 0.5, 1.0), "rnn": (1.0,)}  # ½ where a gate is a σ
 
@@ -43,18 +44,21 @@ class Stepper:
         self.input_table = _array((model.embedding.weight @ first.weight_ih.T + first.bias) * halves)
         above = [(layer.weight_ih * halves[:, None], layer.bias * halves) for layer in upper]
         above.append((model.output_matrix(), model.output_bias))
-        self.layers = []
-        for layer, (weight, bias) in zip(layers, above, strict=True):
-            read = torch.cat([layer.weight_hh * halves[:, None], weight])
-            added = torch.cat([torch.zeros_like(layer.bias), bias])
-            self.layers.append(LayerStep(first.cell, read, added, halves, lanes, precision))
+        products = [
+            (torch.cat([layer.weight_hh * halves[:, None], weight]), torch.cat([torch.zeros_like(layer.bias), bias]))
+            for layer, (weight, bias) in zip(layers, above, strict=True)
+        ]
+        self.limit = ThreadLimit(useful_threads(max(weight.numel() for weight, _ in products), lanes))
+        with self.limit:
+            self.layers = [LayerStep(first.cell, *product, halves, lanes, precision) for product in products]
 
     def start(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
         """Some lanes go on from a state as the model returns it; one of a single lane is that of all of them."""
         for index, layer in enumerate(self.layers):
             for buffer, part in zip(layer.state, state, strict=True):
                 buffer[lanes] = part[index]
-            layer.read_hidden()
+            with self.limit:
+                layer.read_hidden()
 
     def step(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Read one id a lane, ``(lane,)``. Returns logits of what comes next, ``(lane, vocabulary)``.
@@ -62,8 +66,9 @@ class Stepper:
         They may stand in a buffer that the next step writes into.
         """
         rows = self.input_table[ids if self.device.type == "cpu" else torch.as_tensor(ids, device=self.device)]
-        for layer in self.layers:
-            rows = layer.step(rows)
+        with self.limit:
+            for layer in self.layers:
+                rows = layer.step(rows)
         logits: NDArray[np.float32] = rows if self.device.type == "cpu" else rows.cpu().numpy()
         return logits
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from charlm import runs, texts
 from charlm.checkpoint import Checkpoint, config_json, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
+from charlm.console import console
 from charlm.corpus import likeness, loading, sources
 from charlm.corpus.loading import Corpus
 from charlm.corpus.recorded import RecordedCorpus
@@ -56,6 +57,9 @@ class Plan:
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
+        if not quiet:
+            for line in self.announcement():
+                console.say(line)
         with explained_memory(self.settings):
             try:
                 with runs.locked(self.run):
@@ -133,7 +137,7 @@ class Plan:
                 )
             if moves := self.saved.progress.thread_changes:
                 steps = ", ".join(str(change.step) for change in moves)
-                yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
+                yield f"The number of threads changed at step {steps}, so this run cannot be reproduced bit for bit."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:

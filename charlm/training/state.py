@@ -50,8 +50,7 @@ class TrainingState:
         if origin is not None:
             start_from(origin, model, vocabulary)
         model.to(device)
-        done = TrainingProgress(evaluate_every=0 if settings.evaluate_every == "auto" else settings.evaluate_every)
-        return cls(model, make_optimizer(model, settings), model.zero_state(lanes), done, device)
+        return cls(model, make_optimizer(model, settings), model.zero_state(lanes), TrainingProgress(), device)
 
     def __post_init__(self) -> None:
         # On the device, so that no step waits for them. Steps that are not finite are skipped: see Trainer.train_step

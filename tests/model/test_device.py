@@ -5,6 +5,7 @@ import torch
 
 from charlm.errors import UsageError
 from charlm.model.device import autocast, choose_device, choose_precision
+from tests.conftest import FP32_AND_BF16
 
 CPU = torch.device("cpu")
 
@@ -61,7 +62,7 @@ def test_auto_precision_of_this_very_processor_is_one_of_the_two() -> None:
     assert choose_precision("auto", CPU) in ("fp32", "bf16")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", FP32_AND_BF16)
 def test_a_precision_that_is_asked_for_is_kept(precision: str) -> None:
     assert choose_precision(precision, CPU) == precision
     if precision == "fp32":
@@ -74,6 +75,12 @@ def test_autocast_multiplies_in_the_precision_named() -> None:
         assert (a @ a).dtype == torch.bfloat16
     with autocast(CPU, "fp32"):
         assert (a @ a).dtype == torch.float32
+
+
+def test_bf16_is_refused_where_the_processor_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(UsageError, match="--precision bf16"):
+        choose_precision("bf16", CPU)
 
 
 def test_bf16_is_refused_where_torch_would_take_fp16() -> None:
