@@ -1,5 +1,6 @@
 # make demo      install, train for 90 seconds on Python's standard library, generate some code: about 3 minutes
 # make test      install, run the tests
+# make gpu       on a machine with a GPU: run its tests, measure its speed, write docs/gpu.md (at most 8 minutes)
 # make torture   run the failure tests with 300 kills instead of 50
 # make readme    run the commands of README.md, update its outputs, pictures and recording: about 25 minutes
 #                make readme QUICK=1 trains a few steps and writes to build/readme only
@@ -11,7 +12,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 DEMO := checkpoints/demo
 QUICK ?=
 
-.PHONY: demo test torture lint types docs bench readme clean
+.PHONY: demo test gpu torture lint types docs bench readme clean
 
 demo: $(VENV)/installed
 	$(BIN)/charlm train --config tiny --num-layers 2 --max-minutes 1.5 --out $(DEMO) --overwrite
@@ -20,7 +21,10 @@ demo: $(VENV)/installed
 	@echo; echo "To see the training curves: $(BIN)/tensorboard --logdir checkpoints"
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+gpu: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/gpu.py
 
 torture: $(VENV)/installed-dev
 	CHARLM_TEST_KILLS=300 $(BIN)/python -m pytest -s tests/reliability

@@ -152,7 +152,10 @@ def remove_folder(path: Path) -> None:
     """Remove a folder so that no reader takes a half-removed one for whole: rename it first, then empty it."""
     doomed = _temporary_sibling(path)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    if doomed.is_symlink():  # what it leads to belongs to somebody else
+        doomed.unlink()
+    else:
+        shutil.rmtree(doomed)
 
 
 def remove_file(path: Path) -> None:

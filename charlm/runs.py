@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,14 +15,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from charlm import checkpoint, files
+from charlm import checkpoint, files, reading
 from charlm.checkpoint import Checkpoint
-from charlm.config import TrainSettings, to_toml
+from charlm.config import TrainSettings, parse_toml, to_toml
 from charlm.corpus.record import CorpusRecord
 from charlm.errors import CharlmWarning, CheckpointError, UnreadableError, UsageError, VersionError
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
+METRICS_AT_MOST_BYTES = 1 << 30  # five million log points
 LOCK = ".lock"
 LOOKS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
 
@@ -138,8 +138,8 @@ def has_settings(path: Path) -> bool:
     Raises ``UnreadableError``.
     """
     try:
-        found = tomllib.loads((path / "config.toml").read_text(encoding="utf-8")).keys()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # TOML's and UTF-8's errors too
+        found = parse_toml(path / "config.toml").keys()
+    except (FileNotFoundError, NotADirectoryError, reading.UnsuitableFileError, ValueError):  # TOML's and UTF-8's too
         return False
     except OSError as error:
         raise UnreadableError(path / "config.toml", error) from None
@@ -148,7 +148,7 @@ def has_settings(path: Path) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    return (path / checkpoint.MANIFEST).is_file() or CHECKPOINT_NAME.fullmatch(path.name) is not None
+    return os.path.lexists(path / checkpoint.MANIFEST) or CHECKPOINT_NAME.fullmatch(path.name) is not None
 
 
 def read(path: Path, which: str = "best") -> Checkpoint:
@@ -273,12 +273,11 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file that are whole."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+    """The objects of a JSON Lines file that are whole. Raises ``CheckpointError`` if it is no regular file."""
+    try:
+        yield from reading.read_json_lines(path, METRICS_AT_MOST_BYTES)
+    except reading.UnsuitableFileError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}.") from None
 
 
 def _is_of_another_version(folder: Path) -> bool:

@@ -18,11 +18,13 @@ from hypothesis import settings
 from charlm.corpus.record import CorpusRecord, FileRecord, SplitRecord
 from charlm.corpus.text import Ids, Text
 from charlm.corpus.vocabulary import Vocabulary
+from charlm.model.device import cpu_runs_bf16
 
 settings.register_profile("charlm", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.load_profile("charlm")
 
 ROOT = Path(__file__).parent.parent
+needs_bf16 = pytest.mark.skipif(not cpu_runs_bf16(), reason="PyTorch has no bf16 LSTM for this processor")
 
 # A model and a length small enough for any test, as options of `charlm train`
 SMALL = (
@@ -97,9 +99,3 @@ def charlm(tmp_path: Path) -> Run:
         )
 
     return run
-
-
-needs_bf16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor cannot compute an LSTM in bf16"
-)
-FP32_AND_BF16 = ["fp32", pytest.param("bf16", marks=needs_bf16)]

@@ -26,7 +26,7 @@ ORDER = (
     {"checkpoint"},
     {"model", "corpus", "progress"},
     {"config"},
-    {"files", "errors", "machine", "console"},
+    {"files", "reading", "errors", "machine", "console"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

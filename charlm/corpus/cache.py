@@ -19,7 +19,7 @@ from typing import Any
 
 import platformdirs
 
-from charlm import files
+from charlm import files, reading
 from charlm.config import CorpusSettings
 from charlm.corpus import encoded, sources
 from charlm.corpus.encoded import Encoded
@@ -29,6 +29,7 @@ TEXTS, INDEX = "encoded", "index"
 OLD_TEXTS, OLD_INDEX = "texts", "seen"  # of format 1; only cleared
 KEY = re.compile(r"[0-9a-f]{32}")
 VARIABLE = "CHARLM_CACHE_DIR"
+ENTRY_AT_MOST_BYTES = 1 << 16
 SETTLED_SECONDS = 2  # a change this soon after another may leave a file's time as it is: file systems are that coarse
 
 
@@ -113,7 +114,7 @@ def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encod
     if stats is None:
         return None
     try:
-        entry = json.loads(_entry(cache, stats, settings).read_bytes())
+        entry = json.loads(reading.read_file(_entry(cache, stats, settings), ENTRY_AT_MOST_BYTES))
         version, name = entry["format_version"], entry["encoded"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol
 
 from charlm.config import CorpusSettings
 from charlm.corpus.download import CORPORA, DOWNLOADS, place
+from charlm.corpus.pipes import open_text
 from charlm.corpus.record import FileRecord
 from charlm.errors import TextError, UsageError, did_you_mean, pluralize
 
@@ -227,7 +228,7 @@ def _readable(path: Path) -> IO[bytes]:
             f"{path}: reading .zst files requires Python 3.14 or later.", f"Or decompress it first: zstd -d {path}"
         )
     try:
-        return path.open("rb", buffering=0)
+        return open_text(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from None
 

@@ -14,10 +14,11 @@ An operator that is missing, or that fails its check, is passed over.
 
 All of them use torch's threads or none but the caller's. numpy's BLAS has threads of its own, and threads of two pools
 that take turns cost a sampling step forty times its time: each pool spins, waiting for its next product, on the cores
-that the other one computes with. So nothing else in charlm calls that BLAS, and here it gets pieces that it does not share among
-its threads. Measured speeds: docs/benchmarks.md.
+that the other one computes with. So nothing else in charlm calls that BLAS, and here it gets pieces that it does not
+share among its threads. Measured speeds: docs/benchmarks.md.
 """
 
+import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -33,6 +34,7 @@ MakeProduct = Callable[[Tensor, Tensor, Tensor], Product]
 
 INT8_FROM = 1 << 18  # weights; with fewer, fp32 was measured to be as fast
 ONEDNN_FROM = 1 << 21  # weights, for one lane
+CHANGES_PROCESS = threading.RLock()  # torch's engine and the filters of warnings are those of all threads
 STEPS = 127  # from 0 to the largest number of a weight's row, and of the hidden state
 FEWER_STEPS = 63  # of the hidden state: then 2 × STEPS × FEWER_STEPS × 2 stays below 2¹⁵, which VNNI does without
 UNSHARED = 9215  # weights: OpenBLAS shares the product of a matrix and a vector among threads from 9,216 on
@@ -68,15 +70,16 @@ def _fbgemm_product(weight: Tensor, bias: Tensor, hidden: Tensor, hidden_steps: 
     scales = (weight.abs().amax(1) / STEPS).clamp_min(torch.finfo(weight.dtype).tiny)
     rounded = (weight / scales[:, None]).round_().to(torch.int8)
     no_shift = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():  # torch means to take this away some day; then the check fails
+    with CHANGES_PROCESS, warnings.catch_warnings():  # torch means to take this away some day; then the check fails
         warnings.simplefilter("ignore", UserWarning)
         quantized = torch._make_per_channel_quantized_tensor(rounded, scales.double(), no_shift, 0)
-    engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "fbgemm"  # decides how weights are laid out; the only one that can do this
-    try:
-        packed = torch.ops.quantized.linear_prepack(quantized, bias)
-    finally:
-        torch.backends.quantized.engine = engine
+    with CHANGES_PROCESS:
+        engine = torch.backends.quantized.engine
+        torch.backends.quantized.engine = "fbgemm"  # decides how weights are laid out; the only one that can do this
+        try:
+            packed = torch.ops.quantized.linear_prepack(quantized, bias)
+        finally:
+            torch.backends.quantized.engine = engine
 
     def product() -> Any:
         # torch would ask the packed weights whether they override its functions; their "no" is a C++ exception, 15 µs

@@ -146,7 +146,7 @@ def plan(
     corpus_names: Sequence[str],
     layers: Sequence[Layer],
     out: Path | None = None,
-    resume: str | None = None,
+    resume: str | Path | None = None,
     overwrite: bool = False,
     cache_folder: Path | None = None,
     quiet: bool = True,
