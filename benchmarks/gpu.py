@@ -62,7 +62,7 @@ def page(results: "dict[str, subprocess.CompletedProcess[str]]", entries: list[d
     lines = [
         "# GPU tests",
         "",
-        "This page is for anyone with a CUDA GPU. `make gpu` wrote it: it lists what was run on a GPU, and the results.",
+        "This page is for anyone with a CUDA GPU. `make gpu` wrote it: it lists what was run on a GPU and the results.",
         "",
         f"{torch.cuda.get_device_name()}, driver and CUDA {torch.version.cuda}, PyTorch {torch.__version__}, Python "
         f"{platform.python_version()}, {platform.system()}; {seconds:.0f} seconds in all.",
