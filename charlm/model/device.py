@@ -79,7 +79,8 @@ def _cpu_multiplies_bf16() -> bool:
 
 def cpu_runs_bf16() -> bool:
     """Whether there is a kernel at all: oneDNN has none for processors without AVX-512."""
-    return not torch.backends.mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    onednn: Any = torch.backends.mkldnn
+    return not onednn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def synchronize(device: torch.device) -> None:

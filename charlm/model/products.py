@@ -14,8 +14,8 @@ An operator that is missing, or that fails its check, is passed over.
 
 All of them use torch's threads or none but the caller's. numpy's BLAS has threads of its own, and threads of two pools
 that take turns cost a sampling step forty times its time: each pool spins, waiting for its next product, on the cores
-that the other one computes with. So nothing else in charlm calls that BLAS, and here it gets pieces that it does not share among
-its threads. Measured speeds: docs/benchmarks.md.
+that the other one computes with. So nothing else in charlm calls that BLAS, and here it gets pieces that it does not
+share among its threads. Measured speeds: docs/benchmarks.md.
 """
 
 import threading

@@ -21,8 +21,8 @@ def useful_threads(weights: int, lanes: int) -> int:
 class ThreadLimit:
     """``with limit:`` has torch use at most ``threads`` threads; it may be entered any number of times.
 
-    torch has one number for the whole process, and a thread that is new to torch takes it over. So of the Python threads
-    that are inside a limit at the same time, the first one reads what all of them restore.
+    torch has one number for the whole process, and a thread that is new to torch takes it over. So of the Python
+    threads that are inside a limit at the same time, the first one reads what all of them restore.
     """
 
     _lock = Lock()
