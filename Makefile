@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	@echo; echo "To see the training curves: $(BIN)/tensorboard --logdir checkpoints"
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/gpu.py

@@ -84,7 +84,8 @@ def _page(result: dict[str, Any]) -> str:
     products = result["matrix_gflops"]
     lines += [
         "",
-        f"matrix multiplication: {products['fp32']:,.0f} GFLOP/s in fp32, {products['bf16']:,.0f} in bf16; "
-        f"charlm training: {result['training_gflops']:,.0f} GFLOP/s.",
+        "matrix multiplication: "
+        + ", ".join(f"{speed:,.0f} GFLOP/s in {precision}" for precision, speed in products.items())
+        + f"; charlm training: {result['training_gflops']:,.0f} GFLOP/s.",
     ]
     return "\n".join(lines)

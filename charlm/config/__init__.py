@@ -16,11 +16,12 @@ from charlm.config.settings import (
     TrainSettings,
     WindowSettings,
 )
-from charlm.config.sources import COMMAND_LINE, Layer, parse_toml, read_toml, resolve, to_toml
+from charlm.config.sources import COMMAND_LINE, INTERACTIVE, Layer, parse_toml, read_toml, resolve, to_toml
 
 __all__ = [
     "COMMAND_LINE",
     "ESCAPES",
+    "INTERACTIVE",
     "LENGTHS",
     "SECTIONS",
     "BenchSettings",

@@ -15,7 +15,8 @@ from charlm.config.settings import LENGTHS, Settings
 from charlm.config.values import plain_all, shown
 from charlm.errors import UsageError, did_you_mean
 
-COMMAND_LINE = "command line"
+COMMAND_LINE, INTERACTIVE = "command line", "interactive"
+PREFIXES = {COMMAND_LINE: "--", INTERACTIVE: ":"}  # of the names under which people give settings there
 TOML_AT_MOST_BYTES = 1 << 20
 NEEDS = {  # what a value must be, by pydantic's type of error
     "greater_than": "greater than {gt}",
@@ -95,8 +96,8 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
 
 
 def _place(name: str, origin: str) -> str:
-    if origin == COMMAND_LINE:
-        return _option(name)
+    if origin in PREFIXES:
+        return PREFIXES[origin] + name.replace("_", "-")
     if origin.endswith("_…"):  # a variable of the environment
         return origin.replace("…", name.upper())
     return f"{origin}: {name}"
@@ -114,12 +115,8 @@ def _as_options(lines: str, kind: type[Settings], origins: Mapping[str, str]) ->
     """Lines about several settings; those about one from the command line with the names of the options."""
     names = re.compile(rf"\b({'|'.join(kind.model_fields)})\b")
     return "\n".join(
-        names.sub(lambda found: _option(found[0]), line)
+        names.sub(lambda found: _place(found[0], COMMAND_LINE), line)
         if any(origins.get(name) == COMMAND_LINE for name in names.findall(line))
         else line
         for line in lines.splitlines()
     )
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -61,6 +61,11 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() and cpu_runs_bf16() else "fp32"
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are not slower there than in fp32."""
+    return device.type != "cpu" or _cpu_multiplies_bf16()
+
+
 @cache
 def processor_name() -> str:
     """The processor's model and the vector instructions that PyTorch uses: the last bits of results depend on both."""
@@ -79,8 +84,8 @@ def _cpu_multiplies_bf16() -> bool:
 
 def cpu_runs_bf16() -> bool:
     """Whether there is a kernel at all: oneDNN has none for processors without AVX-512."""
-    onednn: Any = torch.backends.mkldnn
-    return not onednn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    mkldnn: Any = torch.backends.mkldnn
+    return not mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def synchronize(device: torch.device) -> None:

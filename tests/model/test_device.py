@@ -78,6 +78,12 @@ def test_autocast_multiplies_in_the_precision_named() -> None:
         assert (a @ a).dtype == torch.float32
 
 
+def test_bf16_is_refused_where_the_processor_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charlm.model.device.cpu_runs_bf16", lambda: False)
+    with pytest.raises(UsageError, match="--precision bf16"):
+        choose_precision("bf16", CPU)
+
+
 def test_bf16_is_refused_where_torch_would_take_fp16() -> None:
     with pytest.raises(UsageError, match="fp16"):
         choose_precision("bf16", torch.device("cuda"))
