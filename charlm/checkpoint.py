@@ -21,7 +21,7 @@ from charlm import __version__, files, reading
 from charlm.config import TrainSettings
 from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import CharlmError, CheckpointError, UnreadableError, VersionError
+from charlm.errors import CharlmError, CheckpointError, TextError, UnreadableError, VersionError
 from charlm.machine import read_memory_bytes
 from charlm.model.device import processor_name
 from charlm.model.language_model import CharacterModel
@@ -98,7 +98,19 @@ def describe_process(device: torch.device, precision: str, threads: int = 0) -> 
 
 
 def commit(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to ``folder``, which appears whole or not at all."""
+    """Write a checkpoint to ``folder``, which appears whole or not at all. Raises what :func:`config_json` raises."""
+    contents = {
+        "model.safetensors": safetensors.torch.save(_on_cpu(checkpoint.weights)),
+        "config.json": config_json(checkpoint),
+        "vocabulary.json": _limited("vocabulary.json", checkpoint.vocabulary.to_json()),
+        "training_state.safetensors": safetensors.torch.save(_on_cpu(checkpoint.training_state)),
+    }
+    manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
+    files.commit_folder(folder, {**contents, MANIFEST: _limited(MANIFEST, manifest)})
+
+
+def config_json(checkpoint: Checkpoint) -> bytes:
+    """The content of ``config.json``. Raises ``TextError`` if it is too large to be read again."""
     config = {
         "format_version": FORMAT_VERSION,
         "step": checkpoint.step,
@@ -109,14 +121,15 @@ def commit(folder: Path, checkpoint: Checkpoint) -> None:
         "corpus": checkpoint.corpus.model_dump(),
         "environment": checkpoint.environment,
     }
-    contents = {
-        "model.safetensors": safetensors.torch.save(_on_cpu(checkpoint.weights)),
-        "config.json": to_json(config),
-        "vocabulary.json": to_json(checkpoint.vocabulary.to_json()),
-        "training_state.safetensors": safetensors.torch.save(_on_cpu(checkpoint.training_state)),
-    }
-    manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
-    files.commit_folder(folder, {**contents, MANIFEST: to_json(manifest)})
+    return _limited("config.json", config)
+
+
+def _limited(name: str, content: Any) -> bytes:
+    data = to_json(content)
+    if len(data) > JSON_AT_MOST_BYTES:
+        what = f"{name}: too large for a checkpoint ({len(data):,} bytes; the limit is {JSON_AT_MOST_BYTES:,})."
+        raise TextError(what, "Use shorter values, for example of --document-separator.")
+    return data
 
 
 def verified(folder: Path) -> Checkpoint:
@@ -222,9 +235,9 @@ def _vocabulary(data: bytes, folder: Path) -> Vocabulary:
         raise damaged(folder, error.message.rstrip(".")) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, at_most_bytes: int = JSON_AT_MOST_BYTES) -> dict[str, Any]:
     """Raises ``CheckpointError`` if the file is missing or damaged, ``UnreadableError`` if that cannot be told."""
-    return _parse(_read(path), path)
+    return _parse(_read(path, at_most_bytes), path)
 
 
 def _verified_bytes(folder: Path, name: str, manifest: dict[str, Any], most: int) -> bytes:
@@ -268,7 +281,8 @@ def _parse(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def to_json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    """JSON in UTF-8; of surrogates, the escape sequences, which Python and JSON write in the same way."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

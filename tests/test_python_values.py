@@ -136,13 +136,13 @@ def test_texts_may_come_from_a_generator(tmp_path: Path, poem_file: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["out", "config", "resume", "cache_dir", "overwrite", "quiet"])
-@pytest.mark.parametrize("wrong", [3, b"x", [], object(), 1.5], ids=repr)
+@pytest.mark.parametrize("wrong", [3, b"x", [], object(), 1.5], ids=lambda wrong: type(wrong).__name__)
 def test_what_train_cannot_take_is_named(name: str, wrong: Any, poem_file: Path) -> None:
     with pytest.raises(UsageError, match=f"{name}: must be"):
         charlm.train(poem_file, **{name: wrong})
 
 
-@pytest.mark.parametrize("wrong", [3, None, [3], [b"x"], object()], ids=repr)
+@pytest.mark.parametrize("wrong", [3, None, [3], [b"x"], object()], ids=lambda wrong: type(wrong).__name__)
 def test_a_corpus_of_the_wrong_type_is_named(wrong: Any) -> None:
     with pytest.raises(UsageError, match="corpus: must be"):
         charlm.train(wrong)

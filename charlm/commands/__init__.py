@@ -17,6 +17,7 @@ from charlm import __version__
 from charlm.commands.terminal import prepare_streams
 from charlm.console import console
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
+from charlm.generation.terminal import harmless
 from charlm.machine import shorten_thread_waits
 
 COMMANDS = {
@@ -90,18 +91,20 @@ def main() -> NoReturn:
         if debug:
             traceback.print_exc()
         else:
-            console.say(f"charlm: {error}")
+            console.say(f"charlm: {harmless(str(error))}")
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
         from charlm.files import write_log
 
-        log = write_log(traceback.format_exc())
+        details = traceback.format_exc()
         summary = (str(error).splitlines() or [""])[0]
-        console.say(
-            f"charlm: {type(error).__name__}: {summary}\nThe traceback was saved to {log}; use --debug to print it."
-        )
+        try:
+            what_to_do = f"The traceback was saved to {write_log(details)}; use --debug to print it."
+        except OSError:  # no temporary folder, or no room in it
+            what_to_do = details.rstrip()
+        console.say(f"charlm: {type(error).__name__}: {summary}\n{what_to_do}")
         sys.exit(1)
 
 
@@ -111,4 +114,4 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:
     if issubclass(category, CharlmWarning):
-        console.say(f"charlm: {message}")
+        console.say(f"charlm: {harmless(str(message))}")

@@ -22,7 +22,7 @@ from charlm.commands.options import (
     threads_option,
 )
 from charlm.commands.progress import SharingBar
-from charlm.commands.terminal import standard_output
+from charlm.commands.terminal import print_path, standard_output
 
 if TYPE_CHECKING:
     from charlm.evaluation.scores import Scores
@@ -104,7 +104,7 @@ def command(
                 found.ranks,
             )
     with standard_output():
-        click.echo(html)
+        print_path(html)
 
 
 def _json_lines(scored: "Subject", stretches: "Iterator[Scores]") -> Iterator[str]:

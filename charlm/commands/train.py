@@ -13,9 +13,10 @@ from charlm.commands.options import (
     run_path,
     settings_options,
 )
-from charlm.commands.terminal import standard_output
+from charlm.commands.terminal import print_path, standard_output
 from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
 from charlm.console import console
+from charlm.errors import quote
 
 
 @click.command("train", cls=Command)
@@ -77,7 +78,7 @@ def command(
         console.say(
             f"Best checkpoint, exact validation loss: {exact.nats_per_character:.4f} nats, "
             f"{exact.bits_per_character:.4f} bits per {unit}.\n"
-            f'Generate text with: charlm sample {plan.run} --prompt "…"',
+            f'Generate text with: charlm sample {quote(plan.run)} --prompt "…"',
         )
     with standard_output():
-        click.echo(plan.run)
+        print_path(plan.run)

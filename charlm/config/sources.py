@@ -73,7 +73,13 @@ def parse_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(settings: Settings) -> str:
-    return tomli_w.dumps(settings.model_dump())
+    """TOML is UTF-8, so a path that is not becomes a URI, which :data:`charlm.config.settings.FileName` reads."""
+    return tomli_w.dumps({name: _as_uri(value) for name, value in settings.model_dump().items()})
+
+
+def _as_uri(value: Any) -> Any:
+    has_surrogates = isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+    return Path(value).absolute().as_uri() if has_surrogates else value
 
 
 def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ is another matter (rare characters, a model that was trained on another text): s
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,11 +41,20 @@ class Encoded:
     counts: NDArray[np.int64]
     files: list[FileRecord]
 
+    @cached_property
+    def files_sha256(self) -> str:
+        """What a run knows its text by: of the files' SHA-256s, in their order."""
+        return digest_of(file.sha256 for file in self.files)
+
     @property
     def file_starts(self) -> NDArray[np.int64]:
         """Where the files with something in them begin, in characters."""
         lengths = np.array([file.length for file in self.files], dtype=np.int64)
         return (np.cumsum(lengths) - lengths)[lengths > 0]
+
+
+def digest_of(sha256s: Iterable[str]) -> str:
+    return files.sha256("".join(f"{sha256}\n" for sha256 in sha256s).encode())
 
 
 def build(

@@ -13,7 +13,7 @@ from charlm.console import open_bar
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import SHORT_UNITS
-from charlm.errors import DivergedError, TrainingInterruptedError
+from charlm.errors import DivergedError, TrainingInterruptedError, quote
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
@@ -265,7 +265,7 @@ class Trainer:
         self.save_at_the_end()
         raise TrainingInterruptedError(
             f"Stopped after step {self.done.steps}; checkpoint saved.",
-            f"Resume with: charlm train --resume {self.run}",
+            f"Resume with: charlm train --resume {quote(self.run)}",
             self.stop_signals.number,
         )
 
