@@ -1,6 +1,7 @@
 """``docs/formats.md`` has every name that is written, and no other."""
 
 import json
+import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -50,6 +51,7 @@ def written(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of characters, a run of bytes and their cache."""
     folder = tmp_path_factory.mktemp("formats")
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
+    os.utime(folder / "poem.txt", (1e9, 1e9))  # a file that was written just now would not be indexed
     for unit in ("character", "byte"):
         layers = [("test", {**SETTINGS, "unit": unit})]
         text, out = str(folder / "poem.txt"), folder / unit

@@ -156,15 +156,15 @@ def test_finetuning(cli: Cli, poem_file: Path, tmp_path: Path) -> None:
 
 def test_the_cache_is_where_it_is_said_to_be(cli: Cli, poem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(cli, poem_file, "--cache-dir", "here", "--out", "one")
-    assert list(Path("here/texts").iterdir())
+    assert list(Path("here/encoded").iterdir())
     monkeypatch.setenv("CHARLM_CACHE_DIR", "there")
     trained(cli, poem_file, "--out", "two")
-    assert list(Path("there/texts").iterdir())
+    assert list(Path("there/encoded").iterdir())
     result = cli("cache", "clear")
     assert result.code == 0
     assert "0.0 MB" in result.err
     assert "there" in result.err
-    assert not list(Path("there/texts").iterdir())
+    assert not list(Path("there/encoded").iterdir())
 
 
 # What is wrong
