@@ -305,7 +305,7 @@ def test_a_run_of_version_1_without_checkpoints_is_refused_by_what_is_unknown(tm
     old.mkdir()
     (old / "config.toml").write_text(CONFIG_TOML_1.replace("keep = 2", "once_called_so = 2"))
     (old / "corpus.json").write_text(json.dumps(CORPUS_1))
-    with pytest.raises(CheckpointError, match=r"corpus\.json: .*inputs"):
+    with pytest.raises(CheckpointError, match=r"corpus\.json: .*built_in"):
         session.plan([], [], resume=str(old))
     with pytest.raises(UsageError, match=r"config\.toml: once_called_so"):
         session.plan([str(poem_file)], [], resume=str(old))

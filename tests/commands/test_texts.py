@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from charlm import runs
+from charlm import runs, texts
 from charlm.corpus import encoded, sources
 from tests.commands.conftest import Cli
 from tests.commands.test_bad_input import refused
@@ -42,7 +42,10 @@ def trained(cli: Cli, *arguments: object) -> runs.Checkpoint:
 
 
 def files_of(saved: runs.Checkpoint) -> list[str]:
-    return [Path(file.path).name for file in saved.corpus.files]
+    assert saved.folder is not None
+    record = texts.find(saved.folder.parent, saved.corpus)
+    assert record is not None
+    return [Path(file.path).name for file in record.files]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -292,7 +295,8 @@ def test_a_resumed_folder_keeps_its_name(cli: Cli, tmp_path: Path, poem: str) ->
         (tmp_path / "letters" / name).write_text(poem, encoding="utf-8")
     trained(cli, "letters")
     assert cli("train", "--resume", "checkpoints/letters", "--max-steps", "4", "--quiet").code == 0
-    record = runs.read(Path("checkpoints/letters"), "latest").corpus
+    assert runs.read(Path("checkpoints/letters"), "latest").corpus.name == "letters"
+    record = texts.read(Path("checkpoints/letters"))
     assert (record.name, record.inputs) == ("letters", ["letters"])
 
 
