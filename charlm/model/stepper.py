@@ -10,6 +10,7 @@ A step of one character costs as much in calls as in arithmetic, so there are as
   Elsewhere torch does it, under the same names.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,9 @@ from charlm.model.cells import STATES, State
 from charlm.model.language_model import CharacterModel
 from charlm.model.products import make_product
 from charlm.model.recurrent import RecurrentLayer
+from charlm.model.threads import ThreadLimit, useful_threads
 
+KEPT = 2  # steppers of a model, each with a copy of its weights
 GATE_HALVES = {"lstm": (0.5, 0.5, 1.0, 0.5), "gru": (0.5, 0.5, 1.0), "rnn": (1.0,)}  # ½ where a gate is a σ
 
 
@@ -43,18 +46,21 @@ class Stepper:
         self.input_table = _array((model.embedding.weight @ first.weight_ih.T + first.bias) * halves)
         above = [(layer.weight_ih * halves[:, None], layer.bias * halves) for layer in upper]
         above.append((model.output_matrix(), model.output_bias))
-        self.layers = []
-        for layer, (weight, bias) in zip(layers, above, strict=True):
-            read = torch.cat([layer.weight_hh * halves[:, None], weight])
-            added = torch.cat([torch.zeros_like(layer.bias), bias])
-            self.layers.append(LayerStep(first.cell, read, added, halves, lanes, precision))
+        products = [
+            (torch.cat([layer.weight_hh * halves[:, None], weight]), torch.cat([torch.zeros_like(layer.bias), bias]))
+            for layer, (weight, bias) in zip(layers, above, strict=True)
+        ]
+        self.limit = ThreadLimit(useful_threads(max(weight.numel() for weight, _ in products), lanes))
+        with self.limit:
+            self.layers = [LayerStep(first.cell, *product, halves, lanes, precision) for product in products]
 
     def start(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
         """Some lanes go on from a state as the model returns it; one of a single lane is that of all of them."""
         for index, layer in enumerate(self.layers):
             for buffer, part in zip(layer.state, state, strict=True):
                 buffer[lanes] = part[index]
-            layer.read_hidden()
+            with self.limit:
+                layer.read_hidden()
 
     def step(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Read one id a lane, ``(lane,)``. Returns logits of what comes next, ``(lane, vocabulary)``.
@@ -62,8 +68,9 @@ class Stepper:
         They may stand in a buffer that the next step writes into.
         """
         rows = self.input_table[ids if self.device.type == "cpu" else torch.as_tensor(ids, device=self.device)]
-        for layer in self.layers:
-            rows = layer.step(rows)
+        with self.limit:
+            for layer in self.layers:
+                rows = layer.step(rows)
         logits: NDArray[np.float32] = rows if self.device.type == "cpu" else rows.cpu().numpy()
         return logits
 
@@ -71,20 +78,34 @@ class Stepper:
 class Steppers:
     """Steppers of one model, kept from one text to the next: to lay the weights out takes longer than many a text.
 
-    One is lent to one text at a time. Whoever changes the weights needs new ones.
+    One is lent to one text at a time, in whatever thread. The last ``KEPT`` to come back are kept. Whoever changes the
+    weights needs new ones; so does a copy of the model, which begins with none.
     """
 
     def __init__(self, model: CharacterModel) -> None:
         self.model = model
-        self.idle: dict[tuple[int, str], Stepper] = {}
+        self.idle: list[tuple[tuple[int, str], Stepper]] = []  # the last one to come back is the last
+        self.lock = threading.RLock()  # a stream that is thrown away may end inside of it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     @contextmanager
     def lent(self, lanes: int, precision: str) -> Iterator[Stepper]:
-        stepper = self.idle.pop((lanes, precision), None) or Stepper(self.model, lanes, precision)
+        key = (lanes, precision)
+        with self.lock:
+            found = [index for index, (kept, _) in enumerate(self.idle) if kept == key]
+            stepper = self.idle.pop(found[-1])[1] if found else None
+        if stepper is None:
+            stepper = Stepper(self.model, lanes, precision)
         try:
             yield stepper
         finally:
-            self.idle[lanes, precision] = stepper
+            with self.lock:
+                self.idle = [*self.idle, (key, stepper)][-KEPT:]
 
 
 class LayerStep:

@@ -5,25 +5,26 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
+from charlm.console import open_bar
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import SHORT_UNITS
-from charlm.errors import DivergedError, TrainingInterruptedError
+from charlm.errors import DivergedError, TrainingInterruptedError, quote
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
-from charlm.progress import ThreadChange, TrainingProgress
+from charlm.progress import TrainingProgress
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
 from charlm.training.saving import Saver
+from charlm.training.sharing import Sharing
 from charlm.training.signals import StopSignals
 from charlm.training.state import NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
@@ -62,19 +63,15 @@ class Trainer:
         self.stop_signals = StopSignals(quiet)
         threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
         self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
-        self.warned_of_load = False
+        self.sharing = Sharing(self.balancer)
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
         self.state.restore(saved)
-        changes = self.done.thread_changes
-        if changes and changes[-1].threads != self.balancer.threads:
-            changes.append(ThreadChange(step=self.done.steps, threads=self.balancer.threads))
+        self.sharing.resume(self.done)
         self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
         self.metrics = saved.metrics
         self.saver.start_from(self.done.steps, self.done.training_seconds)
-
-    # The story
 
     def train(self) -> Evaluation:
         """Train to the end. Returns the exact validation figure of the best checkpoint.
@@ -114,7 +111,7 @@ class Trainer:
         last = self.finished()
         if is_log_entry:
             self.log()
-            self.share_the_machine()
+            self.sharing.look(self.done, self.monitor)
         if last or self.evaluations.is_due(self.done.steps):
             with self.stopwatch.paused():
                 self.evaluate()
@@ -170,8 +167,6 @@ class Trainer:
         self.done.targets_since_last_log += window.characters
         return self.model.loss(logits, targets)
 
-    # Once in a while
-
     def leave_out_gap(self) -> None:
         """Time in which the process was stopped is no training time."""
         if gap_seconds := self.stopwatch.end_lap():
@@ -203,20 +198,6 @@ class Trainer:
             "progress/epoch": self.epochs,
         }
         self.monitor.training(self.done.steps, self.progress, {n: v for n, v in figures.items() if math.isfinite(v)})
-
-    def share_the_machine(self) -> None:
-        """Use fewer threads while other programs need the processors, and tell people what slows their run."""
-        balancer = self.balancer
-        if balancer.balance():
-            self.done.thread_changes.append(ThreadChange(step=self.done.steps, threads=balancer.threads))
-            self.monitor.threads(self.done.steps, balancer.threads)
-        if balancer.is_slowed and not self.warned_of_load:
-            self.warned_of_load = True
-            if balancer.fixed:
-                means = "pause them, or let the number of threads adapt (--threads 0, without OMP_NUM_THREADS)"
-            else:
-                means = f"it uses {balancer.threads} of {balancer.most} threads until the machine is quiet again"
-            self.monitor.say(f"Other programs on this machine slow this run since step {self.done.steps}: {means}.")
 
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
@@ -284,7 +265,7 @@ class Trainer:
         self.save_at_the_end()
         raise TrainingInterruptedError(
             f"Stopped after step {self.done.steps}; checkpoint saved.",
-            f"Resume with: charlm train --resume {self.run}",
+            f"Resume with: charlm train --resume {quote(self.run)}",
             self.stop_signals.number,
         )
 
@@ -292,14 +273,11 @@ class Trainer:
         """The exact validation figure of the best checkpoint: one pass in fp32, one lane."""
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
-        hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
-        unit = f" {SHORT_UNITS[self.settings.unit]}s"
-        with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
+        total, unit = len(self.validation), f" {SHORT_UNITS[self.settings.unit]}s"
+        with open_bar(self.quiet, total=total, desc="exact validation", unit=unit, unit_scale=True) as bar:
             exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
-
-    # Small things
 
     def first_state(self) -> TrainingState:
         vocabulary, lanes = self.corpus.vocabulary, self.lanes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from charlm.model import products
-from charlm.model.products import MakeProduct, blas_product, int8_product, make_product, onednn_product, works
+from charlm.model.products import MakeProduct, int8_product, make_product, onednn_product, plain_product, works
 
 ROWS, COLUMNS = 50, 24
 int8 = pytest.mark.skipif(not works(int8_product), reason="this machine or torch has no such product")
@@ -31,7 +31,7 @@ def some(lanes: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 7])
-@pytest.mark.parametrize("make", [blas_product, onednn_product])
+@pytest.mark.parametrize("make", [plain_product, onednn_product])
 def test_fp32_is_exact_and_reads_what_the_vectors_hold_now(make: MakeProduct, lanes: int) -> None:
     if not works(make):
         pytest.skip("this machine or torch has no such product")
@@ -110,4 +110,4 @@ def test_a_product_that_saturates_is_passed_over() -> None:
 
     assert not works(saturating)
     assert not works(failing)
-    assert works(blas_product)
+    assert works(plain_product)

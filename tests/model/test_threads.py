@@ -1,0 +1,91 @@
+"""A sampling step limits its threads, and leaves the process as it was."""
+
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.config import ModelSettings, SampleSettings
+from charlm.corpus.vocabulary import Vocabulary
+from charlm.generation.streams import Sampler
+from charlm.model import stepper
+from charlm.model.language_model import CharacterModel
+from charlm.model.products import Product
+from charlm.model.stepper import Stepper
+from charlm.model.threads import ThreadLimit, useful_threads
+
+THREADS = 3  # torch's outside of a step; nothing here is large enough to be shared among them
+
+
+@pytest.fixture(autouse=True)
+def _several_threads() -> None:
+    torch.set_num_threads(THREADS)
+
+
+@pytest.fixture
+def threads_of_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many threads torch had during each product of a step."""
+    seen: list[int] = []
+    make_product = stepper.make_product
+
+    def make_observed(*arguments: object) -> Product:
+        product = make_product(*arguments)  # type: ignore[arg-type]
+
+        def observed() -> object:
+            seen.append(torch.get_num_threads())
+            return product()
+
+        return observed
+
+    monkeypatch.setattr(stepper, "make_product", make_observed)
+    return seen
+
+
+def model_of(hidden_size: int = 16) -> CharacterModel:
+    return CharacterModel(3, ModelSettings(hidden_size=hidden_size, embedding_size=8, num_layers=2)).eval()
+
+
+@pytest.mark.parametrize(("limit", "inside"), [(1, 1), (2, 2), (THREADS + 5, THREADS)])
+def test_a_limit_holds_inside_alone(limit: int, inside: int) -> None:
+    with ThreadLimit(limit):
+        assert torch.get_num_threads() == inside
+    assert torch.get_num_threads() == THREADS
+
+
+def test_a_limit_ends_with_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), ThreadLimit(1):
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == THREADS
+
+
+def test_limits_of_several_python_threads_end_with_all_threads() -> None:
+    """Also where a thread uses torch for the first time while another one is inside a limit."""
+    after = []
+
+    def other() -> None:
+        with ThreadLimit(2):
+            after.append(torch.get_num_threads())
+        after.append(torch.get_num_threads())
+
+    with ThreadLimit(1):
+        thread = Thread(target=other)
+        thread.start()
+        thread.join()
+    assert after == [2, THREADS]
+    assert torch.get_num_threads() == THREADS
+
+
+def test_a_stream_computes_with_one_thread_and_leaves_all_of_them_to_its_caller(threads_of_products: list[int]) -> None:
+    stream = Sampler(model_of(), Vocabulary(list("abc")), SampleSettings(length=4, seed=1)).stream()
+    assert [torch.get_num_threads() for _ in stream] == [THREADS] * 4
+    assert set(threads_of_products) == {1}
+
+
+def test_a_step_of_large_matrices_or_many_lanes_has_several_threads(threads_of_products: list[int]) -> None:
+    assert useful_threads(2048 * 256, lanes=1) == 1
+    assert useful_threads(16384 * 2048, lanes=1) >= 8
+    model = model_of(64)
+    lanes = 512
+    Stepper(model, lanes).step(np.zeros(lanes, dtype=np.int64))
+    assert set(threads_of_products) == {THREADS}
