@@ -34,7 +34,10 @@ def times_fallen_asleep(threads: set[int]) -> dict[int, int]:
     while True:
         status = {thread: (TASKS / str(thread) / "status").read_text() for thread in threads}
         if all("State:\tS" in text for text in status.values()):
-            return {thread: int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for thread, text in status.items()}
+            return {
+                thread: int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+                for thread, text in status.items()
+            }
         time.sleep(POLL_SECONDS)
 
 

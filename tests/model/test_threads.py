@@ -5,15 +5,16 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from charlm.config import ModelSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.generation.streams import Sampler
 from charlm.model import stepper
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import Product
+from charlm.model.products import MakeProduct, Product
 from charlm.model.stepper import Stepper
-from charlm.model.threads import ThreadLimit, useful_threads
+from charlm.model.threads import ThreadLimit, count_useful_threads
 
 THREADS = 3  # torch's outside of a step; nothing here is large enough to be shared among them
 
@@ -27,18 +28,23 @@ def _several_threads() -> None:
 def threads_of_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many threads torch had during each product of a step."""
     seen: list[int] = []
-    make_product = stepper.make_product
+    choose_product = stepper.choose_product
 
-    def make_observed(*arguments: object) -> Product:
-        product = make_product(*arguments)  # type: ignore[arg-type]
+    def choose_observed(weights: int, lanes: int, precision: str, device: torch.device) -> MakeProduct:
+        make_product = choose_product(weights, lanes, precision, device)
 
-        def observed() -> object:
-            seen.append(torch.get_num_threads())
-            return product()
+        def make_observed(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
+            product = make_product(weight, bias, hidden)
 
-        return observed
+            def observed() -> object:
+                seen.append(torch.get_num_threads())
+                return product()
 
-    monkeypatch.setattr(stepper, "make_product", make_observed)
+            return observed
+
+        return make_observed
+
+    monkeypatch.setattr(stepper, "choose_product", choose_observed)
     return seen
 
 
@@ -83,8 +89,8 @@ def test_a_stream_computes_with_one_thread_and_leaves_all_of_them_to_its_caller(
 
 
 def test_a_step_of_large_matrices_or_many_lanes_has_several_threads(threads_of_products: list[int]) -> None:
-    assert useful_threads(2048 * 256, lanes=1) == 1
-    assert useful_threads(16384 * 2048, lanes=1) >= 8
+    assert count_useful_threads(2048 * 256, lanes=1) == 1
+    assert count_useful_threads(16384 * 2048, lanes=1) >= 8
     model = model_of(64)
     lanes = 512
     Stepper(model, lanes).step(np.zeros(lanes, dtype=np.int64))
