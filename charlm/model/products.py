@@ -35,7 +35,7 @@ MakeProduct = Callable[[Tensor, Tensor, Tensor], Product]
 """From ``weight`` ``(row, column)``, ``bias`` ``(row,)`` and ``hidden`` ``(lane, column)``, which is within -1 to 1."""
 
 INT8_FROM = 1 << 19  # weights of the largest matrix; with fewer, numpy's fp32 was measured to be as fast
-ONEDNN_FROM = 1 << 21  # weights of the largest matrix; with fewer, numpy's was measured to be faster for one lane
+ONEDNN_FROM = 1 << 22  # weights of the largest matrix; with fewer, numpy's was measured to be faster for one lane
 STEPS = 127  # from 0 to the largest number of a weight's row, and of the hidden state
 FEWER_STEPS = 63  # of the hidden state, which is shifted to 0 … 2 × 63: 2 × (126 × 127) fits in 16 bits with a sign
 UNSHARED = 1 << 18  # weights; OpenBLAS multiplies a vector by so few in the calling thread alone

@@ -11,7 +11,7 @@ A step of one character costs as much in calls as in arithmetic, so there are as
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from charlm.model.cells import STATES, State
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import MakeProduct, choose_product
+from charlm.model.products import MakeProduct, choose_product, numpy_product
 from charlm.model.recurrent import RecurrentLayer
 from charlm.model.threads import ThreadLimit, count_useful_threads
 
@@ -50,7 +50,8 @@ class Stepper:
         ]
         largest = max(weight.numel() for weight, _ in products)
         make_product = choose_product(largest, lanes, precision, self.device)
-        self.limit = ThreadLimit(count_useful_threads(largest, lanes))
+        uses_torch = make_product is not numpy_product
+        self.limit = ThreadLimit(count_useful_threads(largest, lanes)) if uses_torch else nullcontext()
         with self.limit:
             self.layers = [
                 LayerStep(first.cell, weight, bias, halves, lanes, make_product) for weight, bias in products

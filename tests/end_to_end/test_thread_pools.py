@@ -50,7 +50,7 @@ for command in (
     f"train {TEXT} --out {RUN} {model} --quiet",
     f"sample {RUN} --length 50",
     f"sample {RUN} --length 50 --num-samples 3 --precision fp32",
-    f"eval {RUN} --floors --dynamic --cold-start --windowed 32",
+    f"eval {RUN} --baselines --dynamic --context-loss --independent-windows 32",
     f"score {RUN}",
     f"corpus inspect {TEXT}",
 ):

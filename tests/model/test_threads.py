@@ -12,7 +12,7 @@ from charlm.corpus.vocabulary import Vocabulary
 from charlm.generation.streams import Sampler
 from charlm.model import stepper
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import MakeProduct, Product
+from charlm.model.products import Product, torch_product
 from charlm.model.stepper import Stepper
 from charlm.model.threads import ThreadLimit, count_useful_threads
 
@@ -28,23 +28,17 @@ def _several_threads() -> None:
 def threads_of_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many threads torch had during each product of a step."""
     seen: list[int] = []
-    choose_product = stepper.choose_product
 
-    def choose_observed(weights: int, lanes: int, precision: str, device: torch.device) -> MakeProduct:
-        make_product = choose_product(weights, lanes, precision, device)
+    def make_observed(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
+        product = torch_product(weight, bias, hidden)
 
-        def make_observed(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
-            product = make_product(weight, bias, hidden)
+        def observed() -> object:
+            seen.append(torch.get_num_threads())
+            return product()
 
-            def observed() -> object:
-                seen.append(torch.get_num_threads())
-                return product()
+        return observed
 
-            return observed
-
-        return make_observed
-
-    monkeypatch.setattr(stepper, "choose_product", choose_observed)
+    monkeypatch.setattr(stepper, "choose_product", lambda *arguments: make_observed)
     return seen
 
 
@@ -90,8 +84,7 @@ def test_a_stream_computes_with_one_thread_and_leaves_all_of_them_to_its_caller(
 
 def test_a_step_of_large_matrices_or_many_lanes_has_several_threads(threads_of_products: list[int]) -> None:
     assert count_useful_threads(2048 * 256, lanes=1) == 1
-    assert count_useful_threads(16384 * 2048, lanes=1) >= 8
-    model = model_of(64)
+    assert count_useful_threads(16384 * 2048, lanes=1) >= THREADS
     lanes = 512
-    Stepper(model, lanes).step(np.zeros(lanes, dtype=np.int64))
+    Stepper(model_of(128), lanes).step(np.zeros(lanes, dtype=np.int64))
     assert set(threads_of_products) == {THREADS}
