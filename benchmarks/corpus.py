@@ -1,10 +1,10 @@
-"""How fast texts of any size are read, and how little memory they take.
+"""Measure how fast text of any size is read, and how much memory that takes.
 
     python benchmarks/corpus.py data/warandpeace.txt --folder /tmp --gigabytes 2
 
-Makes files of that size out of the text, over and over (as it is, and with half of its paragraphs written in Cyrillic
-and Chinese characters with emoji), measures, removes them, prints what it found and keeps it in results/corpus.jsonl.
-Reading is measured on one core, with the file in the page cache, from opening it to the encoded text being on the disk.
+Creates files that repeat the text (as it is, and with half of its paragraphs written in Cyrillic letters or in Chinese
+characters with emoji), measures, deletes the files, prints the results and appends them to results/corpus.jsonl.
+Reading is measured on one core, with the file in the page cache, from opening it to having the encoded text on disk.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from charlm.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "corpus.jsonl"
 REPEATS = 3
-PEER_BYTES = 50_000_000  # the plain lines hold everything in memory several times over
+PEER_BYTES = 50_000_000  # the other programs hold everything in memory several times
 CYRILLIC = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абцдефгхийклмнопярстувшхыз")
 CHINESE = str.maketrans("abcdefghijklmnopqrstuvwxyz", "的一是不了人我在有他这为之大来以个中上们到说国和地也")
 
@@ -39,7 +39,7 @@ CHINESE = str.maketrans("abcdefghijklmnopqrstuvwxyz", "的一是不了人我在�
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="Where the files are made.")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="Where the files are created.")
     parser.add_argument("--gigabytes", type=float, default=2.0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -58,7 +58,7 @@ def measure(text: Path, folder: Path, size_bytes: int) -> dict[str, Any]:
     for name, data in (("ascii", ascii_only), ("mixed", mixed)):
         whole = large if name == "ascii" else _file(folder / "mixed.txt", data, size_bytes // 4)
         part = _file(folder / "part.txt", data, PEER_BYTES)
-        for _ in range(REPEATS):  # in turns, so that a slow minute of the machine hits all alike
+        for _ in range(REPEATS):  # interleaved, so that a slow minute of the machine affects all
             for reader, how, path in (
                 ("charlm", _charlm, whole),
                 ("as nanoGPT prepares it", _like_nanogpt, part),
@@ -105,14 +105,14 @@ def _charlm(path: Path, folder: Path) -> None:
 
 
 def _like_nanogpt(path: Path, folder: Path) -> None:
-    """Read it whole, sort the set of its characters, look each one up in a dictionary."""
+    """Read the whole text, sort the set of its characters, look each one up in a dictionary."""
     text = path.read_text(encoding="utf-8")
     id_of = {character: id_ for id_, character in enumerate(sorted(set(text)))}
     np.array([id_of[character] for character in text], dtype=np.uint16).tofile(folder / "ids.bin")
 
 
 def _like_torch_rnn(path: Path, folder: Path) -> None:
-    """Go through it line by line twice, a character at a time: to number the characters, and to write the numbers."""
+    """Read the text line by line, twice: number the characters, then write the numbers."""
     id_of: dict[str, int] = {}
     length = 0
     with path.open(encoding="utf-8") as file:
@@ -132,7 +132,7 @@ def _like_torch_rnn(path: Path, folder: Path) -> None:
 
 
 def _on_one_core(read: Callable[[Path, Path], None], path: Path, folder: Path) -> float:
-    """Megabytes a second."""
+    """Megabytes per second."""
     shutil.rmtree(folder / "made-now", ignore_errors=True)
     with path.open("rb") as file:
         while file.read(1 << 24):  # into the page cache
@@ -161,7 +161,7 @@ def _open_cached(path: Path, folder: Path) -> float:
 
 
 def _peak_anonymous(path: Path, folder: Path) -> int:
-    """The most anonymous memory of a whole short training, in megabytes."""
+    """The peak anonymous memory of a short run, in megabytes."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "charlm", "train", str(path), "--config", "tiny", "--max-steps", "30"]
         options = ["--out", f"{out}/run", "--cache-dir", str(folder), "--validation-fraction", "1e-4", "--quiet"]
@@ -184,7 +184,7 @@ def _anonymous_bytes(pid: int) -> Iterator[int]:
 
 
 def _start(text: Path, folder: Path) -> dict[str, float]:
-    """From the start of the process to the first step of the default preset, and to torch being imported."""
+    """Seconds from the start of the process to the first step of the default preset, and to import torch alone."""
     first_step, imported = [], []
     command = [sys.executable, "-m", "charlm", "train", str(text), "--max-steps", "1", "--log-every", "1"]
     options = ["--out", str(folder / "run"), "--overwrite", "--cache-dir", str(folder / "cache")]
@@ -209,7 +209,7 @@ def _start(text: Path, folder: Path) -> dict[str, float]:
 
 
 def _documents(text: str, folder: Path) -> dict[str, float]:
-    """Characters a second of training on names, one a line: as one text, and each as a document of its own."""
+    """Training speed in characters per second on names, one per line: as one text, and with each as a document."""
     names = folder / "names.txt"
     names.write_text("\n".join(word for word in text.split() if word.isalpha())[:1_000_000])
     preset = preset_path("default")

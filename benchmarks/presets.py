@@ -1,9 +1,9 @@
-"""How good a preset gets, and how soon: trains each several times and keeps a line a finished run in results/.
+"""Train presets several times; measure validation loss, time and memory.
 
     python benchmarks/presets.py data/tinyshakespeare.txt tiny default
 
-A run that is in the results already is not repeated, so a study that was stopped goes on where it was. The table at the
-end is that of docs/benchmarks.md: medians, with the spread of the loss.
+Each finished run is one line in results/. Runs that are already there are not repeated, so an interrupted benchmark
+continues with the missing ones. Prints the table of docs/benchmarks.md: medians, and the loss of each seed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for seed in range(1, REPEATS + 1):
-        for preset in arguments.presets:  # in turns, so that a slow hour of the machine hits all alike
+        for preset in arguments.presets:  # interleaved, so that a slow hour of the machine affects all presets
             if any(line["preset"] == preset and line["seed"] == seed for line in lines):
                 continue
             lines.append(measure(arguments.text, preset, seed))
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def measure(text: Path, preset: str, seed: int) -> dict[str, Any]:
-    """One training by the command line, from start to end of the process."""
+    """One run of ``charlm train``, from start to end of the process."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         began = time.perf_counter()
@@ -74,15 +74,14 @@ def measure(text: Path, preset: str, seed: int) -> dict[str, Any]:
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, int, resource.struct_rusage]:
-
     return os.wait4(process.pid, 0)
 
 
 def table(lines: list[dict[str, Any]]) -> str:
     rows = [
-        "| preset | validation, nats | (of three) | training time | whole command | peak memory | GFLOP/s fp32, bf16 |"
+        "| preset | validation loss, nats per character | each seed | training time | wall time | peak memory |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    rows.append("| --- | --- | --- | --- | --- | --- | --- |")
     for preset in dict.fromkeys(line["preset"] for line in lines):
         runs = [line for line in lines if line["preset"] == preset]
 
@@ -90,10 +89,9 @@ def table(lines: list[dict[str, Any]]) -> str:
             return statistics.median(run[name] for run in runs)
 
         losses = ", ".join(f"{run['nats_per_character']:.4f}" for run in runs)
-        products = [round(statistics.median(run["matrix_gflops"][kind] for run in runs)) for kind in ("fp32", "bf16")]
         rows.append(
             f"| `{preset}` | {median('nats_per_character'):.4f} | {losses} | {median('training_seconds'):.1f} s "
-            f"| {median('wall_seconds'):.1f} s | {median('peak_memory_mb'):,.0f} MB | {products[0]}, {products[1]} |"
+            f"| {median('wall_seconds'):.1f} s | {median('peak_memory_mb'):,.0f} MB |"
         )
     return "\n".join(rows)
 

@@ -1,10 +1,10 @@
-"""What the arithmetic of sampling costs in bits, and how soon the first character is there.
+"""Measure what int8 costs in bits per character when sampling, and how long the first character takes.
 
     charlm train data/tinyshakespeare.txt --hidden-size 512 --max-minutes 7 --out checkpoints/sampling
     python benchmarks/sampling.py checkpoints/sampling
 
-The validation text of the run goes through the step-by-step network of `charlm sample`, once in each precision. Speeds
-beside plain torch are what `charlm bench` measures.
+The validation split of the run is read by the step-by-step network that `charlm sample` uses, once in each precision.
+For speed compared with plain PyTorch, use `charlm bench`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from charlm.evaluation.subject import own_corpus
 from charlm.model.device import prepare_process
 from charlm.model.stepper import Stepper
 
-FIRST_CHARACTERS = 7  # times the first character is waited for
+FIRST_CHARACTERS = 7  # how many times the first character is measured
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def bits(model: charlm.Model, ids: np.ndarray, precision: str) -> float:
-    """The mean of -log2 p of each id, from the start symbol on, one step at a time."""
+    """The mean of -log2 p over all ids, one step at a time, starting from the start token."""
     stepper = Stepper(model.network, 1, precision)
     stepper.start(model.network.zero_state(1))
     total, read = 0.0, np.array([model.vocabulary.start_id])

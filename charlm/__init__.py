@@ -1,4 +1,4 @@
-"""charlm: train, watch and sample multilayer LSTM language models of characters.
+"""charlm: train, evaluate and sample character-level LSTM, GRU and RNN language models.
 
 ``charlm.train(corpus, **settings)`` trains, ``charlm.load(path)`` gives a model: see :mod:`charlm.api`. Importing this
 package imports neither torch nor numpy, so that ``charlm --help`` answers at once.
@@ -6,7 +6,7 @@ package imports neither torch nor numpy, so that ``charlm --help`` answers at on
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.1.0.dev0"
 __all__ = ["Model", "Run", "load", "train"]
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ True
 (1, True, 2)
 """
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 from charlm import runs
 from charlm.checkpoint import Checkpoint
 from charlm.config import SampleSettings, TrainSettings, preset_path, read_toml, resolve
+from charlm.config.values import check, check_path
 from charlm.corpus.decoding import as_read
 from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
@@ -40,7 +42,8 @@ from charlm.model.device import choose_device
 from charlm.model.stepper import Steppers
 from charlm.training import session
 
-CorpusPaths = str | Path | Sequence[str | Path]
+AnyPath = str | os.PathLike[str]  # a Run is one too
+CorpusPaths = AnyPath | Iterable[AnyPath]
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,22 @@ class Run:
     folder: Path
     validation: Evaluation
 
-    def load(self, checkpoint: str = "best", device: str = "auto") -> "Model":
+    def __fspath__(self) -> str:
+        """A run can be given wherever a path is wanted."""
+        return str(self.folder)
+
+    def load(self, checkpoint: str | int = "best", device: str = "auto") -> "Model":
         return load(self.folder, checkpoint, device)
 
 
 def train(
     corpus: CorpusPaths = (),
     *,
-    out: str | Path | None = None,
-    config: str = "default",
-    resume: str | None = None,
+    out: AnyPath | None = None,
+    config: AnyPath = "default",
+    resume: AnyPath | None = None,
     overwrite: bool = False,
-    cache_dir: str | Path | None = None,
+    cache_dir: AnyPath | None = None,
     quiet: bool = True,
     **settings: Any,
 ) -> Run:
@@ -78,23 +85,37 @@ def train(
     numbers are flushed to zero, fp32 matrix multiplications on a GPU may use TF32, and glibc keeps freed memory. While
     training in the main thread, it handles SIGINT and SIGTERM itself.
     """
-    names = [str(corpus)] if isinstance(corpus, str | Path) else [str(name) for name in corpus]
+
+    def path(name: str, value: Any) -> Path | None:
+        return None if value is None else check_path(value, f"charlm.train(): {name}")
+
+    names = _corpus_names(corpus)
     layers = [("charlm.train()", settings)]
     if resume is None or config != "default":
-        preset = preset_path(config)
+        preset = preset_path(config if isinstance(config, str) else check_path(config, "charlm.train(): config"))
         layers = [(str(preset), read_toml(preset)), *layers]
-    cache_folder = None if cache_dir is None else Path(cache_dir)
-    plan = session.plan(names, layers, None if out is None else Path(out), resume, overwrite, cache_folder, quiet)
+    overwrite = check(overwrite, bool, "true or false", "charlm.train(): overwrite")
+    quiet = check(quiet, bool, "true or false", "charlm.train(): quiet")
+    resumed = resume if isinstance(resume, str) else path("resume", resume)
+    plan = session.plan(names, layers, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
     validation = plan.train(quiet)
     return Run(plan.run, validation)
 
 
-def load(path: str | Path, checkpoint: str = "best", device: str = "auto") -> "Model":
+def load(path: AnyPath, checkpoint: str | int = "best", device: str = "auto") -> "Model":
     """Load the model of a run folder (``checkpoint``: ``best``, ``latest`` or a step) or of a checkpoint folder.
 
     Raises ``UsageError`` if there is no such run or step, ``CheckpointError`` if the checkpoint is damaged.
     """
-    return Model(runs.read(Path(path), checkpoint), device)
+    which = str(check(checkpoint, (str, int), "best, latest or a step", "charlm.load(): checkpoint"))
+    return Model(runs.read(check_path(path, "charlm.load(): path"), which), device)
+
+
+def _corpus_names(corpus: CorpusPaths) -> list[str]:
+    place = "charlm.train(): corpus"
+    if isinstance(corpus, str | os.PathLike) or not isinstance(corpus, Iterable):
+        return [str(check_path(corpus, place))]
+    return [str(check_path(name, place)) for name in corpus]
 
 
 class Model:
@@ -107,7 +128,7 @@ class Model:
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         self.checkpoint = checkpoint
-        self.network = checkpoint.model(choose_device(device))
+        self.network = checkpoint.model(choose_device(check(device, str, "the name of a device", "device")))
         self._stepper_pool = Steppers(self.network)
 
     @property
@@ -142,7 +163,8 @@ class Model:
 
         ``unknown``: how to handle characters of the prompt outside the vocabulary, as in :meth:`sample`.
         """
-        return self._sampler(prompt, {"unknown": unknown}).next_characters(count)
+        count = check(count, int, "an integer", "next_characters(): count")
+        return self._sampler(prompt, {"unknown": unknown}).next_characters(max(0, count))
 
     def evaluate(self, text: str, num_segments: int = 1) -> Evaluation:
         """The mean loss on ``text``, in nats and bits per character.
@@ -150,6 +172,7 @@ class Model:
         With one segment it is exact. With several, evaluated in parallel, it is faster on a long text, and approximate.
         Raises ``TextError`` if the text is empty, ``UsageError`` if ``num_segments`` is less than 1.
         """
+        num_segments = check(num_segments, int, "an integer", "evaluate(): num_segments")
         if num_segments < 1:
             raise UsageError(f"evaluate(): num_segments must be at least 1 (got {num_segments}).")
         return evaluate(self.network, self._encode_text(text), num_segments)
@@ -166,6 +189,7 @@ class Model:
         return Sampler(self.network, self.vocabulary, chosen, self.settings, self._stepper_pool)
 
     def _encode_text(self, text: str) -> Text:
+        text = check(text, str, "text", "text")
         if not text:
             raise TextError("The text is empty.", "Pass a non-empty text.")
         text = as_read(text, self.settings)

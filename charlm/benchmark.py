@@ -24,7 +24,7 @@ from charlm.config import BenchSettings, OptimizationSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.generation.streams import Sampler
 from charlm.machine import default_thread_waits
-from charlm.model.device import autocast, choose_device, choose_precision, prepare_process
+from charlm.model.device import autocast, choose_device, choose_precision, multiplies_bf16, prepare_process, synchronize
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import choose_threads
 from charlm.training.optimizer import make_optimizer
@@ -86,7 +86,9 @@ def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] 
         "same model, nn.LSTM fp32": (plain_training, settings),
         "char-rnn-like model, nn.LSTM fp32": (plain_training, shape_of_char_rnn),
     }
-    products = {"fp32": (product_fp32, settings), "bf16": (product_bf16, settings)}
+    products = {"fp32": (product_fp32, settings)}
+    if multiplies_bf16(device):  # a processor without the instructions takes minutes
+        products["bf16"] = (product_bf16, settings)
     sampling = {
         f"sampling_{streams}": {
             "charlm": (partial(charlm_sampling, streams=streams), settings),
@@ -172,8 +174,7 @@ def _serve(connection: Connection, make: Make, settings: BenchSettings) -> None:
             connection.recv()
             began = time.perf_counter()
             turn()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronize(device)
             connection.send(time.perf_counter() - began)
     except EOFError:  # the parent is done
         pass

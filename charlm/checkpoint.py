@@ -17,13 +17,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from charlm import __version__, files
+from charlm import __version__, files, reading
 from charlm.config import TrainSettings
 from charlm.corpus.record import CorpusRecord
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import CheckpointError, UnreadableError, VersionError
+from charlm.errors import CharlmError, CheckpointError, TextError, UnreadableError, VersionError
+from charlm.machine import read_memory_bytes
 from charlm.model.device import processor_name
 from charlm.model.language_model import CharacterModel
+from charlm.model.sizes import most_tensor_bytes
 from charlm.progress import TrainingProgress
 
 FORMAT_VERSION = 2  # raise it to rename or remove what is stored; adding optional keys needs no other version
@@ -96,7 +98,19 @@ def describe_process(device: torch.device, precision: str, threads: int = 0) -> 
 
 
 def commit(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to ``folder``, which appears whole or not at all."""
+    """Write a checkpoint to ``folder``, which appears whole or not at all. Raises what :func:`config_json` raises."""
+    contents = {
+        "model.safetensors": safetensors.torch.save(_on_cpu(checkpoint.weights)),
+        "config.json": config_json(checkpoint),
+        "vocabulary.json": _limited("vocabulary.json", checkpoint.vocabulary.to_json()),
+        "training_state.safetensors": safetensors.torch.save(_on_cpu(checkpoint.training_state)),
+    }
+    manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
+    files.commit_folder(folder, {**contents, MANIFEST: _limited(MANIFEST, manifest)})
+
+
+def config_json(checkpoint: Checkpoint) -> bytes:
+    """The content of ``config.json``. Raises ``TextError`` if it is too large to be read again."""
     config = {
         "format_version": FORMAT_VERSION,
         "step": checkpoint.step,
@@ -107,14 +121,15 @@ def commit(folder: Path, checkpoint: Checkpoint) -> None:
         "corpus": checkpoint.corpus.model_dump(),
         "environment": checkpoint.environment,
     }
-    contents = {
-        "model.safetensors": safetensors.torch.save(_on_cpu(checkpoint.weights)),
-        "config.json": to_json(config),
-        "vocabulary.json": to_json(checkpoint.vocabulary.to_json()),
-        "training_state.safetensors": safetensors.torch.save(_on_cpu(checkpoint.training_state)),
-    }
-    manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
-    files.commit_folder(folder, {**contents, MANIFEST: to_json(manifest)})
+    return _limited("config.json", config)
+
+
+def _limited(name: str, content: Any) -> bytes:
+    data = to_json(content)
+    if len(data) > JSON_AT_MOST_BYTES:
+        what = f"{name}: too large for a checkpoint ({len(data):,} bytes; the limit is {JSON_AT_MOST_BYTES:,})."
+        raise TextError(what, "Use shorter values, for example of --document-separator.")
+    return data
 
 
 def verified(folder: Path) -> Checkpoint:
@@ -124,18 +139,7 @@ def verified(folder: Path) -> Checkpoint:
     """
     check_version(folder)
     manifest = read_json(folder / MANIFEST)
-    contents: dict[str, bytes] = {}
-    for name in FILES:
-        entry = manifest.get(name)
-        data = _read(folder / name)
-        if (
-            not isinstance(entry, dict)
-            or entry.get("size_bytes") != len(data)
-            or entry.get("sha256") != files.sha256(data)
-        ):
-            raise damaged(folder, f"{name} has the wrong size or checksum")
-        contents[name] = data
-    config = _parse(contents["config.json"], folder / "config.json")
+    config = _parse(_verified_bytes(folder, "config.json", manifest, JSON_AT_MOST_BYTES), folder / "config.json")
     if _version_of(config) is None:
         raise damaged(folder, "config.json has no valid format_version")
     try:
@@ -146,15 +150,20 @@ def verified(folder: Path) -> Checkpoint:
                 raise damaged(folder, f"config.json: {name}.{missing[0]} is missing")
         if known.progress.steps != known.step:
             raise damaged(folder, f"config.json: progress.steps is {known.progress.steps}, step is {known.step}")
+        vocabulary = _vocabulary(_verified_bytes(folder, "vocabulary.json", manifest, JSON_AT_MOST_BYTES), folder)
+        tensors = {
+            name: safetensors.torch.load(_verified_bytes(folder, name, manifest, most))
+            for name, most in most_tensor_bytes(len(vocabulary), known.settings).items()
+        }
         return Checkpoint(
             step=known.step,
             settings=known.settings,
-            vocabulary=_vocabulary(contents["vocabulary.json"], folder),
-            weights=safetensors.torch.load(contents["model.safetensors"]),
+            vocabulary=vocabulary,
+            weights=tensors["model.safetensors"],
             metrics=known.metrics,
             progress=known.progress,
             corpus=known.corpus,
-            training_state=safetensors.torch.load(contents["training_state.safetensors"]),
+            training_state=tensors["training_state.safetensors"],
             environment=known.environment,
             folder=folder,
         )
@@ -192,7 +201,7 @@ def check_version(folder: Path) -> None:
     unknown = settings.keys() - TrainSettings.model_fields.keys() if isinstance(settings, dict) else ()
     if unknown:
         raise VersionError(
-            f"{newer}: unknown settings: {', '.join(map(_printable, sorted(unknown)))}.",
+            f"{newer}: unknown settings: {', '.join(map(reading.printable, sorted(unknown)))}.",
             "Use a newer version of charlm.",
         )
 
@@ -212,15 +221,10 @@ def damaged(folder: Path, what: str) -> CheckpointError:
 def first_problem(error: ValidationError) -> str:
     """The first of the fields that are missing or of the wrong kind, in a few words."""
     problem = error.errors()[0]
-    name = ".".join(_printable(str(part)) for part in problem["loc"])
+    name = ".".join(reading.printable(str(part)) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"{name} is missing"
     return f"{name}: {problem['msg'].replace('Input should', 'must').removeprefix('Value error, ')}"
-
-
-def _printable(name: str) -> str:
-    """A name out of a file that anybody may have written."""
-    return name if name.isprintable() else ascii(name)
 
 
 def _vocabulary(data: bytes, folder: Path) -> Vocabulary:
@@ -231,30 +235,42 @@ def _vocabulary(data: bytes, folder: Path) -> Vocabulary:
         raise damaged(folder, error.message.rstrip(".")) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, at_most_bytes: int = JSON_AT_MOST_BYTES) -> dict[str, Any]:
     """Raises ``CheckpointError`` if the file is missing or damaged, ``UnreadableError`` if that cannot be told."""
-    return _parse(_read(path), path)
+    return _parse(_read(path, at_most_bytes), path)
 
 
-def _read(path: Path) -> bytes:
-    """The bytes of a file that lies in its folder itself: a link could lead anywhere."""
+def _verified_bytes(folder: Path, name: str, manifest: dict[str, Any], most: int) -> bytes:
+    """The bytes of a file, which have the size and hash of the manifest. They are read only if there are not too many.
+
+    Raises ``CheckpointError`` if they are damaged, ``CharlmError`` if the memory cannot hold them.
+    """
+    entry = manifest[name] if isinstance(manifest.get(name), dict) else {}
+    size_bytes = entry.get("size_bytes")
+    if type(size_bytes) is not int or size_bytes > most:
+        raise damaged(folder, f"{name} cannot have the size that {MANIFEST} claims")
+    if size_bytes > read_memory_bytes():
+        raise CharlmError(f"{folder / name}: {size_bytes:,} bytes, more than this machine has memory.")
+    data = _read(folder / name, size_bytes)
+    if len(data) != size_bytes or entry.get("sha256") != files.sha256(data):
+        raise damaged(folder, f"{name} has the wrong size or checksum")
+    return data
+
+
+def _read(path: Path, most: int = JSON_AT_MOST_BYTES) -> bytes:
     try:
-        if path.is_symlink():
-            raise CheckpointError(f"{path}: is a symbolic link; checkpoints must contain regular files.")
-        return path.read_bytes()
+        return reading.read_file(path, most)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: not a checkpoint: {path.name} is missing.") from None
+    except reading.UnsuitableFileError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}.") from None
     except NotADirectoryError:
         raise CheckpointError(f"{path.parent}: not a checkpoint: it is a file.") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path}: damaged: it is a folder.") from None
     except OSError as error:
         raise UnreadableError(path, error) from None
 
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:
-    if len(data) > JSON_AT_MOST_BYTES:
-        raise CheckpointError(f"{path}: damaged: too large for a JSON file ({len(data):,} bytes).")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
@@ -265,7 +281,8 @@ def _parse(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def to_json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    """JSON in UTF-8; of surrogates, the escape sequences, which Python and JSON write in the same way."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,10 @@
 """Errors for people: what is wrong and where, what to do next, and the exit code that scripts see."""
 
 import difflib
+import shlex
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class CharlmError(Exception):
@@ -66,10 +69,25 @@ class CharlmWarning(UserWarning):
     """Something that people should know and that stops nothing."""
 
 
+_said: set[str] = set()
+
+
+def warn_once(about: str, message: str) -> None:
+    """Warn, but only the first time in this process that it is ``about`` this."""
+    if about not in _said:
+        _said.add(about)
+        warnings.warn(message, CharlmWarning, stacklevel=3)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean …?``, or nothing where no known name is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""
+
+
+def quote(path: Path | str) -> str:
+    """A path as it is to be typed: in quotes if it has spaces or other characters that mean something to shells."""
+    return shlex.quote(str(path))
 
 
 def pluralize(number: int, noun: str) -> str:

@@ -5,6 +5,9 @@ synced, and renamed. The order of operations follows Pillai et al., "All File Sy
 2014): data is synced before the rename that publishes it, and the parent folder after.
 """
 
+import atexit
+import errno
+import functools
 import hashlib
 import os
 import secrets
@@ -18,8 +21,14 @@ from typing import BinaryIO, Literal, TextIO, cast
 
 from filelock import FileLock, Timeout
 
+from charlm.errors import warn_once
+
 TEMPORARY_MARK = ".writing-"
 BUILDING_MARK = ".building-"
+NAME_STARTS = 40  # characters, 160 bytes at most, of the 255 that a name may have
+UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems say of what they cannot do
+CANNOT_SYNC = (*UNSUPPORTED, errno.EINVAL)
+CANNOT_LOCK = (*UNSUPPORTED, errno.ENOLCK)
 
 
 def sha256(data: bytes) -> str:
@@ -90,7 +99,7 @@ def scratch(path: Path) -> Iterator[BinaryIO]:
     with path.open("x+b") as file:
         yield file
         file.flush()
-        os.fsync(file.fileno())
+        _sync(file.fileno(), path)
 
 
 def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
@@ -135,13 +144,21 @@ def locked(path: Path, patient: bool = False) -> Iterator[None]:
     """Hold ``path`` as a lock, which ends with the block or, however it dies, with the process.
 
     Raises ``BlockingIOError`` if another process holds it, at once or, ``patient``, after a while. The file stays:
-    removing it would let two processes hold locks on two files of one name.
+    removing it would let two processes hold locks on two files of one name. Where there are no locks it goes without.
     """
-    lock = FileLock(path, timeout=10 if patient else 0)
+    lock = FileLock(path, timeout=10 if patient else 0, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         raise BlockingIOError(path) from None
+    except OSError as error:
+        if error.errno not in CANNOT_LOCK:
+            raise
+        warn_once(
+            "locks",
+            f"{path.parent}: this file system has no locks ({error.strerror}). Continuing without; "
+            "do not start a second training run in this folder.",
+        )
     try:
         yield
     finally:
@@ -152,7 +169,10 @@ def remove_folder(path: Path) -> None:
     """Remove a folder so that no reader takes a half-removed one for whole: rename it first, then empty it."""
     doomed = _temporary_sibling(path)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    if doomed.is_symlink():  # what it leads to belongs to somebody else
+        doomed.unlink()
+    else:
+        shutil.rmtree(doomed)
 
 
 def remove_file(path: Path) -> None:
@@ -200,8 +220,38 @@ def write_log(text: str) -> Path:
     return Path(name)
 
 
+@functools.cache
+def process_folder() -> Path:
+    """A temporary folder of this process, which is removed when it ends. Raises ``OSError`` if there can be none."""
+    folder = Path(tempfile.mkdtemp(prefix="charlm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def link_folder(folder: Path) -> Path:
+    """Another name for a folder, for as long as this process lives."""
+    link = process_folder() / secrets.token_hex(4)
+    link.symlink_to(folder.absolute(), target_is_directory=True)
+    return link
+
+
 def _temporary_sibling(path: Path) -> Path:
-    return path.parent / f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(4)}"
+    start = path.name[:NAME_STARTS]  # the whole name may be as long as names can be
+    return path.parent / f".{start}{TEMPORARY_MARK}{secrets.token_hex(4)}"
+
+
+def _sync(descriptor: int, path: Path) -> None:
+    """Wait until data is on the disk, where the file system can tell."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+        warn_once(
+            "sync",
+            f"{path}: this file system cannot confirm that data is on disk ({error.strerror}). Continuing; "
+            "a power failure may damage the latest checkpoint.",
+        )
 
 
 def _sync_folder(path: Path) -> None:
@@ -209,6 +259,6 @@ def _sync_folder(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor, path)
     finally:
         os.close(descriptor)

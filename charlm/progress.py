@@ -30,7 +30,6 @@ class TrainingProgress(BaseModel):
     steps: int = Field(0, ge=0)  # taken, skipped ones too
     windows_seen: int = Field(0, ge=0)  # through all epochs: the position in the training text
     training_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
-    evaluate_every: int = Field(0, ge=0)  # steps; 0: not measured yet
     best_validation_loss: NullableLoss = math.inf
     evaluations_without_improvement: int = Field(0, ge=0)
     rollbacks: int = Field(0, ge=0)  # to an earlier checkpoint, after training diverged

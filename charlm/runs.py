@@ -7,33 +7,31 @@ import json
 import math
 import os
 import re
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from charlm import checkpoint, files
+from charlm import checkpoint, files, reading, texts
 from charlm.checkpoint import Checkpoint
-from charlm.config import TrainSettings, to_toml
-from charlm.corpus.record import CorpusRecord
+from charlm.config import TrainSettings, parse_toml, to_toml
+from charlm.corpus.record import CorpusFile
 from charlm.errors import CharlmWarning, CheckpointError, UnreadableError, UsageError, VersionError
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
+METRICS_AT_MOST_BYTES = 1 << 30  # five million log points
 LOCK = ".lock"
 LOOKS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
 
 
-def start(run: Path, settings: TrainSettings, record: CorpusRecord) -> None:
+def start(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
     """Make the run folder with ``config.toml`` and ``corpus.json``."""
     files.make_folder(run)
     files.remove_leftovers(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
-    files.write_file(run / "corpus.json", checkpoint.to_json(record.model_dump()))
+    files.write_file(run / texts.NAME, texts.encode(record))
 
 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:
@@ -119,17 +117,9 @@ def is_run(path: Path) -> bool:
     return has_settings(path) or any((folder / checkpoint.MANIFEST).is_file() for folder in checkpoints(path))
 
 
-def corpus_record(run: Path) -> CorpusRecord:
-    """The content of ``corpus.json``. Raises ``CheckpointError`` if it is missing or cannot be read."""
-    path = run / "corpus.json"
-    try:
-        return CorpusRecord(**checkpoint.read_json(path))
-    except (CheckpointError, ValidationError) as error:
-        reason = checkpoint.first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
-        raise CheckpointError(
-            f"{path}: cannot tell which text this run was trained on: {reason}.",
-            f"Pass the text again: charlm train TEXT --resume {run}",
-        ) from None
+def folder_of(path: Path) -> Path:
+    """The run folder of a run or a checkpoint."""
+    return path.absolute().parent if is_checkpoint(path) else path
 
 
 def has_settings(path: Path) -> bool:
@@ -138,8 +128,8 @@ def has_settings(path: Path) -> bool:
     Raises ``UnreadableError``.
     """
     try:
-        found = tomllib.loads((path / "config.toml").read_text(encoding="utf-8")).keys()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # TOML's and UTF-8's errors too
+        found = parse_toml(path / "config.toml").keys()
+    except (FileNotFoundError, NotADirectoryError, reading.UnsuitableFileError, ValueError):  # TOML's and UTF-8's too
         return False
     except OSError as error:
         raise UnreadableError(path / "config.toml", error) from None
@@ -147,8 +137,18 @@ def has_settings(path: Path) -> bool:
     return len(found & known) > len(known) / 2
 
 
+def check_path(path: Path) -> None:
+    """Raises ``UsageError`` if there can be no such path, or it must not be looked at."""
+    try:
+        path.exists()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}.", "Choose another path.") from None
+
+
 def is_checkpoint(path: Path) -> bool:
-    return (path / checkpoint.MANIFEST).is_file() or CHECKPOINT_NAME.fullmatch(path.name) is not None
+    """A checkpoint, or what is left of one; a run may have such a name too, after a text."""
+    has_name = CHECKPOINT_NAME.fullmatch(path.name) is not None
+    return os.path.lexists(path / checkpoint.MANIFEST) or (has_name and not (path / "config.toml").exists())
 
 
 def read(path: Path, which: str = "best") -> Checkpoint:
@@ -160,6 +160,7 @@ def read(path: Path, which: str = "best") -> Checkpoint:
     if what is there is damaged, of another version or not a checkpoint, and ``UnreadableError`` if one of them cannot
     be read, which says nothing about it: another may be older, or worse.
     """
+    check_path(path)
     if not path.is_dir():
         raise UsageError(f"{path}: no such run or checkpoint.", "Pass a run folder, for example checkpoints/NAME.")
     if is_checkpoint(path):
@@ -214,7 +215,7 @@ def remove(run: Path) -> None:
         files.remove_folder(folder)
     for path in run.glob("events.out.tfevents.*"):
         files.remove_file(path)
-    for name in (METRICS, "corpus.json", "config.toml"):  # the last says that this is a run, should we be killed here
+    for name in (METRICS, texts.NAME, "config.toml"):  # the last says that this is a run, should we be killed here
         files.remove_file(run / name)
 
 
@@ -248,7 +249,7 @@ def forget_after(run: Path, step: int) -> None:
 def summary(path: Path, which: str = "best") -> dict[str, Any]:
     """What a run is, at one of its checkpoints: ready for JSON."""
     chosen = read(path, which)
-    run = path.absolute().parent if is_checkpoint(path) else path
+    run = folder_of(path)
     parameters: dict[str, int] = {}
     for name, weight in chosen.weights.items():
         part = name.rsplit(".", 1)[0] if "." in name else "output"
@@ -266,19 +267,18 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
         "vocabulary": chosen.vocabulary.characters,
         "metrics": metrics,
         "training_seconds": chosen.progress.training_seconds,
-        "corpus": chosen.corpus.model_dump(),
+        "corpus": (texts.find(run, chosen.corpus) or chosen.corpus).model_dump(),
         "environment": chosen.environment,
         "checkpoints": [_step_of(folder) for folder in reversed(checkpoints(run))],
     }
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file that are whole."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+    """The objects of a JSON Lines file that are whole. Raises ``CheckpointError`` if it is no regular file."""
+    try:
+        yield from reading.read_json_lines(path, METRICS_AT_MOST_BYTES)
+    except reading.UnsuitableFileError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}.") from None
 
 
 def _is_of_another_version(folder: Path) -> bool:

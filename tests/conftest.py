@@ -15,14 +15,16 @@ import pytest
 import torch
 from hypothesis import settings
 
-from charlm.corpus.record import CorpusRecord, FileRecord, SplitRecord
+from charlm.corpus.record import CorpusFile, CorpusRecord, FileRecord, SplitRecord
 from charlm.corpus.text import Ids, Text
 from charlm.corpus.vocabulary import Vocabulary
+from charlm.model.device import cpu_runs_bf16
 
 settings.register_profile("charlm", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.load_profile("charlm")
 
 ROOT = Path(__file__).parent.parent
+needs_bf16 = pytest.mark.skipif(not cpu_runs_bf16(), reason="PyTorch has no bf16 LSTM for this processor")
 
 # A model and a length small enough for any test, as options of `charlm train`
 SMALL = (
@@ -40,17 +42,29 @@ def text_of(ids: Sequence[int] | Ids, vocabulary_size: int, starts: Sequence[int
 
 def corpus_record(name: str = "poem") -> CorpusRecord:
     """The record of a corpus of one file that nobody has."""
-    file = FileRecord(path=f"{name}.txt", size_bytes=100, sha256="0" * 64, length=100)
-    split = SplitRecord(train=[0, 90], validation=[90, 100], test=[100, 100])
     return CorpusRecord(
         name=name,
-        inputs=[file.path],
+        built_in=False,
         unit="character",
         length=100,
         alphabet_size=4,
         num_documents=0,
+        num_files=1,
+        files_sha256="0" * 64,
+        shuffle_seed=None,
+        split=SplitRecord(train=[0, 90], validation=[90, 100], test=[100, 100]),
+    )
+
+
+def corpus_file(name: str = "poem") -> CorpusFile:
+    """The same with its one file."""
+    file = FileRecord(path=f"{name}.txt", size_bytes=100, sha256="0" * 64, length=100)
+    return CorpusFile(
+        **vars(corpus_record(name)),
+        inputs=[file.path],
+        working_folder="/home/nobody",
+        run_folder=f"/home/nobody/checkpoints/{name}",
         files=[file],
-        split=split,
     )
 
 

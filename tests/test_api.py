@@ -2,7 +2,6 @@
 
 import doctest
 import math
-import re
 import subprocess
 import sys
 import threading
@@ -17,7 +16,6 @@ from charlm.evaluation.passes import evaluate
 from charlm.model import stepper
 from charlm.model.stepper import Stepper
 from tests.commands.conftest import trained
-from tests.conftest import ROOT
 
 __all__ = ["trained"]  # a fixture
 
@@ -43,16 +41,6 @@ def test_the_examples_of_the_documentation_are_true(tmp_path: Path, monkeypatch:
     result = doctest.testmod(api)
     assert result.attempted >= 8
     assert result.failed == 0
-
-
-def test_the_example_of_the_readme_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poem: str) -> None:
-    (tmp_path / "play.txt").write_text("ROMEO: But soft!\n" + poem, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CHARLM_CACHE_DIR", "cache")
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    names: dict[str, object] = {}
-    exec(block.replace("max_minutes=5", "max_steps=2, hidden_size=8, batch_size=4, threads=1"), names)
-    assert isinstance(names["model"], charlm.Model)
 
 
 def test_training_returns_a_run_that_can_be_loaded(tmp_path: Path, poem_file: Path) -> None:

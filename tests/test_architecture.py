@@ -23,10 +23,12 @@ ORDER = (
     {"training"},
     {"generation", "evaluation", "reports"},
     {"runs"},
+    {"texts"},
     {"checkpoint"},
     {"model", "corpus", "progress"},
     {"config"},
-    {"files", "errors", "machine"},
+    {"files", "reading", "machine", "console"},
+    {"errors"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

@@ -15,7 +15,9 @@ import click
 
 from charlm import __version__
 from charlm.commands.terminal import prepare_streams
+from charlm.console import console
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
+from charlm.generation.terminal import harmless
 from charlm.machine import shorten_thread_waits
 
 COMMANDS = {
@@ -80,28 +82,29 @@ def main() -> NoReturn:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "charlm"
-        click.echo(f"charlm: {error.format_message()}\nRun '{command} --help' for help.", err=True)
+        console.say(f"charlm: {error.format_message()}\nRun '{command} --help' for help.")
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        console.say("Interrupted.")
         sys.exit(130)
     except CharlmError as error:
         if debug:
             traceback.print_exc()
         else:
-            click.echo(f"charlm: {error}", err=True)
+            console.say(f"charlm: {harmless(str(error))}")
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
         from charlm.files import write_log
 
-        log = write_log(traceback.format_exc())
+        details = traceback.format_exc()
         summary = (str(error).splitlines() or [""])[0]
-        click.echo(
-            f"charlm: {type(error).__name__}: {summary}\nThe traceback was saved to {log}; use --debug to print it.",
-            err=True,
-        )
+        try:
+            what_to_do = f"The traceback was saved to {write_log(details)}; use --debug to print it."
+        except OSError:  # no temporary folder, or no room in it
+            what_to_do = details.rstrip()
+        console.say(f"charlm: {type(error).__name__}: {summary}\n{what_to_do}")
         sys.exit(1)
 
 
@@ -111,4 +114,4 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:
     if issubclass(category, CharlmWarning):
-        click.echo(f"charlm: {message}", err=True)
+        console.say(f"charlm: {harmless(str(message))}")

@@ -3,7 +3,6 @@
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
@@ -24,6 +23,7 @@ from charlm.config import (
     read_toml,
     resolve,
 )
+from charlm.console import open_bar
 from charlm.errors import pluralize
 
 
@@ -55,7 +55,7 @@ def command(context: click.Context, /, config: str, rounds: int, json: bool, qui
     from charlm.model.device import prepare_process
 
     prepare_process(settings.threads)
-    with tqdm(total=benchmark.turns(rounds), desc="measuring", disable=quiet or None, leave=False) as bar:
+    with open_bar(quiet, total=benchmark.turns(rounds), desc="measuring", leave=False) as bar:
         result = benchmark.run(settings, rounds, bar.update)
     with standard_output():
         print_json(result) if json else click.echo(_page(result))
@@ -84,7 +84,8 @@ def _page(result: dict[str, Any]) -> str:
     products = result["matrix_gflops"]
     lines += [
         "",
-        f"matrix multiplication: {products['fp32']:,.0f} GFLOP/s in fp32, {products['bf16']:,.0f} in bf16; "
-        f"charlm training: {result['training_gflops']:,.0f} GFLOP/s.",
+        "matrix multiplication: "
+        + ", ".join(f"{speed:,.0f} GFLOP/s in {precision}" for precision, speed in products.items())
+        + f"; charlm training: {result['training_gflops']:,.0f} GFLOP/s.",
     ]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ import click
 
 from charlm.commands.layout import Command
 from charlm.commands.options import cache_option, common_options
+from charlm.console import console
 
 
 @click.group("cache")
@@ -32,4 +33,4 @@ def clear(cache_dir: Path | None, quiet: bool) -> None:
     folder = cache_dir or cache.default_folder()
     freed_bytes = cache.clean(folder)
     if not quiet:
-        click.echo(f"Freed {freed_bytes / 1e6:,.1f} MB in {folder}.", err=True)
+        console.say(f"Freed {freed_bytes / 1e6:,.1f} MB in {folder}.")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import (
@@ -16,8 +15,9 @@ from charlm.commands.options import (
     json_option,
     settings_options,
 )
-from charlm.commands.terminal import print_json, standard_output
+from charlm.commands.terminal import print_json, print_path, standard_output
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
+from charlm.console import console, open_bar
 from charlm.corpus import download
 from charlm.errors import CharlmError, pluralize
 
@@ -74,13 +74,13 @@ def get(name: str, dir: Path, quiet: bool) -> None:
     path = download.place(name, dir)
     if download.is_there(name, dir):
         if not quiet:
-            click.echo(f"{path} already exists and its checksum is correct.", err=True)
+            console.say(f"{path} already exists and its checksum is correct.")
     else:
         size_bytes = download.CORPORA[name].size_bytes
-        with tqdm(total=size_bytes, desc=name, unit="B", unit_scale=True, disable=quiet or None, leave=False) as bar:
+        with open_bar(quiet, total=size_bytes, desc=name, unit="B", unit_scale=True, leave=False) as bar:
             download.get(name, dir, bar.update)
     with standard_output():
-        click.echo(path)
+        print_path(path)
 
 
 @command.command("inspect", cls=Command, short_help="Show statistics of a text, and baselines for a model.")
@@ -110,12 +110,13 @@ def inspect(
     zcat old.txt.gz | charlm corpus inspect - --encoding cp1252
     """
     settings = resolve(CorpusSettings, given(context, CorpusSettings))
-    from charlm.corpus import inspection, loading
+    from charlm.corpus import inspection, likeness, loading
 
     loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
     stages = inspection.STAGES + len(SUGGESTED)
-    with tqdm(total=stages, desc="inspecting", disable=quiet or None, leave=False) as bar:
+    with open_bar(quiet, total=stages, desc="inspecting", leave=False) as bar:
         report = inspection.inspect(loaded, bar.update)
+        report["advice"] = likeness.advice(loaded, settings)
         report.update(_presets(loaded, settings, bar))
     with standard_output():
         print_json(report) if json else click.echo(_page(report))
@@ -155,6 +156,8 @@ def _page(report: dict[str, Any]) -> str:
     ]
     if unseen := report["unseen_in_training"]:
         lines += _row("", f"outside the training split only: {pluralize(unseen, f'distinct {unit}')}")
+    if report["advice"]:
+        lines += _row("", report["advice"])
     if report["documents"]:
         lines += _row("Documents", f"{report['documents']:,}")
     of = report["lines"]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
@@ -113,11 +112,9 @@ def command(
     saved = runs.read(run, checkpoint)
     unit = saved.settings.unit
 
-    def progress(what: str, characters: int) -> "tqdm[Any]":
-        hidden, short = quiet or None, SHORT_UNITS[unit]
-        return SharingBar(
-            total=characters, desc=what, unit=short, unit_scale=True, disable=hidden, leave=False, balancer=balancer
-        )
+    def progress(what: str, characters: int) -> SharingBar:
+        short = SHORT_UNITS[unit]
+        return SharingBar(balancer, quiet, total=characters, desc=what, unit=short, unit_scale=True, leave=False)
 
     model = saved.model(place)
     evaluated = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)

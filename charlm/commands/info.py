@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from charlm.commands.layout import Command, argument
-from charlm.commands.options import checkpoint_option, common_options, json_option, run_path
+from charlm.commands.options import checkpoint_option, common_options, format_value, json_option, run_path
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import SECTIONS
 from charlm.errors import CharlmError, CharlmWarning, pluralize
@@ -48,12 +48,13 @@ def command(runs: tuple[Path, ...], checkpoint: str, json: bool, quiet: bool) ->
 def _page(run: dict[str, Any]) -> str:
     lines = [f"{run['run']}, step {run['step']}", ""]
     for title, kind in SECTIONS.items():
-        lines.append(f"{title}: " + ", ".join(f"{name} {run['settings'][name]}" for name in kind.model_fields))
+        settings = [f"{name} {format_value(run['settings'][name])}" for name in kind.model_fields]
+        lines.append(f"{title}: {', '.join(settings)}")
     lines += ["", f"Parameters: {run['parameters']['total']:,}"]
     lines += [f"  {part:<12} {count:>12,}" for part, count in run["parameters"].items() if part != "total"]
     lines += ["", f"Vocabulary: {_vocabulary(run)}"]
     lines += ["", "Metrics at this checkpoint:"]
-    lines += [f"  {name:<32} {value:.4f}" for name, value in run["metrics"].items()]
+    lines += [f"  {name:<32} {_number(value)}" for name, value in run["metrics"].items()]
     lines += ["", "Environment: " + ", ".join(f"{name} {value}" for name, value in run["environment"].items())]
     lines += ["Checkpoints: " + ", ".join(str(step) for step in run["checkpoints"])]
     return "\n".join(lines)
@@ -90,4 +91,6 @@ def _table(runs: list[dict[str, Any]]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    return f"{value:.2g}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"

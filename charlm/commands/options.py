@@ -14,7 +14,7 @@ from charlm.commands.layout import argument, option
 from charlm.config import COMMAND_LINE, ESCAPES, DeviceSettings, Layer, Settings
 from charlm.errors import UsageError
 from charlm.files import written
-from charlm.generation.terminal import unescaped
+from charlm.generation.terminal import backslashed, unescaped
 
 ELSEWHERE = "Choose a different path."
 NO_BREAK = "\N{NO-BREAK SPACE}"  # or a line of help may end between a sign and its number
@@ -182,7 +182,7 @@ def evaluation_text_options(function: Function) -> Function:
 
 
 def _help(setting: FieldInfo) -> str:
-    facts = [f"default: {_spelled(setting.default)}"]
+    facts = [f"default: {format_value(setting.default)}"]
     limits = _limits(setting)
     return f"{setting.description}  [{'; '.join(facts + limits)}]"
 
@@ -236,12 +236,13 @@ def _annotated_parts(annotation: Any) -> list[Any]:
     return []
 
 
-def _spelled(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """A setting as people write it, on one line."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value in ("", ()) else str(value)
+    return "none" if value in ("", ()) else backslashed(str(value))
 
 
 run_path = click.Path(path_type=Path)

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from charlm.console import console, is_watched
+
 if TYPE_CHECKING:
     from charlm.model.sharing import ThreadBalancer
 
@@ -11,8 +13,8 @@ if TYPE_CHECKING:
 class SharingBar(tqdm):  # type: ignore[type-arg]  # tqdm is generic for type checkers only
     """A bar that takes fewer threads, each time it advances, while other programs need the processors."""
 
-    def __init__(self, *args: Any, balancer: "ThreadBalancer", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, balancer: "ThreadBalancer", quiet: bool, **options: Any) -> None:
+        super().__init__(file=console, disable=quiet or not is_watched(), **options)
         self.balancer = balancer
 
     def update(self, n: float | None = 1) -> bool | None:

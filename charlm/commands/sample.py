@@ -23,6 +23,7 @@ from charlm.commands.options import (
 )
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import SampleSettings, resolve
+from charlm.console import console
 from charlm.errors import CharlmError, UsageError
 from charlm.generation.terminal import Output
 
@@ -137,7 +138,7 @@ def _write(sampler: Any, prompt: str, quiet: bool) -> None:
 
     def begin(sample: Any) -> None:
         if len(samples) > 1 and not quiet:
-            click.echo(f"--- {sample.index + 1} of {len(samples)}, seed {sample.seed}", err=True)
+            console.say(f"--- {sample.index + 1} of {len(samples)}, seed {sample.seed}")
         output.write(prompt)
 
     begin(samples[0])
@@ -197,7 +198,7 @@ def _answer(output: Output, prompt: str, pieces: Iterator[str]) -> None:
         if begun:
             output.write("\n")
     except CharlmError as error:
-        click.echo(str(error), err=True)
+        console.say(str(error))
     except KeyboardInterrupt:  # ends this text, not the conversation
         output.write("\n")
 
@@ -209,10 +210,10 @@ def _lines() -> Iterator[str]:
         return
     with suppress(ImportError):  # there is none on Windows
         import readline  # noqa: F401  # input() uses it
-    click.echo("Type a prompt and press Enter. :help lists commands, Ctrl-D quits.", err=True)
+    console.say("Type a prompt and press Enter. :help lists commands, Ctrl-D quits.")
     while True:
         try:
             yield input("> ")
         except EOFError:
-            click.echo("", err=True)
+            console.say("")
             return

@@ -22,7 +22,7 @@ from charlm.commands.options import (
     threads_option,
 )
 from charlm.commands.progress import SharingBar
-from charlm.commands.terminal import standard_output
+from charlm.commands.terminal import print_path, standard_output
 
 if TYPE_CHECKING:
     from charlm.evaluation.scores import Scores
@@ -82,15 +82,8 @@ def command(
     scored = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
     hidden = quiet or (html is None and sys.stdout.isatty())  # the lines themselves show how far it is
     unit = SHORT_UNITS[saved.settings.unit]
-    with SharingBar(
-        total=len(scored.text),
-        desc="scoring",
-        unit=unit,
-        unit_scale=True,
-        disable=hidden or None,
-        leave=False,
-        balancer=balancer,
-    ) as bar:
+    total = len(scored.text)
+    with SharingBar(balancer, hidden, total=total, desc="scoring", unit=unit, unit_scale=True, leave=False) as bar:
         stretches = scores(model, scored.text, on_progress=bar.update)
         if html is None:
             with standard_output():
@@ -111,7 +104,7 @@ def command(
                 found.ranks,
             )
     with standard_output():
-        click.echo(html)
+        print_path(html)
 
 
 def _json_lines(scored: "Subject", stretches: "Iterator[Scores]") -> Iterator[str]:

@@ -7,8 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
+
+from charlm.generation.terminal import harmless
 
 READER_GONE = (errno.EPIPE, errno.EINVAL)  # a broken pipe; what Windows says of one
 
@@ -32,6 +35,14 @@ def prepare_streams() -> None:
 def print_json(content: object, indent: int | None = 1) -> None:
     """An object on standard output, in ASCII: every encoding has it, and no terminal obeys it."""
     click.echo(json.dumps(content, indent=indent))
+
+
+def print_path(path: Path) -> None:
+    """A path on standard output: for a program to read, in its own bytes; on a terminal, in what that can show."""
+    if sys.stdout.isatty():
+        click.echo(harmless(str(path)))
+    else:
+        click.echo(os.fsencode(path))
 
 
 @contextmanager

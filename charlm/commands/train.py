@@ -13,8 +13,10 @@ from charlm.commands.options import (
     run_path,
     settings_options,
 )
-from charlm.commands.terminal import standard_output
+from charlm.commands.terminal import print_path, standard_output
 from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
+from charlm.console import console
+from charlm.errors import quote
 
 
 @click.command("train", cls=Command)
@@ -70,17 +72,13 @@ def command(
     plan = session.plan(
         corpus, layers, out=out, resume=resume, overwrite=overwrite, cache_folder=cache_dir, quiet=quiet
     )
-    if not quiet:
-        for line in plan.announcement():
-            click.echo(line, err=True)
     exact = plan.train(quiet)
     if not quiet:
         unit = plan.settings.unit
-        click.echo(
+        console.say(
             f"Best checkpoint, exact validation loss: {exact.nats_per_character:.4f} nats, "
             f"{exact.bits_per_character:.4f} bits per {unit}.\n"
-            f'Generate text with: charlm sample {plan.run} --prompt "…"',
-            err=True,
+            f'Generate text with: charlm sample {quote(plan.run)} --prompt "…"',
         )
     with standard_output():
-        click.echo(plan.run)
+        print_path(plan.run)

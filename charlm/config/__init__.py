@@ -16,11 +16,12 @@ from charlm.config.settings import (
     TrainSettings,
     WindowSettings,
 )
-from charlm.config.sources import COMMAND_LINE, Layer, read_toml, resolve, to_toml
+from charlm.config.sources import COMMAND_LINE, INTERACTIVE, Layer, parse_toml, read_toml, resolve, to_toml
 
 __all__ = [
     "COMMAND_LINE",
     "ESCAPES",
+    "INTERACTIVE",
     "LENGTHS",
     "SECTIONS",
     "BenchSettings",
@@ -34,6 +35,7 @@ __all__ = [
     "Settings",
     "TrainSettings",
     "WindowSettings",
+    "parse_toml",
     "preset_path",
     "presets_folder",
     "read_toml",

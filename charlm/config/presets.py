@@ -12,8 +12,10 @@ def presets_folder() -> Path:
     return packaged if packaged.is_dir() else package.parent / "configs"
 
 
-def preset_path(name: str) -> Path:
+def preset_path(name: str | Path) -> Path:
     """The file of ``--config NAME``: a path when it has a slash or ends in .toml, else a preset."""
+    if isinstance(name, Path):
+        return name
     if "/" in name or "\\" in name or name.endswith(".toml"):
         return Path(name)
     path = presets_folder() / f"{name}.toml"

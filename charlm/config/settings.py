@@ -4,10 +4,12 @@ The command-line options, the TOML keys, the presets and what a checkpoint recor
 "Off" is a value (0 or a word), since TOML has no null and resolved settings must read back the same.
 """
 
+import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 from pydantic.config import JsonDict
 
 ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
@@ -15,7 +17,26 @@ LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+
+
+def _as_tuple(value: Any) -> Any:
+    """TOML and JSON know no tuples, and one text is a text by itself, not its characters."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+def _file_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a path")
+    return os.fsdecode(unquote_to_bytes(urlsplit(value).path)) if value.startswith("file:///") else value
+
+
+FileName = Annotated[str, PlainValidator(_file_name, json_schema_input_type=str)]
+"""May have surrogates, for bytes that are not UTF-8, which pydantic's own strings may not; or be a file's URI."""
 
 
 class Settings(BaseModel):
@@ -53,6 +74,9 @@ class CorpusSettings(Settings):
         json_schema_extra=ESCAPES,
     )
     document_per_file: bool = Field(False, description="Treat each file as a separate document.")
+    shuffle_documents: bool = Field(
+        False, description="Shuffle whole documents once, before the split; --seed does not change the order."
+    )
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = Field(
         "auto", description="Fraction held out for validation; auto: 0.1, but at most 1,000,000 characters."
     )
@@ -73,6 +97,8 @@ class CorpusSettings(Settings):
         validation = 0.1 if self.validation_fraction == "auto" else self.validation_fraction
         if validation + self.test_fraction >= 1:
             yield "the sum of validation_fraction and test_fraction must be less than 1."
+        if self.shuffle_documents and not (self.document_separator or self.document_per_file):
+            yield "shuffle_documents needs document_separator or document_per_file."
         if self.unit == "byte":
             of_characters = ("encoding", "decode_errors", "newline", "normalize", "min_count")
             for name in of_characters:
@@ -119,7 +145,7 @@ class OptimizationSettings(Settings):
     max_minutes: float = Field(0.0, ge=0, description="Stop after this many minutes of training time; 0: no limit.")
     patience: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
     seed: int = Field(1, ge=0, lt=2**63, description="Random seed for initial weights and dropout.")
-    init_from: str = Field(
+    init_from: FileName = Field(
         "", description="Run or checkpoint to finetune: its architecture and weights are the starting point."
     )
 
@@ -134,7 +160,7 @@ class RunSettings(Settings):
 
     log_every: Count = Field(10, description="Steps between log entries.")
     evaluate_every: Count | Literal["auto"] = Field(
-        "auto", description="Steps between evaluations; auto: as often as fits in 10% of the time."
+        "auto", description="Steps between evaluations; auto: 4 to 10 evaluations, closer together at the start."
     )
     save_every_minutes: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
     keep_checkpoints: int = Field(2, ge=0, description="Checkpoints to keep in addition to the best and the latest.")

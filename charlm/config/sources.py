@@ -10,10 +10,14 @@ import tomli_w
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from charlm import reading
 from charlm.config.settings import LENGTHS, Settings
+from charlm.config.values import plain_all, shown
 from charlm.errors import UsageError, did_you_mean
 
-COMMAND_LINE = "command line"
+COMMAND_LINE, INTERACTIVE = "command line", "interactive"
+PREFIXES = {COMMAND_LINE: "--", INTERACTIVE: ":"}  # of the names under which people give settings there
+TOML_AT_MOST_BYTES = 1 << 20
 NEEDS = {  # what a value must be, by pydantic's type of error
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",
@@ -39,7 +43,8 @@ def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, layer in layers:
+    for origin, given in layers:
+        layer = plain_all(given)
         if any(layer.get(name) for name in LENGTHS):
             values.update(dict.fromkeys(LENGTHS, 0))
         for name, value in layer.items():
@@ -53,7 +58,7 @@ def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a flat TOML file. Raises ``UsageError`` if it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file.", "To name a preset, omit the folder and .toml.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -62,8 +67,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: invalid TOML: {error}.", "Write one `name = value` per line.") from None
 
 
+def parse_toml(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file. Raises ``OSError`` or ``ValueError``."""
+    return tomllib.loads(reading.read_file(path, TOML_AT_MOST_BYTES).decode())
+
+
 def to_toml(settings: Settings) -> str:
-    return tomli_w.dumps(settings.model_dump())
+    """TOML is UTF-8, so a path that is not becomes a URI, which :data:`charlm.config.settings.FileName` reads."""
+    return tomli_w.dumps({name: _as_uri(value) for name, value in settings.model_dump().items()})
+
+
+def _as_uri(value: Any) -> Any:
+    has_surrogates = isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value)
+    return Path(value).absolute().as_uri() if has_surrogates else value
 
 
 def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str, str]) -> str:
@@ -81,13 +97,13 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
             continue
         need = _need(problem)
         needs[name] = f"{needs[name]} or {need}" if name in needs else need  # a number or a word, and it is neither
-        lines[name] = f"{place}: must be {needs[name]} (got {problem['input']!r})."
+        lines[name] = f"{place}: must be {needs[name]} (got {shown(problem['input'])})."
     return "\n".join(lines.values())
 
 
 def _place(name: str, origin: str) -> str:
-    if origin == COMMAND_LINE:
-        return _option(name)
+    if origin in PREFIXES:
+        return PREFIXES[origin] + name.replace("_", "-")
     if origin.endswith("_…"):  # a variable of the environment
         return origin.replace("…", name.upper())
     return f"{origin}: {name}"
@@ -105,12 +121,8 @@ def _as_options(lines: str, kind: type[Settings], origins: Mapping[str, str]) ->
     """Lines about several settings; those about one from the command line with the names of the options."""
     names = re.compile(rf"\b({'|'.join(kind.model_fields)})\b")
     return "\n".join(
-        names.sub(lambda found: _option(found[0]), line)
+        names.sub(lambda found: _place(found[0], COMMAND_LINE), line)
         if any(origins.get(name) == COMMAND_LINE for name in names.findall(line))
         else line
         for line in lines.splitlines()
     )
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -6,6 +6,7 @@ its key is made of their paths, sizes, times and inodes, so that it is enough to
 removed at any time: a text is then read once more.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -15,26 +16,45 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
-from charlm import files
+from charlm import files, reading
 from charlm.config import CorpusSettings
 from charlm.corpus import encoded, sources
 from charlm.corpus.encoded import Encoded
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, warn_once
 
 TEXTS, INDEX = "encoded", "index"
 OLD_TEXTS, OLD_INDEX = "texts", "seen"  # of format 1; only cleared
+Result = TypeVar("Result")
 KEY = re.compile(r"[0-9a-f]{32}")
 VARIABLE = "CHARLM_CACHE_DIR"
+ENTRY_AT_MOST_BYTES = 1 << 16
 SETTLED_SECONDS = 2  # a change this soon after another may leave a file's time as it is: file systems are that coarse
 
 
 def default_folder() -> Path:
-    """The one that ``CHARLM_CACHE_DIR`` names, else the user's own."""
-    return Path(os.environ.get(VARIABLE) or platformdirs.user_cache_path("charlm"))
+    """The one that ``CHARLM_CACHE_DIR`` names, else the user's own; a temporary one for a user without a home folder.
+
+    Raises ``CharlmError`` if there is not even that.
+    """
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    with suppress(RuntimeError, KeyError):
+        folder: Path = platformdirs.user_cache_path("charlm")
+        if folder.is_absolute():
+            return folder
+    try:
+        substitute = _substitute()
+    except OSError as error:
+        raise CharlmError(
+            f"There is neither a home folder nor a temporary folder for the cache: {error.strerror or error}.",
+            f"Name a folder with --cache-dir or {VARIABLE}.",
+        ) from None
+    warn_once("cache", f"No home folder; texts are cached in a temporary folder. To keep them, set {VARIABLE}.")
+    return substitute
 
 
 def get(
@@ -45,15 +65,52 @@ def get(
 ) -> Encoded:
     """The encoded text of files: from the cache, or read now and put there.
 
-    Raises ``CharlmError`` where the cache cannot be written, and what reading the files raises.
+    If the cache cannot be written, it is put into a temporary folder of this process. Raises ``CharlmError`` if that is
+    impossible or the disk fails, and what reading the files raises.
     """
-    known = _seen(cache, paths, settings)
-    if known is not None:
-        return known
+    for folder in _folders(cache):
+        if (known := _seen(folder, paths, settings)) is not None:
+            return known
+    untouched = True
+
+    def read(folder: Path) -> Encoded:
+        def begin() -> None:
+            nonlocal untouched
+            untouched = all(map(sources.is_file, paths))  # what came through a pipe cannot come again
+
+        return _read(folder, paths, settings, on_bytes, begin)
+
     try:
-        return _read(cache, paths, settings, on_bytes)
+        return read(cache)
     except OSError as error:
+        if not untouched:
+            raise unwritable(cache, error) from None
+        return with_substitute(cache, error, read)
+
+
+def with_substitute(cache: Path, error: OSError, work: Callable[[Path], Result]) -> Result:
+    """Do without a cache that could not be written: work in a temporary folder of this process instead.
+
+    Raises ``CharlmError`` if that is impossible, or if the ``error`` is that of a failing disk.
+    """
+    if error.errno in (None, errno.EIO):
         raise unwritable(cache, error) from None
+    try:
+        result = work(_substitute())
+    except OSError:
+        raise unwritable(cache, error) from None
+    reason = f"cannot write the cache: {error.strerror}. Using a temporary folder for now."
+    warn_once("cache", f"{cache}: {reason}")
+    return result
+
+
+def _substitute() -> Path:
+    return files.process_folder() / "cache"
+
+
+def _folders(cache: Path) -> list[Path]:
+    """Where a text may be: in the cache, or in what this process has in place of it."""
+    return [cache, _substitute()] if files.process_folder.cache_info().currsize else [cache]
 
 
 def unwritable(cache: Path, error: OSError) -> CharlmError:
@@ -63,9 +120,10 @@ def unwritable(cache: Path, error: OSError) -> CharlmError:
     )
 
 
-def recall(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Encoded | None:
-    """The encoded text of files that need not be there any more, by their sums."""
-    return _opened(_place(cache, sha256s, settings))
+def recall(cache: Path, files_sha256: str, settings: CorpusSettings) -> Encoded | None:
+    """The encoded text of files that need not be there any more, by their digest."""
+    found = (_opened(_place(folder, files_sha256, settings)) for folder in _folders(cache))
+    return next((encoded for encoded in found if encoded is not None), None)
 
 
 def clean(cache: Path) -> int:
@@ -87,14 +145,21 @@ def clean(cache: Path) -> int:
     return before - _size_bytes(cache)
 
 
-def _read(cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: Callable[[int], object]) -> Encoded:
+def _read(
+    cache: Path,
+    paths: Sequence[Path],
+    settings: CorpusSettings,
+    on_bytes: Callable[[int], object],
+    on_begin: Callable[[], object],
+) -> Encoded:
     texts = cache / TEXTS
     files.make_folder(texts)
     files.remove_half_built(texts)
     began_ns, stats_before = time.time_ns(), _stats(paths)
     with files.built(texts) as building:
+        on_begin()
         read = encoded.build(building.folder, paths, settings, on_bytes)
-        place = _place(cache, [file.sha256 for file in read], settings)
+        place = _place(cache, encoded.digest_of(file.sha256 for file in read), settings)
         _opened(place)  # removes a damaged one, which would stay otherwise
         building.path = place
     result = _opened(place)
@@ -113,7 +178,7 @@ def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encod
     if stats is None:
         return None
     try:
-        entry = json.loads(_entry(cache, stats, settings).read_bytes())
+        entry = json.loads(reading.read_file(_entry(cache, stats, settings), ENTRY_AT_MOST_BYTES))
         version, name = entry["format_version"], entry["encoded"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -159,8 +224,8 @@ def _entry(cache: Path, stats: list[tuple[str, int, int, int]], settings: Corpus
     return cache / INDEX / f"{_key(stats, _reading(settings))}.json"
 
 
-def _place(cache: Path, sha256s: Sequence[str], settings: CorpusSettings) -> Path:
-    return cache / TEXTS / _key(list(sha256s), _reading(settings))
+def _place(cache: Path, files_sha256: str, settings: CorpusSettings) -> Path:
+    return cache / TEXTS / _key(files_sha256, _reading(settings))
 
 
 def _reading(settings: CorpusSettings) -> list[str]:

@@ -26,17 +26,25 @@ def starts(encoded: Encoded, settings: CorpusSettings, required: bool = True) ->
     if not separator:
         return of_files
     key = hashlib.sha256(json.dumps([separator, of_files.tolist()]).encode()).hexdigest()[:32]
-    path = encoded.folder / f"document_starts-{key}.bin"
+    name = f"document_starts-{key}.bin"
+    path = encoded.folder / name
     found = _opened(path)
     if found is None:
         # the characters of its bytes, where bytes are the characters
         spelled = Vocabulary([], settings.unit).spelled(separator)
+        separator_ids = Vocabulary(encoded.alphabet).ids_of(spelled).tolist()
+
+        def write(folder: Path) -> Positions:
+            files.make_folder(folder)
+            _write_starts(folder / name, encoded.ids, separator_ids, of_files)
+            written = _opened(folder / name)
+            assert written is not None, "it has just been written"
+            return written
+
         try:
-            _write_starts(path, encoded.ids, Vocabulary(encoded.alphabet).ids_of(spelled).tolist(), of_files)
+            found = write(encoded.folder)
         except OSError as error:
-            raise cache.unwritable(encoded.folder.parent.parent, error) from None
-        found = _opened(path)
-        assert found is not None, "it has just been written"
+            found = cache.with_substitute(encoded.folder.parent.parent, error, lambda f: write(f / encoded.folder.name))
     if len(found) == 1 and required:
         raise TextError(
             f"--document-separator {separator!r}: there is no document boundary in this text.",

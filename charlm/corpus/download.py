@@ -15,7 +15,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.request import OpenerDirector
 
-from charlm import files
+from charlm import files, reading
 from charlm.errors import CharlmError, UsageError, did_you_mean
 
 DOWNLOADS = Path("data")  # where corpora are put and looked for, unless another folder is named
@@ -98,10 +98,12 @@ def is_there(name: str, folder: Path) -> bool:
     try:
         if not path.exists():
             return False
-        with path.open("rb") as file:
+        with reading.open_regular(path) as file:
             found = hashlib.file_digest(file, lambda: _hash(corpus)).hexdigest()
     except OSError as error:
-        raise CharlmError(f"{path}: cannot be read: {error.strerror}.", "Choose another folder with --dir.") from None
+        raise CharlmError(
+            f"{path}: cannot be read: {error.strerror or error}.", "Choose another folder with --dir."
+        ) from None
     if found != corpus.checksum:
         raise CharlmError(
             f"{path}: is not {name}: {corpus.checksum_kind} is {found}, expected {corpus.checksum}.",

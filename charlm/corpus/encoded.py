@@ -7,13 +7,14 @@ is another matter (rare characters, a model that was trained on another text): s
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm import files
+from charlm import files, reading
 from charlm.config import CorpusSettings
 from charlm.corpus import sources
 from charlm.corpus.decoding import characters
@@ -25,6 +26,7 @@ Ids = NDArray[np.integer[Any]]
 FORMAT_VERSION = 2  # of the cache; raise it when what is stored, or what it means, changes
 IDS = "ids.bin"
 METADATA = "metadata.json"
+METADATA_AT_MOST_BYTES = 1 << 30
 BLOCK = 1 << 20  # ids that are in memory at a time
 TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
 
@@ -39,11 +41,20 @@ class Encoded:
     counts: NDArray[np.int64]
     files: list[FileRecord]
 
+    @cached_property
+    def files_sha256(self) -> str:
+        """What a run knows its text by: of the files' SHA-256s, in their order."""
+        return digest_of(file.sha256 for file in self.files)
+
     @property
     def file_starts(self) -> NDArray[np.int64]:
         """Where the files with something in them begin, in characters."""
         lengths = np.array([file.length for file in self.files], dtype=np.int64)
         return (np.cumsum(lengths) - lengths)[lengths > 0]
+
+
+def digest_of(sha256s: Iterable[str]) -> str:
+    return files.sha256("".join(f"{sha256}\n" for sha256 in sha256s).encode())
 
 
 def build(
@@ -79,10 +90,12 @@ def build(
 
 def opened(folder: Path) -> Encoded:
     """What :func:`build` wrote. Raises ``OSError`` or ``ValueError`` if it is missing, damaged or of another format."""
-    metadata = json.loads((folder / METADATA).read_bytes())
+    metadata = json.loads(reading.read_file(folder / METADATA, METADATA_AT_MOST_BYTES))
     if metadata["format_version"] != FORMAT_VERSION:
         raise ValueError(f"{folder}: format {metadata['format_version']}, not {FORMAT_VERSION}")
     length, dtype = metadata["length"], np.dtype(metadata["dtype"]).newbyteorder("<")
+    with reading.open_regular(folder / IDS):  # a pipe would be waited for
+        pass
     ids = np.memmap(folder / IDS, dtype=dtype, mode="r") if length else np.empty(0, dtype)
     if len(ids) != length:
         raise ValueError(f"{folder}: {len(ids)} ids of {length}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from charlm.corpus.floors import floors
+from charlm.corpus.likeness import compare
 from charlm.corpus.loading import Corpus
 from charlm.corpus.repeats import repeats
 from charlm.corpus.statistics import CharacterCount, control_characters, line_ends, line_lengths, rare
@@ -43,6 +44,7 @@ def inspect(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> di
         "most_frequent": "".join(frequent) if unit == "character" else list(map(ord, frequent)),
         "documents": len(corpus.text.document_starts),
         "ranges": split.record(),
+        "bigram_bits": asdict(alike) if (alike := compare(train, validation, len(alphabet))) else None,
         f"rare_{unit}s": len(scarce),
         "rare": [_record(counted, unit) for counted in scarce[:LISTED]],
         f"control_{unit}s": sum(counted.count for counted in odd),

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from charlm.config import CorpusSettings
-from charlm.corpus import cache, documents, sources
+from charlm.console import open_bar
+from charlm.corpus import cache, documents, shuffling, sources
 from charlm.corpus.encoded import Encoded, blocks
-from charlm.corpus.record import CorpusRecord, SplitRecord
+from charlm.corpus.record import CorpusFile, CorpusRecord, SplitRecord
 from charlm.corpus.split import Split, divide, is_enough, smallest_length
 from charlm.corpus.text import Positions, Text
 from charlm.corpus.vocabulary import Vocabulary, show, unknown_characters
@@ -26,6 +26,7 @@ class Corpus:
     encoded: Encoded
     text: Text
     split: Split
+    shuffle_seed: int | None = None  # of the order of documents, if it is not that of the files
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -54,13 +55,25 @@ class Corpus:
     def record(self) -> CorpusRecord:
         return CorpusRecord(
             name=self.name,
-            inputs=self.names,
+            built_in=not self.names,
             unit=self.vocabulary.unit,
             length=len(self.text),
             alphabet_size=len(self.encoded.alphabet),
             num_documents=len(self.text.document_starts),
-            files=self.encoded.files,
+            num_files=len(self.encoded.files),
+            files_sha256=self.encoded.files_sha256,
+            shuffle_seed=self.shuffle_seed,
             split=SplitRecord(**self.split.record()),
+        )
+
+    def file_record(self, run: Path) -> CorpusFile:
+        """The record with the list of files, for the ``corpus.json`` of a run."""
+        return CorpusFile(
+            **vars(self.record()),
+            inputs=self.names,
+            working_folder=str(Path.cwd()),
+            run_folder=str(run.absolute()),
+            files=self.encoded.files,
         )
 
 
@@ -85,7 +98,7 @@ def read(
     """The files that are named, encoded: from the cache (none named: the user's own), or now, with a progress bar."""
     paths = sources.find(names, settings)
     size_bytes = sum(path.stat().st_size for path in paths) if all(map(sources.is_file, paths)) else None
-    bar = tqdm(total=size_bytes, desc="reading", unit="B", unit_scale=True, disable=quiet or None, leave=False, delay=1)
+    bar = open_bar(quiet, total=size_bytes, desc="reading", unit="B", unit_scale=True, leave=False, delay=1)
     with bar:
         return cache.get(cache_folder or cache.default_folder(), paths, settings, bar.update)
 
@@ -121,9 +134,13 @@ def of(
     vocabulary = vocabulary or vocabulary_of(encoded, settings)
     if len(vocabulary) == 1:
         raise TextError(f"--min-count {settings.min_count}: no character occurs that often.", "Use a smaller value.")
-    text = read_by(vocabulary, encoded, documents.starts(encoded, settings))
+    starts = documents.starts(encoded, settings)
+    if settings.shuffle_documents:
+        encoded, starts = shuffling.shuffle(encoded, starts, settings)
+    text = read_by(vocabulary, encoded, starts)
     kept = [] if sources.is_built_in(names) else list(names)
-    return Corpus(sources.name_of(names), kept, encoded, text, split)
+    shuffle_seed = shuffling.SEED if settings.shuffle_documents else None
+    return Corpus(sources.name_of(names), kept, encoded, text, split, shuffle_seed)
 
 
 def vocabulary_of(encoded: Encoded, settings: CorpusSettings) -> Vocabulary:

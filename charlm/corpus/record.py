@@ -1,11 +1,27 @@
-"""The record of a corpus, in ``corpus.json`` and in every checkpoint: enough to find the same text again."""
+"""The record of a corpus: enough to find the same text again, and to know it when it is found.
 
-from typing import Annotated
+Every checkpoint holds a short one, whose size does not depend on the number of files; the run's ``corpus.json`` adds
+the list of files, once.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 Range = Annotated[list[int], Field(min_length=2, max_length=2)]
 """First position and the one after the last."""
+
+
+def _is_string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    return value
+
+
+Name = Annotated[str, PlainValidator(_is_string)]
+"""Of a file: bytes that are not UTF-8 are surrogates, as Python has them, which pydantic's own strings may not hold."""
 
 
 class Record(BaseModel):
@@ -17,7 +33,7 @@ class Record(BaseModel):
 class FileRecord(Record):
     """One file: its own bytes, still compressed, and the length of its text."""
 
-    path: str
+    path: Name
     size_bytes: int
     sha256: str
     length: int
@@ -34,11 +50,38 @@ class SplitRecord(Record):
 class CorpusRecord(Record):
     """Lengths and positions are in characters, or in bytes if that is the ``unit``."""
 
-    name: str
-    inputs: list[str]  # files, folders and patterns as given; none: the built-in corpus
+    name: Name
+    built_in: bool
     unit: str
     length: int
     alphabet_size: int
     num_documents: int
-    files: list[FileRecord]
+    num_files: int
+    files_sha256: str  # of the files' SHA-256s, a line each
+    shuffle_seed: int | None  # of the order of documents; null: as in the files
     split: SplitRecord
+
+
+class CorpusFile(CorpusRecord):
+    """The content of ``corpus.json``: the record, and where the text was."""
+
+    inputs: list[Name]  # files, folders and patterns as given; none: the built-in corpus
+    working_folder: Name  # absolute: paths of files that are not are relative to it
+    run_folder: Name  # absolute
+    files: list[FileRecord]
+
+    def absolute_files(self) -> list[FileRecord]:
+        """The files, named so that it does not matter from where: but for standard input."""
+        return [
+            file if file.path == "-" else file.model_copy(update={"path": str(Path(self.working_folder, file.path))})
+            for file in self.files
+        ]
+
+    def places(self, path: str, run: Path) -> list[Path]:
+        """Where a file may be now: where it was as seen from the run, which may have been moved, then where it was."""
+        absolute = Path(self.working_folder, path)
+        try:
+            from_run = os.path.relpath(absolute, self.run_folder)
+        except ValueError:  # on another drive
+            return [absolute]
+        return list(dict.fromkeys([Path(os.path.normpath(run.absolute() / from_run)), absolute]))

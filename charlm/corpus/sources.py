@@ -18,8 +18,9 @@ from typing import IO, Any, Protocol
 
 from charlm.config import CorpusSettings
 from charlm.corpus.download import CORPORA, DOWNLOADS, place
+from charlm.corpus.pipes import open_text
 from charlm.corpus.record import FileRecord
-from charlm.errors import TextError, UsageError, did_you_mean, pluralize
+from charlm.errors import TextError, UsageError, did_you_mean, pluralize, quote
 
 BUILT_IN = "python"
 STANDARD_INPUT = Path("-")
@@ -80,7 +81,10 @@ def find(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
     paths = []
     for name in names:
         try:
-            paths += _expanded(name, settings)
+            found = _expanded(name, settings)
+            if name != str(STANDARD_INPUT):  # a file that has this name is another thing: charlm train ./-
+                found = [path.absolute() if path == STANDARD_INPUT else path for path in found]
+            paths += found
         except OSError as error:  # of a folder on the way
             raise UsageError(f"{error.filename or name}: cannot be read: {error.strerror}.") from None
     if paths.count(STANDARD_INPUT) > 1:
@@ -163,7 +167,7 @@ def looks_binary(data: bytes) -> bool:
 
 def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
     path = Path(name)
-    if path == STANDARD_INPUT:
+    if name == str(STANDARD_INPUT):
         return [path]
     if path.is_dir():
         return _texts_below(path, settings)
@@ -224,10 +228,11 @@ def _is_text(path: Path, settings: CorpusSettings) -> bool:
 def _readable(path: Path) -> IO[bytes]:
     if path.suffix == ".zst" and ".zst" not in OPENERS:
         raise UsageError(
-            f"{path}: reading .zst files requires Python 3.14 or later.", f"Or decompress it first: zstd -d {path}"
+            f"{path}: reading .zst files requires Python 3.14 or later.",
+            f"Or decompress it first: zstd -d {quote(path)}",
         )
     try:
-        return path.open("rb", buffering=0)
+        return open_text(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from None
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from charlm.corpus.batches import IGNORED
 from charlm.corpus.text import Positions, Text
 from charlm.evaluation.passes import Evaluation, Losses, OnProgress, losses, predictions
-from charlm.model.device import full_fp32
 from charlm.model.language_model import CharacterModel, evaluating
 
 LANES = 128  # windows that are read side by side
@@ -79,7 +78,7 @@ def _cold(
 ) -> Iterator[tuple[Losses, NDArray[np.int64]]]:
     """The nats of characters, and how many were read before each since the last cold start, window by window."""
     steps = np.arange(length)[:, None]
-    with evaluating(model), full_fp32():
+    with evaluating(model):
         for first in range(0, len(starts), LANES):
             lanes = starts[first : first + LANES]
             begins = text.begins(steps + lanes)

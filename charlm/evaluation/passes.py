@@ -65,6 +65,12 @@ def lanes_for(characters: int) -> int:
     return max(1, min(MOST_LANES, characters // CHARACTERS_A_LANE))
 
 
+def count_characters_read(characters: int) -> int:
+    """How many characters an evaluation of so many reads in ``lanes_for`` lanes, those to warm up on included."""
+    lanes = lanes_for(characters)
+    return characters + (WARM_UP * lanes if lanes > 1 else 0)
+
+
 @torch.inference_mode()
 def evaluate(
     model: CharacterModel,
@@ -85,7 +91,7 @@ def evaluate(
     lane_starts = np.arange(lanes) * lane_length
     warm_up = WARM_UP if lanes > 1 else 0
     total, unknown = 0.0, 0
-    with evaluating(model), full_fp32() if precision == "fp32" else nullcontext():
+    with evaluating(model):
         for logits, targets in predictions(
             model, text, lane_starts, lane_length, warm_up, precision, chunk, on_progress
         ):
@@ -126,7 +132,8 @@ def predictions(
         if first == 0 and warm_up:  # the first lane has nothing to warm up on: what it read so far is forgotten
             for part in state:
                 part[:, lane_starts == 0] = 0
-        with autocast(device, precision):
+        # Not around the yield: whoever reads this may do something else in between
+        with autocast(device, precision), full_fp32() if precision == "fp32" else nullcontext():
             logits, state = model(on_device(inputs, device), state, resets)
         state = tuple(part.detach() for part in state)
         if first >= 0:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from charlm.corpus.text import Text
 from charlm.evaluation.passes import Losses, OnProgress, losses, predictions
-from charlm.model.device import full_fp32, on_device
+from charlm.model.device import on_device
 from charlm.model.language_model import CharacterModel, evaluating
 
 
@@ -27,7 +27,7 @@ def scores(model: CharacterModel, text: Text, on_progress: OnProgress = lambda c
 
     The sum of the log-probabilities is that pass's loss, unknown characters and all.
     """
-    with evaluating(model), full_fp32():
+    with evaluating(model):
         for logits, targets in predictions(model, text, np.zeros(1, np.int64), len(text), on_progress=on_progress):
             of_targets = logits.gather(-1, on_device(targets, logits.device)[:, :, None])
             ranks = 1 + (logits > of_targets).sum(-1)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from charlm import runs, texts
 from charlm.checkpoint import Checkpoint
 from charlm.config import COMMAND_LINE, TrainSettings, resolve
-from charlm.corpus import documents, floors, loading, recorded, sources
+from charlm.corpus import documents, floors, loading, sources
 from charlm.corpus.encoded import blocks
 from charlm.corpus.floors import Floors
 from charlm.corpus.loading import Corpus
+from charlm.corpus.recorded import RecordedCorpus
 from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
@@ -69,7 +71,9 @@ def own_corpus(
     Raises ``UsageError`` if it is gone or has changed, which says what to do ``instead`` of restoring it.
     """
     hint = f"Restore the original text (charlm info RUN --json lists its files), or {instead}."
-    return recorded.load([], saved.corpus, saved.settings, saved.vocabulary, run, hint, cache_folder, quiet)
+    folder = runs.folder_of(run)
+    recorded = RecordedCorpus(folder, saved.corpus, texts.find(folder, saved.corpus), hint, hint)
+    return recorded.load([], saved.settings, saved.vocabulary, cache_folder, quiet)
 
 
 def part_of(corpus: Corpus, part: str) -> Subject:

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -14,6 +15,13 @@ from torch import Tensor
 from charlm.config import WindowSettings
 from charlm.errors import CharlmError, UsageError, pluralize
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
+
+OUT_OF_MEMORY = (  # in messages of RuntimeErrors: of CUDA and MPS, of a CPU's allocators, of cuBLAS and cuDNN
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "STATUS_ALLOC_FAILED",
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,14 +46,24 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """``fp32`` or ``bf16``; auto is bf16 where that was measured to be faster: on a CPU with bf16 instructions."""
+    """``fp32`` or ``bf16``; auto is bf16 where that was measured to be faster: on x86 CPUs with bf16 instructions.
+
+    Raises ``UsageError`` where the LSTM cannot be computed in bf16.
+    """
     if name == "bf16" and device.type == "cuda":  # torch's autocast hands cuDNN's kernels fp16 there, whatever is asked
         raise UsageError(
             "--precision bf16: not supported on CUDA, where PyTorch would run the LSTM in fp16.", "Use fp32, or auto."
         )
+    if name == "bf16" and device.type == "cpu" and not cpu_runs_bf16():
+        raise UsageError("--precision bf16: this processor cannot compute in bf16.", "Use fp32, or auto.")
     if name != "auto":
         return name
-    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() and cpu_runs_bf16() else "fp32"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether products in bf16 are not slower there than in fp32."""
+    return device.type != "cpu" or _cpu_multiplies_bf16()
 
 
 @cache
@@ -56,11 +74,26 @@ def processor_name() -> str:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    # Processors without these instructions run bf16 too, but convert every number and are slower for it.
+    """Whether the processor has instructions for it. ARM has some too, but whether they pay was never measured."""
+    # Processors without these instructions may run bf16 too, but convert every number and are slower for it.
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def cpu_runs_bf16() -> bool:
+    """Whether there is a kernel at all: oneDNN has none for processors without AVX-512."""
+    mkldnn: Any = torch.backends.mkldnn
+    return not mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -74,17 +107,39 @@ def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-@contextmanager
-def full_fp32() -> Iterator[None]:
-    """No TF32 inside: products of a GPU with all bits of fp32."""
-    products, kernels = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = kernels
+class FullPrecision:
+    """No TF32 while any thread is inside: products with all bits of fp32.
+
+    It is a setting of the whole process: the first thread to enter changes it, the last one to leave puts it back.
+    Set for each kind of product, since torch's older settings for all of them fail where somebody has used the newer.
+    """
+
+    def __init__(self) -> None:
+        backends: Any = torch.backends
+        self.products = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.rnn)
+        self.lock = threading.RLock()
+        self.inside = 0
+        self.before: list[str] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if not self.inside:
+                self.before = [product.fp32_precision for product in self.products]
+                for product in self.products:
+                    product.fp32_precision = "ieee"
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if not self.inside:
+                    for product, precision in zip(self.products, self.before, strict=True):
+                        product.fp32_precision = precision
+
+
+full_fp32 = FullPrecision()
 
 
 @contextmanager
@@ -92,10 +147,8 @@ def explained_memory(settings: WindowSettings) -> Iterator[None]:
     """Has running out of memory end as a ``CharlmError`` that names what to lower."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # a CPU's allocator raises a plain RuntimeError
-        out_of_memory = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
-        if not out_of_memory and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         raise CharlmError(
             "Out of memory. Saved checkpoints are intact.",
@@ -118,11 +171,10 @@ def prepare_process(threads: int) -> ThreadBalancer:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step instead of handing it back to the system each time.
+    """Have glibc keep freed memory for the next step instead of returning it to the operating system each time.
 
-    A training step allocates the same hundreds of megabytes again and again; fresh pages cost a fault each. Measured
-    at 2 × 512, 64 lanes × 64: 12% more characters per second (docs/benchmarks.md). M_MMAP_THRESHOLD is -3 and
-    M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjusting of both.
+    Each training step allocates the same buffers again, and fresh pages cost a page fault each. M_MMAP_THRESHOLD is -3
+    and M_TRIM_THRESHOLD -1 in malloc.h; setting them turns off glibc's own adjustment of both.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

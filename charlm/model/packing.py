@@ -4,14 +4,13 @@ No kernel knows a reset in the middle of a sequence. But what comes after one ha
 so it may as well be a lane of its own: a window of short documents is a few steps of many lanes.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.model.cells import State
+from charlm.model.device import on_device
 
 
 class Packing:
@@ -34,16 +33,13 @@ class Packing:
         ends = first + lengths == (first // time + 1) * time
         last[first[ends] // time] = np.flatnonzero(ends)
 
-        def on_device(array: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(array).to(device)
-
         self.lengths = torch.from_numpy(
             goes_on.sum(1)
         )  # stretches that go on at each step; the kernels want it on the CPU
-        self.rows = on_device(step * lanes + lane)  # of the window's, for each packed one
-        self.lanes = on_device(first // time)
-        self.is_fresh = on_device(resets.T.ravel()[first])[:, None]
-        self.last = on_device(last)
+        self.rows = on_device(step * lanes + lane, device)  # of the window's, for each packed one
+        self.lanes = on_device(first // time, device)
+        self.is_fresh = on_device(resets.T.ravel()[first], device)[:, None]
+        self.last = on_device(last, device)
 
     def pack(self, inputs: Tensor) -> Tensor:
         """``(time, lane, …)`` → ``(row, …)``."""

@@ -20,6 +20,7 @@ turns, a step takes thirty times as long: the threads of each pool spin while th
 processors that the other pool needs. Measured speeds: docs/benchmarks.md.
 """
 
+import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -36,6 +37,7 @@ MakeProduct = Callable[[Tensor, Tensor, Tensor], Product]
 
 INT8_FROM = 1 << 19  # weights of the largest matrix; with fewer, numpy's fp32 was measured to be as fast
 ONEDNN_FROM = 1 << 22  # weights of the largest matrix; with fewer, numpy's was measured to be faster for one lane
+CHANGES_PROCESS = threading.RLock()  # torch's engine and the filters of warnings are those of all threads
 STEPS = 127  # from 0 to the largest number of a weight's row, and of the hidden state
 FEWER_STEPS = 63  # of the hidden state, which is shifted to 0 … 2 × 63: 2 × (126 × 127) fits in 16 bits with a sign
 UNSHARED = 1 << 18  # weights; OpenBLAS multiplies a vector by so few in the calling thread alone
@@ -67,15 +69,16 @@ def _fbgemm_product(weight: Tensor, bias: Tensor, hidden: Tensor, hidden_steps: 
     scales = (weight.abs().amax(1) / STEPS).clamp_min(torch.finfo(weight.dtype).tiny)
     rounded = (weight / scales[:, None]).round_().to(torch.int8)
     no_shift = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():  # torch means to take this away some day; then the check fails
+    with CHANGES_PROCESS, warnings.catch_warnings():  # torch means to take this away some day; then the check fails
         warnings.simplefilter("ignore", UserWarning)
         quantized = torch._make_per_channel_quantized_tensor(rounded, scales.double(), no_shift, 0)
-    engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "fbgemm"  # decides how weights are laid out; the only one that can do this
-    try:
-        packed = torch.ops.quantized.linear_prepack(quantized, bias)
-    finally:
-        torch.backends.quantized.engine = engine
+    with CHANGES_PROCESS:
+        engine = torch.backends.quantized.engine
+        torch.backends.quantized.engine = "fbgemm"  # decides how weights are laid out; the only one that can do this
+        try:
+            packed = torch.ops.quantized.linear_prepack(quantized, bias)
+        finally:
+            torch.backends.quantized.engine = engine
 
     def product() -> Any:
         # Else torch asks the packed weights whether they override its functions; their no is a C++ exception, 15 µs

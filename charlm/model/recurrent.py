@@ -4,15 +4,17 @@ The kernels are torch's own (oneDNN on a CPU, cuDNN on a GPU). The layers are ca
 happen between them; the kernels themselves go layer by layer too, so that costs nothing.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.backends.cudnn import rnn
 
 from charlm.model.cells import GATES, STATES, State
 from charlm.model.packing import Packing
+from charlm.model.regularization import Dropout
 
 
 class RecurrentLayer(nn.Module):
@@ -34,6 +36,33 @@ class RecurrentLayer(nn.Module):
         self.register_buffer("second_bias", torch.zeros(rows), persistent=False)
         self.reset_parameters()
 
+    def _apply(self, *arguments: Any, **options: Any) -> Self:  # what moves a module to another device, as in nn.LSTM
+        super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+        self.lay_out()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy, which may not be laid out as this one is
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.lay_out()
+
+    @torch.no_grad()
+    def lay_out(self) -> None:
+        """Put the weights side by side in memory, where cuDNN reads them: else it copies them at every call, and warns.
+
+        Elsewhere nothing is done. ``nn.LSTM`` does the same (``torch/nn/modules/rnn.py``).
+        """
+        weights = self.kernel_weights()
+        if not uses_cudnn(weights) or not torch._use_cudnn_rnn_flatten_weight():
+            return
+        name = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN_TANH"}[self.cell]
+        mode = rnn.get_cudnn_mode(name)  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(self.weight_ih):  # type: ignore[no-untyped-call]
+            sizes = (self.weight_ih.shape[1], mode, self.hidden_size, 0, 1)  # no projection, one layer
+            torch._cudnn_rnn_flatten_weight(weights, 4, *sizes, False, False)
+
+    def kernel_weights(self) -> list[Tensor]:
+        return [self.weight_ih, self.weight_hh, self.bias, self.second_bias]
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Each gate's input matrix Glorot uniform (Glorot and Bengio 2010), its recurrent matrix orthogonal (Saxe et
@@ -52,7 +81,7 @@ class RecurrentLayer(nn.Module):
 
         Returns the outputs, as the inputs are, and the new state.
         """
-        weights = [self.weight_ih, self.weight_hh, self.bias, self.second_bias]
+        weights = self.kernel_weights()
         initial = [part.unsqueeze(0) for part in state]
         kernel: Any = {"lstm": torch.lstm, "gru": torch.gru, "rnn": torch.rnn_tanh}[self.cell]
         before = initial if self.cell == "lstm" else initial[0]
@@ -61,6 +90,11 @@ class RecurrentLayer(nn.Module):
         else:
             outputs, *after = kernel(inputs, lengths, before, weights, True, 1, 0.0, self.training, False)
         return outputs, tuple(part[0] for part in after)
+
+
+def uses_cudnn(weights: list[Tensor]) -> bool:
+    is_acceptable: Any = torch.backends.cudnn.is_acceptable
+    return all(weight.is_cuda and is_acceptable(weight) for weight in weights)
 
 
 class RecurrentStack(nn.Module):
@@ -72,7 +106,7 @@ class RecurrentStack(nn.Module):
         self.hidden_size = hidden_size
         input_sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(RecurrentLayer(cell, size, hidden_size) for size in input_sizes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def zero_state(self, lanes: int, device: torch.device) -> State:
         """A state that remembers nothing: each part ``(layer, lane, hidden)``, fp32."""

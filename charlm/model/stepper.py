@@ -10,6 +10,7 @@ A step of one character costs as much in calls as in arithmetic, so there are as
   Elsewhere torch does it, under the same names.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -26,6 +27,7 @@ from charlm.model.products import MakeProduct, choose_product, numpy_product
 from charlm.model.recurrent import RecurrentLayer
 from charlm.model.threads import ThreadLimit, count_useful_threads
 
+KEPT = 2  # steppers of a model, each with a copy of its weights
 GATE_HALVES = {"lstm": (0.5, 0.5, 1.0, 0.5), "gru": (0.5, 0.5, 1.0), "rnn": (1.0,)}  # ½ where a gate is a σ
 
 
@@ -50,8 +52,8 @@ class Stepper:
         ]
         largest = max(weight.numel() for weight, _ in products)
         make_product = choose_product(largest, lanes, precision, self.device)
-        uses_torch = make_product is not numpy_product
-        self.limit = ThreadLimit(count_useful_threads(largest, lanes)) if uses_torch else nullcontext()
+        uses_torch_threads = self.device.type == "cpu" and make_product is not numpy_product
+        self.limit = ThreadLimit(count_useful_threads(largest, lanes)) if uses_torch_threads else nullcontext()
         with self.limit:
             self.layers = [
                 LayerStep(first.cell, weight, bias, halves, lanes, make_product) for weight, bias in products
@@ -81,20 +83,34 @@ class Stepper:
 class Steppers:
     """Steppers of one model, kept from one text to the next: to lay the weights out takes longer than many a text.
 
-    One is lent to one text at a time. Whoever changes the weights needs new ones.
+    One is lent to one text at a time, in whatever thread. The last ``KEPT`` to come back are kept. Whoever changes the
+    weights needs new ones; so does a copy of the model, which begins with none.
     """
 
     def __init__(self, model: CharacterModel) -> None:
         self.model = model
-        self.idle: dict[tuple[int, str], Stepper] = {}
+        self.idle: list[tuple[tuple[int, str], Stepper]] = []  # the last one to come back is the last
+        self.lock = threading.RLock()  # a stream that is thrown away may end inside of it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     @contextmanager
     def lent(self, lanes: int, precision: str) -> Iterator[Stepper]:
-        stepper = self.idle.pop((lanes, precision), None) or Stepper(self.model, lanes, precision)
+        key = (lanes, precision)
+        with self.lock:
+            found = [index for index, (kept, _) in enumerate(self.idle) if kept == key]
+            stepper = self.idle.pop(found[-1])[1] if found else None
+        if stepper is None:
+            stepper = Stepper(self.model, lanes, precision)
         try:
             yield stepper
         finally:
-            self.idle[lanes, precision] = stepper
+            with self.lock:
+                self.idle = [*self.idle, (key, stepper)][-KEPT:]
 
 
 class LayerStep:

@@ -4,8 +4,9 @@ A small step is over before other threads have woken up, and there are thousands
 own, which holds only inside the step: a stream hands every character to a caller whose process is as it was before.
 """
 
-from threading import Lock
+from threading import Lock, get_ident
 from types import TracebackType
+from typing import ClassVar
 
 import torch
 
@@ -25,7 +26,7 @@ class ThreadLimit:
     """
 
     _lock = Lock()
-    _inside = 0
+    _inside: ClassVar[set[int]] = set()  # Python threads; a KeyboardInterrupt may leave one here until its next step
     _outside_threads = 1
 
     def __init__(self, threads: int) -> None:
@@ -33,14 +34,14 @@ class ThreadLimit:
 
     def __enter__(self) -> None:
         with self._lock:
-            if not ThreadLimit._inside:
+            if not self._inside:
                 ThreadLimit._outside_threads = torch.get_num_threads()
-            ThreadLimit._inside += 1
+            self._inside.add(get_ident())
             torch.set_num_threads(min(self.threads, self._outside_threads))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with self._lock:
-            ThreadLimit._inside -= 1
             torch.set_num_threads(self._outside_threads)
+            self._inside.discard(get_ident())

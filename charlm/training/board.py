@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from charlm import files
 from charlm.config import SECTIONS, TrainSettings
 from charlm.errors import CharlmWarning
 
@@ -38,21 +39,28 @@ class Board:
 
     def _open(self, first_step: int) -> None:
         # TensorBoard drops figures of later steps at a restart, which is any start but the first: so the first says so
-        self.writer = SummaryWriter(str(self.run), purge_step=first_step + 1 if first_step else 0, flush_secs=10)
+        self.writer = SummaryWriter(self._folder(), purge_step=first_step + 1 if first_step else 0, flush_secs=10)
+
+    def _folder(self) -> str:
+        """The run folder by a name that is UTF-8: TensorBoard takes no other."""
+        name = str(self.run)
+        return name if _encodable(name) == name else str(files.link_folder(self.run))
 
     def scalars(self, step: int, figures: dict[str, float]) -> None:
         for tag, value in figures.items():
             self._try(partial(self._scalar, tag, value, step))
 
     def text(self, step: int, tag: str, markdown: str) -> None:
-        self._try(lambda: self.writer and self.writer.add_text(tag, markdown, step))
+        encodable = _encodable(markdown)
+        self._try(lambda: self.writer and self.writer.add_text(tag, encodable, step))
 
     def verbatim(self, step: int, tag: str, text: str) -> None:
         self.text(step, tag, f"<pre>{html.escape(text)}</pre>")
 
     def describe(self, settings: TrainSettings, parameters: int) -> None:
         """Settings as a table, as hyperparameters, and the page of pictures: once, at the start of a run."""
-        values = settings.model_dump()
+        dumped = settings.model_dump()
+        values = {name: _encodable(value) if isinstance(value, str) else value for name, value in dumped.items()}
         names = [(section, name) for section, kind in SECTIONS.items() for name in kind.model_fields]
         rows = [f"| {section} | `{name}` | `{values[name]}` |" for section, name in names]
         table = "\n".join(["| | setting | value |", "| --- | --- | --- |", *rows, f"| | parameters | {parameters:,} |"])
@@ -78,21 +86,26 @@ class Board:
     def _try(self, write: Callable[[], Any]) -> None:
         try:
             write()
-        except OSError as error:
+        except Exception as error:  # a convenience, which nothing that goes wrong in it may end
             self._give_up(error)
 
     def _in_thread(self, details: threading.ExceptHookArgs) -> None:
         """The writer works in a thread of its own; what fails there must not end as a traceback on the terminal."""
-        if isinstance(details.exc_value, OSError):
+        if isinstance(details.exc_value, Exception) and type(details.thread).__module__.startswith("tensorboard."):
             self._give_up(details.exc_value)
         else:
             self.hook(details)
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         self.writer = None
         if not self.failed:
             self.failed = True
-            reason = error.strerror or error
+            reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
             warnings.warn(
                 f"{self.run}: cannot write TensorBoard logs: {reason}. Training continues.", CharlmWarning, stacklevel=2
             )
+
+
+def _encodable(text: str) -> str:
+    """A text with escape sequences for surrogates, which stand in names for bytes that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -3,20 +3,22 @@
 import json
 import math
 import os
-import sys
 import warnings
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from charlm import files
 from charlm.config import TrainSettings
+from charlm.console import console, is_watched, open_bar
 from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.errors import CharlmWarning, pluralize
 from charlm.generation.terminal import harmless
 from charlm.runs import METRICS
 from charlm.training.board import Board
+from charlm.training.lines import SparseLines
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LN2 = math.log(2)
 
@@ -32,6 +34,7 @@ class Monitor:
         self.run = run
         self.board = Board(run, first_step)
         self.metrics_failed = False
+        self.lines = SparseLines()
         self.settings, self.parameters = settings, parameters
         if not first_step:
             self.board.describe(settings, parameters)
@@ -39,13 +42,12 @@ class Monitor:
     def start(self, first_step: int, total_steps: int) -> None:
         """Show the bar. ``total_steps`` 0: not known beforehand, the bar then shows hundredths."""
         self.total_steps = total_steps
-        if not self.quiet and sys.stderr.isatty():
-            total = total_steps or 100
-            layout = "{percentage:3.0f}%|{bar}| {desc} {remaining} left"
-            self.bar = tqdm(
-                total=total,
+        self.lines.start()
+        if not self.quiet and is_watched():
+            self.bar = open_bar(
+                total=total_steps or 100,
                 initial=first_step if total_steps else 0,
-                bar_format=layout,
+                bar_format="{percentage:3.0f}%|{bar}| {desc} {remaining} left",
                 dynamic_ncols=True,
                 ascii=_plain() or None,
             )
@@ -60,8 +62,9 @@ class Monitor:
         if self.bar is not None:
             self.bar.n = step if self.total_steps else round(100 * min(progress, 1.0))
             self._show()
-        else:
-            self.say(self.training_text + self.validation_text + self.speed_text)
+        elif self.lines.is_due(progress >= 1):
+            left = self.lines.time_left(progress)
+            self.say(self.training_text + self.validation_text + self.speed_text + left)
 
     def before_learning(self, loss: float, vocabulary_size: int) -> None:
         """What the untrained model makes of the text: about what guessing would. Shown, not recorded."""
@@ -80,9 +83,7 @@ class Monitor:
     def evaluation(self, step: int, loss: float) -> None:
         self._record(step, {"loss/validation": loss, f"bits_per_{self.unit}/validation": loss / LN2})
         self.validation_text = f" val {loss:.3f} ({loss / LN2:.2f} bits)"
-        if self.bar is None:
-            self.say(f"step {step}: validation {loss:.3f} ({loss / LN2:.2f} bits)")
-        else:
+        if self.bar is not None:
             self._show()
 
     def exact(self, step: int, loss: float) -> None:
@@ -92,16 +93,15 @@ class Monitor:
 
     def sample(self, step: int, text: str) -> None:
         self.board.verbatim(step, "sample", text)
-        shown = harmless(text.strip()) if sys.stderr.isatty() else text.strip()
+        if self.bar is None and not self.lines.is_sample_due():
+            return
+        shown = harmless(text.strip()) if console.isatty() else text.strip()
         self.say(f"--- sample at step {step}\n{shown}\n---")
 
     def say(self, text: str) -> None:
         """A line for people, above the bar."""
         if not self.quiet:
-            try:
-                tqdm.write(text, file=sys.stderr)
-            except OSError:  # nobody listens any more: no reason to stop
-                self.quiet = True
+            console.say(text)
 
     def _show(self) -> None:
         assert self.bar is not None
@@ -146,4 +146,4 @@ def _short(number: float) -> str:
 
 def _plain() -> bool:
     """Whether the terminal may lack the block characters of the bar."""
-    return "utf" not in (sys.stderr.encoding or "").lower() or os.environ.get("TERM") == "dumb"
+    return "utf" not in console.encoding.lower() or os.environ.get("TERM") == "dumb"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from charlm.config import OptimizationSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+FUSED_ON = ("cpu", "cuda")  # devices whose fused AdamW reads found_inf; that of MPS does not
 
 
 def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.AdamW:
@@ -18,17 +19,22 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": biases, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
+    fused = matrices[0].device.type in FUSED_ON
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=fused)
 
 
 def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Take a step where ``finite`` is true, else leave weights and moments as they are; decided on the device.
+    """Take a step where ``finite`` is true, else leave weights and moments as they are.
 
-    ``found_inf`` is what fused AdamW reads from torch's gradient scaler, which sets it in this very way
-    (``torch/amp/grad_scaler.py``); where a torch did not know it, a test of this function would fail.
+    Decided on the device where fused AdamW reads ``found_inf``, which torch's gradient scaler sets in this very way
+    (``torch/amp/grad_scaler.py``); where a torch did not know it, a test of this function would fail. Elsewhere each
+    step waits for the device.
     """
-    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    optimizer.step()
+    if optimizer.defaults["fused"]:
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bool(finite):
+        optimizer.step()
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -44,8 +50,8 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` gave. Raises ``ValueError`` if a tensor is missing or does not fit."""
     for name, parameter in model.named_parameters():
-        # fused AdamW keeps its count of steps on the parameter's device too
-        like = {"step": torch.zeros((), device=parameter.device)}
+        # Only fused AdamW keeps its count of steps on the parameter's device
+        like = {"step": torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")}
         optimizer.state[parameter] = {
             moment: take(tensors, f"optimizer.{moment}.{name}", like.get(moment, parameter)) for moment in MOMENTS
         }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from charlm import files, runs
 from charlm.checkpoint import Checkpoint
-from charlm.errors import CharlmError, CharlmWarning, UnreadableError
+from charlm.errors import CharlmError, CharlmWarning, UnreadableError, quote
 
 RETRY_SECONDS = 30.0  # of training time after a save that failed
 
@@ -51,5 +51,5 @@ class Saver:
         kept = ", ".join(folder.name for folder in reversed(runs.checkpoints(self.run))) or "nothing"
         raise CharlmError(
             f"{self.run}: step {step} could not be saved. Kept: {kept}.",
-            f"Free up space, then run: charlm train --resume {self.run}",
+            f"Free up space, then run: charlm train --resume {quote(self.run)}",
         )

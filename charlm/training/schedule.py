@@ -1,10 +1,20 @@
-"""The learning rate and the end of training, as pure functions of how far training is."""
+"""The learning rate, the steps at which to evaluate, and the end of training, as pure functions."""
 
 import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from fractions import Fraction
 
-from charlm.config import OptimizationSettings
+from charlm.config import OptimizationSettings, TrainSettings
+from charlm.evaluation.passes import count_characters_read
 
 LAST_FRACTION = 0.01  # of the highest learning rate, at the end of the cosine
+
+TRAINING_PASSES = 3  # forward, and backward for the gradients of activations and of weights
+SAMPLING_PASSES = 50  # a sampled character takes about as long as this many evaluated side by side
+EVALUATION_SHARE = Fraction(1, 10)  # of the work of training, at most, unless that leaves too few evaluations
+MIN_EVALUATIONS, MAX_EVALUATIONS = 4, 10
+MIN_INTERVAL = 100  # steps, where the number of steps is unknown: saving each new best takes time that is not counted
 
 
 def learning_rate(settings: OptimizationSettings, step: int, progress: float) -> float:
@@ -45,8 +55,66 @@ def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes:
 
 def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:
     """How many steps the whole training takes, 0 where the clock may end it."""
+    return 0 if settings.max_minutes else step_limit(settings, windows_per_epoch)
+
+
+def step_limit(settings: OptimizationSettings, windows_per_epoch: int) -> int:
+    """How many steps training takes at most, 0 where only the clock ends it."""
     by_epochs = max(0, round(settings.max_epochs * windows_per_epoch / settings.accumulation_steps) - 1)
     while by_epochs * settings.accumulation_steps / windows_per_epoch < settings.max_epochs:  # rounded as training does
         by_epochs += 1
-    lengths = [length for length in (settings.max_steps, by_epochs) if length]
-    return 0 if settings.max_minutes else min(lengths)
+    return min((limit for limit in (settings.max_steps, by_epochs) if limit), default=0)
+
+
+@dataclass(frozen=True)
+class EvaluationSchedule:
+    """At which steps to evaluate. The last step of training is evaluated too, whether it is one of them or not.
+
+    Evaluation ``k`` comes after ``interval × k`` steps, or earlier where it is among the first ``growing``: after
+    ``√(k / growing)`` times as many. So the intervals between these grow, and from there on they are equal.
+    """
+
+    interval: Fraction
+    growing: int
+
+    def step_of(self, number: int) -> int:
+        """The step of the evaluation of this number, from 1 on: always a later one than that of the evaluation before.
+
+        Floating-point division, multiplication and square root are rounded alike on every machine; powers are not.
+        """
+        steps = self.interval.numerator * number / self.interval.denominator
+        return max(number, math.ceil(steps * math.sqrt(min(1.0, number / self.growing))))
+
+    def is_due(self, step: int) -> bool:
+        numbers = range(1, step + 1)  # an evaluation never has a greater number than its step
+        return step > 0 and self.step_of(numbers[bisect_left(numbers, step, key=self.step_of)]) == step
+
+
+def schedule_evaluations(
+    settings: TrainSettings, training_characters: int, validation_characters: int, windows_per_epoch: int
+) -> EvaluationSchedule:
+    """When to evaluate: the same on every machine, since work is counted and not timed.
+
+    Work is characters times passes of the model over them. The work of an evaluation includes the characters that its
+    lanes warm up on, and the sample.
+
+    With a limit in steps or epochs, ``auto`` is ten evaluations where they take at most a tenth of the work of
+    training, else as many as do, but at least four; the last one is at that limit, even if minutes may end the run
+    earlier. If only minutes end it, evaluations follow the schedule of a run whose work is just enough for ten of them;
+    after the tenth, they come at equal intervals, so that they keep taking a tenth of the work.
+
+    A resumed run follows the schedule of its present settings. With the same settings as before, it evaluates at the
+    same steps as an uninterrupted run. With another limit, the evaluations before the resume stay where they were. An
+    uninterrupted run with the new limit has the same weights (if its learning rate is constant) but other evaluations,
+    and so perhaps another best checkpoint and another end by ``patience``.
+    """
+    if settings.evaluate_every != "auto":
+        return EvaluationSchedule(Fraction(settings.evaluate_every), growing=1)
+    step_work = TRAINING_PASSES * Fraction(training_characters * settings.accumulation_steps, windows_per_epoch)
+    evaluation_work = count_characters_read(validation_characters) + SAMPLING_PASSES * settings.sample_length
+    if not (steps := step_limit(settings, windows_per_epoch)):
+        interval = max(Fraction(MIN_INTERVAL), evaluation_work / (EVALUATION_SHARE * step_work))
+        return EvaluationSchedule(interval, growing=MAX_EVALUATIONS)
+    affordable = math.floor(EVALUATION_SHARE * steps * step_work / evaluation_work)
+    evaluations = min(steps, max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, affordable)))
+    return EvaluationSchedule(Fraction(steps, evaluations), growing=evaluations)

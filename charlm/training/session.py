@@ -5,17 +5,19 @@ Nothing is written or removed before all of it is known to be right.
 
 import errno
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charlm import runs
-from charlm.checkpoint import Checkpoint, describe_process
+from charlm import runs, texts
+from charlm.checkpoint import Checkpoint, config_json, describe_process
 from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
-from charlm.corpus import loading, recorded, sources
+from charlm.console import console
+from charlm.corpus import likeness, loading, sources
 from charlm.corpus.loading import Corpus
-from charlm.corpus.record import CorpusRecord
-from charlm.errors import CharlmError, UsageError, pluralize
+from charlm.corpus.recorded import RecordedCorpus
+from charlm.errors import CharlmError, UsageError, pluralize, quote
 from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
 from charlm.model.language_model import CharacterModel
@@ -38,6 +40,9 @@ FIXED = (
 )
 
 
+RESERVED = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)  # by Windows
+
+
 @dataclass(frozen=True)
 class Plan:
     """A training that can start: all its inputs were found and fit together."""
@@ -52,6 +57,9 @@ class Plan:
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
+        if not quiet:
+            for line in self.announcement():
+                console.say(line)
         with explained_memory(self.settings):
             try:
                 with runs.locked(self.run):
@@ -67,14 +75,19 @@ class Plan:
 
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
+        record = self.corpus.file_record(self.run)
         trainer = Trainer(self.settings, self.corpus, self.run, quiet, self.origin)
         prepare_process(trainer.balancer.most)
+        # What could not be read again is refused here, before anything is removed
+        texts.encode(record)
+        environment = describe_process(trainer.device, trainer.precision)
+        config_json(trainer.state.checkpoint(self.settings, self.corpus, {}, environment))
         if self.saved is not None:
             trainer.restore(self.saved)
             runs.forget_after(self.run, self.saved.step)
         elif self.overwrite and runs.is_occupied(self.run):
             runs.remove(self.run)
-        runs.start(self.run, self.settings, self.corpus.record())
+        runs.start(self.run, self.settings, record)
         return trainer
 
     def announcement(self) -> Iterable[str]:
@@ -93,6 +106,8 @@ class Plan:
             yield f"Mapped to the unknown token: {rare} ({total})."
         if lacking := corpus.only_outside_training():
             yield f"Outside the training split only: {pluralize(lacking, f'distinct {settings.unit}')}."
+        if self.saved is None and (advice := likeness.advice(corpus, settings)):
+            yield advice
         lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
         if lanes < settings.batch_size:
             yield f"The text is short: the batch size is {lanes} instead of {settings.batch_size}."
@@ -122,7 +137,7 @@ class Plan:
                 )
             if moves := self.saved.progress.thread_changes:
                 steps = ", ".join(str(change.step) for change in moves)
-                yield f"The number of threads changed at step {steps}: another run would differ in the last bits."
+                yield f"The number of threads changed at step {steps}, so this run cannot be reproduced bit for bit."
             before = self.saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
@@ -142,7 +157,7 @@ def plan(
     corpus_names: Sequence[str],
     layers: Sequence[Layer],
     out: Path | None = None,
-    resume: str | None = None,
+    resume: str | Path | None = None,
     overwrite: bool = False,
     cache_folder: Path | None = None,
     quiet: bool = True,
@@ -164,15 +179,25 @@ def plan(
     if resume is None:
         return _fresh(corpus_names, layers, out, overwrite, cache_folder, quiet)
     path = Path(resume)
+    runs.check_path(path)
     if runs.has_settings(path) and not runs.checkpoints(path):  # likewise: its settings and its text, from step 0
-        record = None if corpus_names else runs.corpus_record(path)
+        record = None if corpus_names else texts.read(path)
         layers = [(str(path / "config.toml"), read_toml(path / "config.toml")), *layers]
-        return _fresh(corpus_names, layers, path, True, cache_folder, quiet, record)
+        hint = _where_now(path)
+        recorded = RecordedCorpus(path, record, record, hint, hint) if record else None
+        return _fresh(corpus_names, layers, path, True, cache_folder, quiet, recorded)
     return _resumed(corpus_names, layers, path, out, cache_folder, quiet)
 
 
 def default_run(corpus_names: Sequence[str]) -> Path:
-    return Path("checkpoints") / sources.name_of(corpus_names)
+    return Path("checkpoints") / portable_name(sources.name_of(corpus_names))
+
+
+def portable_name(name: str) -> str:
+    """A name that a folder may have on every system, as near to ``name`` as can be."""
+    name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ")
+    start, dot, rest = name.partition(".")
+    return f"{start}_{dot}{rest}" if RESERVED.fullmatch(start.rstrip()) else name or "corpus"
 
 
 def _fresh(
@@ -182,14 +207,15 @@ def _fresh(
     overwrite: bool,
     cache_folder: Path | None,
     quiet: bool,
-    record: CorpusRecord | None = None,
+    recorded: RecordedCorpus | None = None,
 ) -> Plan:
-    """``record``: of the text, where the run had one that is not named again."""
+    """``recorded``: the text of the run, if it had one that is not named again."""
     settings, origin = resolve(TrainSettings, layers), None
     if settings.init_from:
         settings, origin = _shaped(layers, Path(settings.init_from))
     choose_device(settings.device)
     run = out or default_run(corpus_names)
+    runs.check_path(run)
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file.", "Choose another --out.")
     occupied = runs.is_occupied(run)
@@ -201,10 +227,10 @@ def _fresh(
             f"{run}: a run already exists here.",
             "Continue it with --resume auto, replace it with --overwrite, or choose another folder with --out.",
         )
-    if record is None:
+    if recorded is None:
         corpus = loading.load(corpus_names, settings, settings.sequence_length, cache_folder, quiet)
     else:
-        corpus = recorded.load([], record, settings, None, run, _where_now(run), cache_folder, quiet)
+        corpus = recorded.load([], settings, None, cache_folder, quiet)
     if origin is not None:
         corpus = corpus.known_by(grown_vocabulary(origin, corpus.vocabulary))
     return Plan(settings, corpus, run, None, overwrite, [folder.name for folder in runs.checkpoints(run)], origin)
@@ -250,22 +276,17 @@ def _resumed(
             + ".",
             "Remove these options, or start a new run with --out checkpoints/NAME.",
         )
-    corpus = recorded.load(
-        corpus_names,
-        saved.corpus,
-        settings,
-        saved.vocabulary,
-        path,
-        _where_now(path),
-        cache_folder,
-        quiet,
-    )
+    finetune = f"charlm train TEXT --init-from {quote(path)} --out NEW_RUN"
+    another = f"To train the model on another text, or on more: {finetune}"
+    files = texts.find(run, saved.corpus)
+    recorded = RecordedCorpus(run, saved.corpus, files, _where_now(path), another)
+    corpus = recorded.load(corpus_names, settings, saved.vocabulary, cache_folder, quiet)
     return Plan(settings, corpus, run, saved, False, seen)
 
 
 def _where_now(path: Path) -> str:
     """What to do when the text of a run is not found, or has changed."""
     return (
-        f"Pass the original text (corpus.json lists its files): charlm train TEXT --resume {path}; "
+        f"Pass the original text (corpus.json lists its files): charlm train TEXT --resume {quote(path)}; "
         "or start a new run with --out checkpoints/NAME."
     )

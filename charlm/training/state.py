@@ -15,6 +15,7 @@ from charlm.model.language_model import CharacterModel
 from charlm.progress import TrainingProgress
 from charlm.training.finetuning import start_from
 from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, take
+from charlm.training.randomness import rng_states, set_rng_states
 
 SKIPS_TO_GO_BACK = 5  # steps in a row that were not finite
 RECURRENT_STATE = ("recurrent_state.hidden", "recurrent_state.cell")  # the second: of an LSTM only
@@ -50,8 +51,7 @@ class TrainingState:
         if origin is not None:
             start_from(origin, model, vocabulary)
         model.to(device)
-        done = TrainingProgress(evaluate_every=0 if settings.evaluate_every == "auto" else settings.evaluate_every)
-        return cls(model, make_optimizer(model, settings), model.zero_state(lanes), done, device)
+        return cls(model, make_optimizer(model, settings), model.zero_state(lanes), TrainingProgress(), device)
 
     def __post_init__(self) -> None:
         # On the device, so that no step waits for them. Steps that are not finite are skipped: see Trainer.train_step
@@ -60,7 +60,8 @@ class TrainingState:
 
     def count(self, loss: Tensor, finite: Tensor, targets: int) -> None:
         """Add a step to what is counted on the device: its loss where it is finite, else that it was skipped."""
-        self.since_log += torch.stack([torch.where(finite, loss * targets, 0.0), finite * targets, finite, ~finite])
+        taken = finite.float()  # not every device stacks numbers of several types
+        self.since_log += torch.stack([torch.where(finite, loss * targets, 0.0), taken * targets, taken, 1 - taken])
         self.skipped_in_a_row = torch.where(finite, 0.0, self.skipped_in_a_row + 1)
 
     def check(self) -> None:
@@ -71,13 +72,10 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the weights and the numbers: optimizer, recurrent state, random number generators."""
-        rng_states = {"rng_state.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng_states["rng_state.cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             **optimizer_tensors(self.model, self.optimizer),
             **dict(zip(self.recurrent_names, self.recurrent, strict=True)),
-            **rng_states,
+            **rng_states(self.device),
             **{name: value.clone() for name, value in zip(SINCE_LAST_LOG, self.since_log, strict=True)},
             "consecutive_skipped_steps": self.skipped_in_a_row,
         }
@@ -111,14 +109,14 @@ class TrainingState:
         tensors = saved.training_state
         try:
             restore_optimizer(self.model, self.optimizer, tensors)
-            states = zip(self.recurrent_names, self.recurrent, strict=True)
-            self.recurrent = tuple(take(tensors, name, state) for name, state in states)
+            recurrent = zip(self.recurrent_names, self.recurrent, strict=True)
+            self.recurrent = tuple(take(tensors, name, state) for name, state in recurrent)
             self.since_log = torch.stack([take(tensors, name, self.since_log[0]) for name in SINCE_LAST_LOG])
             self.skipped_in_a_row = take(tensors, "consecutive_skipped_steps", self.skipped_in_a_row)
-            torch.set_rng_state(take(tensors, "rng_state.cpu", torch.get_rng_state()))
-            if self.device.type == "cuda" and saved.environment.get("device") == "cuda":
-                cuda_state = torch.cuda.get_rng_state(self.device)
-                torch.cuda.set_rng_state(take(tensors, "rng_state.cuda", cuda_state), self.device)
+            # On another device than before, the generator there starts from the seed
+            device = self.device if saved.environment.get("device") == self.device.type else torch.device("cpu")
+            states = {name: take(tensors, name, state) for name, state in rng_states(device).items()}
+            set_rng_states(device, states)
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{saved.folder}: cannot resume from this checkpoint: {str(error).splitlines()[0]}.",

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from charlm.model.device import synchronize
+
 STOPPED_SECONDS = 60.0  # a step that takes longer than this, and than so many of the usual ones, was not all training:
 STOPPED_LAPS = 20  # the process was stopped (Ctrl-Z, a suspended machine)
 REMEMBERED_LAPS = 101
@@ -46,8 +48,7 @@ class Stopwatch:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Work that is no training. A GPU first finishes the steps that were given to it: they count."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         self.seconds, self.since = self.read(), None
         try:
             yield

@@ -1,36 +1,34 @@
 """The loop: one step, and the things that happen once in a while around it."""
 
 import math
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint, describe_process
 from charlm.config import SampleSettings, TrainSettings
+from charlm.console import open_bar
 from charlm.corpus.batches import Lanes
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import SHORT_UNITS
-from charlm.errors import DivergedError, TrainingInterruptedError
+from charlm.errors import DivergedError, TrainingInterruptedError, quote
 from charlm.evaluation.passes import Evaluation, evaluate, lanes_for
 from charlm.generation.streams import Sampler
 from charlm.model.device import autocast, choose_device, choose_precision, on_device
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
-from charlm.progress import ThreadChange, TrainingProgress
+from charlm.progress import TrainingProgress
 from charlm.training import schedule
 from charlm.training.monitor import Monitor
 from charlm.training.optimizer import step_if
 from charlm.training.saving import Saver
+from charlm.training.sharing import Sharing
 from charlm.training.signals import StopSignals
 from charlm.training.state import NotFiniteError, TrainingState
 from charlm.training.stopwatch import Stopwatch
 
-EVALUATION_SHARE = 0.08  # of the time, at most; the contract says a tenth, and no two evaluations take quite as long
-FIRST_EVALUATION = 20  # steps, where the interval is left to us: by then a step's and an evaluation's time are known
 FIRST_LOOK = 1000  # characters: what the untrained model makes of the text, before anybody has to wait
 TIMES_TO_GO_BACK = 2
 LOWER_BY = 0.5  # of the learning rate, each time
@@ -51,6 +49,9 @@ class Trainer:
         self.precision = choose_precision(settings.precision, self.device)
         self.validation = corpus.part(corpus.split.validation)
         self.lanes = Lanes(corpus.part(corpus.split.train), settings.batch_size, settings.sequence_length)
+        self.evaluations = schedule.schedule_evaluations(
+            settings, len(corpus.split.train), len(corpus.split.validation), self.lanes.windows_per_epoch
+        )
         self.state = self.first_state()
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of this very step
@@ -62,21 +63,15 @@ class Trainer:
         self.stop_signals = StopSignals(quiet)
         threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
         self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
-        self.warned_of_load = False
+        self.sharing = Sharing(self.balancer)
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
         self.state.restore(saved)
-        changes = self.done.thread_changes
-        if changes and changes[-1].threads != self.balancer.threads:
-            changes.append(ThreadChange(step=self.done.steps, threads=self.balancer.threads))
-        if self.settings.evaluate_every != "auto":
-            self.done.evaluate_every = self.settings.evaluate_every
+        self.sharing.resume(self.done)
         self.stopwatch = Stopwatch(self.device, self.done.training_seconds)
         self.metrics = saved.metrics
         self.saver.start_from(self.done.steps, self.done.training_seconds)
-
-    # The story
 
     def train(self) -> Evaluation:
         """Train to the end. Returns the exact validation figure of the best checkpoint.
@@ -116,8 +111,8 @@ class Trainer:
         last = self.finished()
         if is_log_entry:
             self.log()
-            self.share_the_machine()
-        if last or self.evaluation_is_due():
+            self.sharing.look(self.done, self.monitor)
+        if last or self.evaluations.is_due(self.done.steps):
             with self.stopwatch.paused():
                 self.evaluate()
         last = last or self.finished()  # an evaluation may have been one too many without a better one
@@ -172,8 +167,6 @@ class Trainer:
         self.done.targets_since_last_log += window.characters
         return self.model.loss(logits, targets)
 
-    # Once in a while
-
     def leave_out_gap(self) -> None:
         """Time in which the process was stopped is no training time."""
         if gap_seconds := self.stopwatch.end_lap():
@@ -206,20 +199,6 @@ class Trainer:
         }
         self.monitor.training(self.done.steps, self.progress, {n: v for n, v in figures.items() if math.isfinite(v)})
 
-    def share_the_machine(self) -> None:
-        """Use fewer threads while other programs need the processors, and tell people what slows their run."""
-        balancer = self.balancer
-        if balancer.balance():
-            self.done.thread_changes.append(ThreadChange(step=self.done.steps, threads=balancer.threads))
-            self.monitor.threads(self.done.steps, balancer.threads)
-        if balancer.is_slowed and not self.warned_of_load:
-            self.warned_of_load = True
-            if balancer.fixed:
-                means = "pause them, or let the number of threads adapt (--threads 0, without OMP_NUM_THREADS)"
-            else:
-                means = f"it uses {balancer.threads} of {balancer.most} threads until the machine is quiet again"
-            self.monitor.say(f"Other programs on this machine slow this run since step {self.done.steps}: {means}.")
-
     def go_back(self) -> None:
         """Training diverged: go on from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
         failed_at, done = self.done.steps, self.done
@@ -234,7 +213,6 @@ class Trainer:
             self.state = self.first_state()
             self.stopwatch = Stopwatch(self.device)
             self.saver.start_from(0, 0.0)
-            self.done.evaluate_every = done.evaluate_every
         runs.forget_after(self.run, self.done.steps)
         self.done.rollbacks = done.rollbacks + 1
         self.done.learning_rate_scale = done.learning_rate_scale * LOWER_BY
@@ -242,10 +220,6 @@ class Trainer:
         self.monitor.restart(self.done.steps)
         back = f"rolling back to step {self.done.steps} with {LOWER_BY:g} times the learning rate"
         self.monitor.say(f"Training diverged at step {failed_at}: {back}.")
-
-    def evaluation_is_due(self) -> bool:
-        every = self.done.evaluate_every
-        return self.done.steps % every == 0 if every else self.done.steps == FIRST_EVALUATION
 
     def look_first(self) -> None:
         """What the untrained model makes of the text: about what guessing would."""
@@ -255,12 +229,8 @@ class Trainer:
     def evaluate(self) -> None:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
         self.state.check()
-        began = time.perf_counter()
         lanes = lanes_for(len(self.validation))
         loss = evaluate(self.model, self.validation, lanes, self.precision).nats_per_character
-        if not self.done.evaluate_every:  # measured once, then fixed: a resume must evaluate at the same steps
-            step_seconds = self.stopwatch.read() / self.done.steps
-            self.done.evaluate_every = math.ceil((time.perf_counter() - began) / EVALUATION_SHARE / step_seconds)
         self.monitor.evaluation(self.done.steps, loss)
         self.metrics = {"loss_validation": loss}
         done = self.done
@@ -295,7 +265,7 @@ class Trainer:
         self.save_at_the_end()
         raise TrainingInterruptedError(
             f"Stopped after step {self.done.steps}; checkpoint saved.",
-            f"Resume with: charlm train --resume {self.run}",
+            f"Resume with: charlm train --resume {quote(self.run)}",
             self.stop_signals.number,
         )
 
@@ -303,14 +273,11 @@ class Trainer:
         """The exact validation figure of the best checkpoint: one pass in fp32, one lane."""
         self.monitor.close_bar()
         best = runs.read(self.run, "best")
-        hidden, total = self.quiet or None, len(self.validation)  # None: hidden where standard error is no terminal
-        unit = f" {SHORT_UNITS[self.settings.unit]}s"
-        with tqdm(total=total, desc="exact validation", unit=unit, unit_scale=True, disable=hidden) as bar:
+        total, unit = len(self.validation), f" {SHORT_UNITS[self.settings.unit]}s"
+        with open_bar(self.quiet, total=total, desc="exact validation", unit=unit, unit_scale=True) as bar:
             exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
-
-    # Small things
 
     def first_state(self) -> TrainingState:
         vocabulary, lanes = self.corpus.vocabulary, self.lanes

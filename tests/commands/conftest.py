@@ -4,12 +4,15 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from charlm import benchmark
+from charlm.benchmark import Contestant
 from charlm.commands import main
 from charlm.training import session
 
@@ -44,6 +47,24 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     terminated = signal.getsignal(signal.SIGTERM)
     yield call
     signal.signal(signal.SIGTERM, terminated)
+
+
+@pytest.fixture
+def bench_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each candidate of ``charlm bench`` once in this process, since others take seconds to import torch; and
+    multiply small matrices, since large ones take minutes in bf16 on a CPU without instructions for it.
+    """
+
+    def take_turns(
+        contestants: Mapping[str, Contestant], rounds: int, on_progress: Callable[[], object]
+    ) -> dict[str, float]:
+        for make, settings in contestants.values():
+            make(settings, torch.device("cpu"))()
+            on_progress()
+        return dict.fromkeys(contestants, 0.5)
+
+    monkeypatch.setattr(benchmark, "_take_turns", take_turns)
+    monkeypatch.setattr(benchmark, "MATRIX_SIZE", 16)
 
 
 @pytest.fixture(scope="session")

@@ -2,35 +2,21 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
 
 import pytest
-import torch
 
-from charlm import benchmark
-from charlm.benchmark import Contestant
 from tests.commands.conftest import Cli
+
+pytestmark = pytest.mark.usefixtures("bench_in_this_process")
 
 SIZES = ("--hidden-size", "8", "--embedding-size", "4", "--batch-size", "2", "--sequence-length", "4", "--threads", "1")
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has each contestant take one turn here: a process for each takes seconds to import torch."""
-
-    def take_turns(
-        contestants: Mapping[str, Contestant], rounds: int, on_progress: Callable[[], object]
-    ) -> dict[str, float]:
-        for make, settings in contestants.values():
-            make(settings, torch.device("cpu"))()
-            on_progress()
-        return dict.fromkeys(contestants, 0.5)
-
-    monkeypatch.setattr(benchmark, "_take_turns", take_turns)
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_json_holds_the_speed_of_every_contestant(cli: Cli, cell: str) -> None:
+@pytest.mark.parametrize(("cell", "bf16"), [("lstm", True), ("gru", False), ("rnn", True)])
+def test_json_holds_the_speed_of_every_contestant(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, cell: str, bf16: bool
+) -> None:
+    monkeypatch.setattr("charlm.benchmark.multiplies_bf16", lambda device: bf16)
     result = cli("bench", *SIZES, "--cell", cell, "--rounds", "1", "--json")
     assert result.code == 0, result.err
     shown = json.loads(result.out)
@@ -38,7 +24,7 @@ def test_json_holds_the_speed_of_every_contestant(cli: Cli, cell: str) -> None:
     assert len(shown["training_characters_per_second"]) == 3
     assert [len(shown[f"sampling_{streams}_characters_per_second"]) for streams in (1, 64)] == [3, 3]
     assert shown["sampling_64_characters_per_second"]["charlm"] == 64 * 100 / 0.5
-    assert set(shown["matrix_gflops"]) == {"fp32", "bf16"}
+    assert set(shown["matrix_gflops"]) == ({"fp32", "bf16"} if bf16 else {"fp32"})
     assert math.isfinite(shown["training_gflops"])
     assert shown["settings"]["hidden_size"] == 8
     assert shown["rounds"] == 1

@@ -230,11 +230,8 @@ def test_a_model_of_bytes_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_fi
     assert "character" not in json.dumps(report)
     assert report["unit"] == "byte"
     assert report["bits_per_byte"] == pytest.approx(report["nats_per_byte"] / math.log(2))
-    assert (
-        report["bytes"]
-        == runs.read(Path("run")).progress["corpus"]["ranges"]["validation"][1]
-        - (runs.read(Path("run")).progress["corpus"]["ranges"]["validation"][0])
-    )
+    start, end = runs.read(Path("run")).corpus.split.validation
+    assert report["bytes"] == end - start
     assert "character" not in (tmp_path / "x.svg").read_text(encoding="utf-8")
 
 

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
-from click import Context, Option
+from click import Context, Group, Option, ParamType
 
 from charlm import __version__
-from charlm.commands import COMMANDS, group
+from charlm.commands import COMMANDS, group, options
+from charlm.commands.layout import Argument, Command
 from charlm.config import SampleSettings, TrainSettings
 from tests.commands.conftest import Cli
 from tests.conftest import ROOT
@@ -35,10 +37,37 @@ def test_every_option_has_an_example(cli: Cli, command: str) -> None:
     shown = {word for line in examples for word in line.split()}
     found = group.get_command(Context(group), command)
     assert found is not None
-    options = [parameter for parameter in found.params if isinstance(parameter, Option)]
-    names = [{*option.opts, *option.secondary_opts} for option in options if not COMMON & set(option.opts)]
+    flags = [parameter for parameter in found.params if isinstance(parameter, Option)]
+    names = [{*option.opts, *option.secondary_opts} for option in flags if not COMMON & set(option.opts)]
     assert len(names) > 3
     assert [name for name in names if not name & shown] == []
+
+
+def all_commands() -> Iterator[tuple[str, ...]]:
+    for name in COMMANDS:
+        found = group.get_command(Context(group), name)
+        subcommands = found.list_commands(Context(found)) if isinstance(found, Group) else []
+        yield from [(name, subcommand) for subcommand in subcommands] or [(name,)]
+
+
+@pytest.mark.parametrize("names", list(all_commands()), ids=" ".join)
+def test_every_argument_is_described_in_a_section_of_its_own(cli: Cli, names: tuple[str, ...]) -> None:
+    found = group.get_command(Context(group), names[0])
+    if isinstance(found, Group):
+        found = found.get_command(Context(found), names[1])
+    assert isinstance(found, Command)
+    arguments = [parameter for parameter in found.params if not isinstance(parameter, Option)]
+    text = help_of(cli, *names)
+    assert ("\nArguments:\n" in text) == bool(arguments)
+    shown = " ".join(text.partition("\nArguments:\n")[2].partition("\n\n")[0].split())
+    for argument in arguments:
+        assert isinstance(argument, Argument)
+        assert argument.description.endswith((".", "]"))
+        assert f"{str(argument.name).upper()} {' '.join(argument.description.split())}" in shown
+
+
+def test_types_of_options_do_not_need_a_generic_click() -> None:
+    assert options.ParamType is ParamType  # click 8.2 cannot subscript it
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from charlm import runs
 from charlm.config import TrainSettings
 from charlm.training import session
@@ -33,6 +35,17 @@ def test_a_byte_level_model_is_described_in_bytes(cli: Cli, tmp_path: Path, poem
     assert not any("character" in name for name in metrics)
     table = cli("info", "run", "run").out.splitlines()
     assert f"{metrics['bits_per_byte_validation']:.4f}" in table[1]
+
+
+def test_a_setting_is_shown_on_one_line(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+    settings = {"hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1, "log_every": 1}
+    layers = [("test", {**settings, "threads": 1, "sample_length": 0, "document_separator": "\n"})]
+    session.plan([str(poem_file)], layers, out=tmp_path / "run").trainer(quiet=True).train()
+    page = cli("info", "run").out
+    assert "document_separator \\n, document_per_file off, validation_fraction auto" in page
+    assert "init_from none\n" in page
+    (rate,) = [line.split()[1] for line in page.splitlines() if line.strip().startswith("learning_rate ")]
+    assert float(rate) == pytest.approx(0.004 / 50)  # of the first of 50 steps of warmup
 
 
 def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:

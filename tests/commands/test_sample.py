@@ -278,6 +278,11 @@ def test_what_is_wrong_with_a_line_is_said_and_the_next_one_is_answered(
     assert result.out == cli("sample", trained, "--prompt", "Die", "--length", "20", "--seed", "3").out
 
 
+def test_a_bad_value_is_named_as_it_was_typed(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = converse(cli, trained, monkeypatch, ":top-p 2")
+    assert result.err.startswith(":top-p: must be at most 1 (got 2).")
+
+
 def test_help_lists_the_commands(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ":again" in converse(cli, trained, monkeypatch, ":help").out
 
@@ -413,7 +418,8 @@ def chinese(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_output_that_lacks_a_character_gets_a_question_mark(
     charlm: Run, chinese: Path, arguments: tuple[str, ...]
 ) -> None:
-    process = charlm(*(chinese if word == "RUN" else word for word in arguments), env={"PYTHONIOENCODING": "cp1252"})
+    words = [chinese if word == "RUN" else word for word in arguments]
+    process = charlm(*words, env={"PYTHONIOENCODING": "cp1252"}, encoding="cp1252")
     assert (process.returncode, process.stderr) == (0, "")
     if "--json" in arguments:
         assert set(json.loads(process.stdout)["text"]) <= set("天地玄黃，宇宙洪荒。\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from charlm import runs
+from charlm import runs, texts
 from charlm.corpus import encoded, sources
 from tests.commands.conftest import Cli
 from tests.commands.test_bad_input import refused
@@ -42,7 +42,10 @@ def trained(cli: Cli, *arguments: object) -> runs.Checkpoint:
 
 
 def files_of(saved: runs.Checkpoint) -> list[str]:
-    return [Path(file.path).name for file in saved.corpus.files]
+    assert saved.folder is not None
+    record = texts.find(saved.folder.parent, saved.corpus)
+    assert record is not None
+    return [Path(file.path).name for file in record.files]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -156,15 +159,15 @@ def test_finetuning(cli: Cli, poem_file: Path, tmp_path: Path) -> None:
 
 def test_the_cache_is_where_it_is_said_to_be(cli: Cli, poem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(cli, poem_file, "--cache-dir", "here", "--out", "one")
-    assert list(Path("here/texts").iterdir())
+    assert list(Path("here/encoded").iterdir())
     monkeypatch.setenv("CHARLM_CACHE_DIR", "there")
     trained(cli, poem_file, "--out", "two")
-    assert list(Path("there/texts").iterdir())
+    assert list(Path("there/encoded").iterdir())
     result = cli("cache", "clear")
     assert result.code == 0
     assert "0.0 MB" in result.err
     assert "there" in result.err
-    assert not list(Path("there/texts").iterdir())
+    assert not list(Path("there/encoded").iterdir())
 
 
 # What is wrong
@@ -292,7 +295,8 @@ def test_a_resumed_folder_keeps_its_name(cli: Cli, tmp_path: Path, poem: str) ->
         (tmp_path / "letters" / name).write_text(poem, encoding="utf-8")
     trained(cli, "letters")
     assert cli("train", "--resume", "checkpoints/letters", "--max-steps", "4", "--quiet").code == 0
-    record = runs.read(Path("checkpoints/letters"), "latest").corpus
+    assert runs.read(Path("checkpoints/letters"), "latest").corpus.name == "letters"
+    record = texts.read(Path("checkpoints/letters"))
     assert (record.name, record.inputs) == ("letters", ["letters"])
 
 

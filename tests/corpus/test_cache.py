@@ -119,11 +119,10 @@ def test_what_does_not_decide_it_does_not(path: Path, built: list[Path]) -> None
 def test_a_text_can_be_recalled_when_its_file_is_gone(path: Path) -> None:
     found = get(path)
     path.unlink()
-    sums = [source.sha256 for source in found.files]
-    recalled = cache.recall(path.parent / "cache", sums, CorpusSettings())
+    recalled = cache.recall(path.parent / "cache", found.files_sha256, CorpusSettings())
     assert recalled is not None
     assert text_of(recalled) == text_of(found)
-    assert cache.recall(path.parent / "cache", ["0" * 64], CorpusSettings()) is None
+    assert cache.recall(path.parent / "cache", "0" * 64, CorpusSettings()) is None
 
 
 @pytest.mark.parametrize("name", [encoded.IDS, encoded.METADATA])

@@ -142,11 +142,22 @@ def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
     data = path.read_bytes()
     assert corpus.record().model_dump() == {
         "name": "text",
-        "inputs": [str(path)],
+        "built_in": False,
         "unit": "character",
         "length": 100,
         "alphabet_size": 2,
         "num_documents": 0,
+        "num_files": 1,
+        "files_sha256": hashlib.sha256(f"{hashlib.sha256(data).hexdigest()}\n".encode()).hexdigest(),
+        "shuffle_seed": None,
+        "split": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
+    }
+    with_files = corpus.file_record(path.parent / "run").model_dump()
+    assert with_files == {
+        **corpus.record().model_dump(),
+        "inputs": [str(path)],
+        "working_folder": str(Path.cwd()),
+        "run_folder": str(path.parent / "run"),
         "files": [
             {
                 "path": str(path),
@@ -155,7 +166,6 @@ def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
                 "length": 100,
             }
         ],
-        "split": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
     }
 
 

@@ -1,75 +1,205 @@
-"""The commands of the README do what it says, as printed; only made short."""
+"""The README: its commands run and print what it shows, its numbers are those of the benchmarks, its links work."""
 
-import gzip
+import dataclasses
+import hashlib
+import importlib.util
 import io
-import random
+import math
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from charlm.corpus import download
 from tests.commands.conftest import Cli, cli
-from tests.conftest import ROOT, SMALL, Run
+from tests.conftest import ROOT, SMALL
 
 __all__ = ["cli"]  # a fixture
 
-PAGES = ("README.md", "docs/texts.md")
-LINKS = [
-    (page, path) for page in PAGES for path in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8"))
-]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+TIME = r"[\d.]+ (s|min)"
 
 
-def commands(page: str) -> list[str]:
-    """The lines of a page's blocks of commands in which charlm is called."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("charlm ") or "| charlm " in line]
+@pytest.fixture(scope="module")
+def page() -> Iterator[ModuleType]:
+    """``docs/readme.py``, which reads and writes the page."""
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["readme"] = module  # where dataclasses look up the names of their fields' types
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["readme"]
 
 
-def write_texts(folder: Path, text: str) -> None:
-    """The texts that the pages speak of."""
-    (folder / "play.txt").write_text(text, encoding="utf-8")
-    (folder / "play.txt.gz").write_bytes(gzip.compress(text.encode()))
-    (folder / "new.txt").write_text(text + "☃", encoding="utf-8")
-    (folder / "old.txt").write_text("déjà vu " * 500, encoding="cp1252")
-    (folder / "picture.png").write_bytes(random.Random(0).randbytes(3000))
-    (folder / "names.txt").write_text("Anna\nBert\nCleo\n" * 100)
-    for name in ("letters/a.txt", "letters/b.txt", "more/c.txt"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+@pytest.fixture
+def corpora(page: ModuleType, tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has all downloads come from this machine, and be short."""
+    texts = {"tinyshakespeare": "ROMEO:\nBut soft! what light\n" + poem, "warandpeace": "☃" + poem}
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for name, text in texts.items():
+        data = text.encode()
+        (folder / f"{name}.txt").write_bytes(data)
+        corpus = download.CORPORA[name]
+        checksum = hashlib.new(corpus.checksum_kind, data).hexdigest()
+        monkeypatch.setitem(
+            download.CORPORA, name, dataclasses.replace(corpus, size_bytes=len(data), checksum=checksum)
+        )
+    with page.serve(folder) as address:
+        for name in texts:
+            served = dataclasses.replace(download.CORPORA[name], address=f"{address}/{name}.txt")
+            monkeypatch.setitem(download.CORPORA, name, served)
+        yield
 
 
-def test_every_charlm_command_of_the_readme_runs(charlm: Run, tmp_path: Path, poem: str) -> None:
-    write_texts(tmp_path, "ROMEO: " + poem)
-    lines = commands("README.md")
+def shape(printed: str) -> list[str]:
+    """The lines of an output without its numbers, texts and column widths: what stays the same whatever was trained."""
+    lines = [line for line in printed.splitlines() if line.strip()]
+    lines = [re.sub(r"(?<=: )'.*'|(?<![\w'])('([^'\\]|\\.)*'|\"([^\"\\]|\\.)*\")(?!:)", "TEXT", line) for line in lines]
+    return [" ".join(re.sub(r"\d[\d,]*(\.\d+)?k?", "NUMBER", line).split()) for line in lines]
+
+
+def check_output(code: str, shown: str, printed: str) -> None:
+    """The page shows the labels, units and order of what a command prints."""
+    words = shlex.split(code) if code.startswith("charlm ") else [code]
+    if words[1:2] == ["sample"] and not {"--json", "--next-probabilities"} & set(words):  # nothing but text
+        prompt = words[words.index("--prompt") + 1]
+        assert shown.startswith(prompt), code
+        assert printed.startswith(prompt), code
+        return
+    expected, found = shape(shown), shape(printed)
+    if "…" not in expected:
+        assert found == expected, code
+        return
+    first = expected[: expected.index("…")]
+    last = expected[len(first) + 1 :]
+    assert found[len(found) - len(last) :] == last, code
+    rest = iter(found)
+    assert all(line in rest for line in first), (code, first, found)  # in this order
+
+
+def test_every_command_of_the_readme_runs_and_prints_what_it_shows(
+    cli: Cli, page: ModuleType, corpora: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHARLM_CACHE_DIR", "cache")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    examples = page.read_examples(README)
+    assert len([example for example in examples if example.output]) >= 8
+    for example in examples:
+        if example.language == "python":
+            short = f"{', '.join(f'{name}={value}' for name, value in SMALL_SETTINGS.items())}"
+            capsys.readouterr()
+            exec(example.code.replace("max_steps=200", short), {})
+            printed = capsys.readouterr().out
+        else:
+            arguments = shlex.split(example.code)[1:]
+            if arguments[0] == "train":
+                arguments += SMALL if "--resume" not in arguments else ["--max-steps", "12"]
+            result = cli(*arguments)
+            assert result.code == 0, f"{example.code}\n{result.err}"
+            printed = result.err + result.out
+        if example.output:
+            check_output(example.code, example.output, printed)
+
+
+SMALL_SETTINGS = {"hidden_size": 8, "batch_size": 4, "sequence_length": 16, "max_steps": 2, "threads": 1}
+
+
+def test_every_output_shown_gives_its_wall_time_and_training_its_own() -> None:
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
     assert len(lines) >= 8
     for line in lines:
-        arguments = shlex.split(line)[1:]
-        if arguments[0] == "train":
-            arguments += SMALL if "--resume" not in arguments else ["--max-steps", "12"]
-        if arguments[0] == "bench":
-            arguments += ["--hidden-size", "8", "--batch-size", "2", "--sequence-length", "4", "--rounds", "1"]
-        process = charlm(*arguments)
-        assert process.returncode == 0, f"{line}\n{process.stderr}"
+        training = f", of which training {TIME}" if "charlm train" in line else ""
+        assert re.fullmatch(rf"\$ .+ {{4}}# {TIME}{training}", line), line
 
 
-def test_every_charlm_command_of_the_page_on_texts_runs(
-    cli: Cli, tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_texts(tmp_path, poem)
-    monkeypatch.setenv("CHARLM_CACHE_DIR", "cache")
-    lines = commands("docs/texts.md")
-    assert len(lines) >= 15
-    for line in lines:
-        piped, _, command = line.rpartition("| ")
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(poem.encode() if piped else b"")))
-        arguments = shlex.split(command)[1:]
-        result = cli(*arguments, *(SMALL if arguments[0] == "train" else ()))
-        assert result.code == 0, f"{line}\n{result.err}"
+def test_the_machine_that_the_outputs_come_from_is_named(page: ModuleType) -> None:
+    (named,) = page.MACHINE.findall(README)
+    assert re.search(r"\d+ cores, .+, Python 3\.\d+, PyTorch 2\.\d+", named)
 
 
-@pytest.mark.parametrize(("page", "path"), LINKS)
-def test_every_link_of_a_page_leads_somewhere(page: str, path: str) -> None:
-    assert ((ROOT / page).parent / path).exists()
+@pytest.mark.parametrize(
+    ("now", "printed", "shown"),
+    [
+        ("", "1\n2\n3\n", "1\n2\n3\n"),
+        ("old\n", "1\n2 \n3\n", "1\n2\n3\n"),
+        ("a\n…\nb\nc\n", "1\n2\n3\n4\n5\n", "1\n…\n4\n5\n"),
+        ("…\nb\n", "1\n2\n3\n", "…\n3\n"),
+        ("a\n…\nb\n", "1\n2\n", "1\n2\n"),
+    ],
+)
+def test_an_output_is_shortened_as_the_page_has_it(page: ModuleType, now: str, printed: str, shown: str) -> None:
+    assert page.Example("console", "charlm", now).shorten(printed) == shown
+
+
+def test_rewriting_a_page_replaces_outputs_and_times_and_nothing_else(page: ModuleType) -> None:
+    class Session(page.Session):
+        def run(self, example: object) -> tuple[str, float]:
+            return f"{example.code.strip()} ran\n", 2.5
+
+    text = (
+        "# A\n\n```bash\ncharlm a  # why\nmake b\n```\n\n```console\n$ charlm c  # 1 s\nold\n$ charlm d\n```\n\n"
+        "```python\ne()\n```\n\n```text\nold\n```\n\n<!-- machine -->\nOld.\n\n```bash\ncharlm f\n```\n"
+    )
+    session = Session(Path(), {}, quick=False)
+    written = page.rewrite(text, session)
+    assert written == (
+        "# A\n\n```bash\ncharlm a  # why\nmake b\n```\n\n"
+        "```console\n$ charlm c    # 2.5 s\ncharlm c ran\n$ charlm d    # 2.5 s\ncharlm d ran\n```\n\n"
+        "```python\ne()\n```\n\n```text\ne() ran\n```\n\n"
+        f"<!-- machine -->\nMeasured on: {page.describe_machine()}.\n\n```bash\ncharlm f\n```\n"
+    )
+    assert page.rewrite(written, session) == written
+
+
+# Numbers
+
+
+def presets() -> dict[str, list[str]]:
+    """The cells of the table of presets, by the preset's name."""
+    rows = re.findall(r"^\| \[`(\w+)`\].*?\| (.*) \|$", README, re.MULTILINE)
+    return {name: cells.split(" | ") for name, cells in rows}
+
+
+def test_the_numbers_of_the_presets_and_speeds_are_those_of_the_benchmarks() -> None:
+    table = re.search(r"## Benchmarks\n\n(.*?)\n\n", README, re.DOTALL)
+    assert table is not None
+    speeds = re.findall(r"\d[\d,.]+", "\n".join(table[1].splitlines()[2:]))
+    measured = [number for name in ("tiny", "default") for number in presets()[name][2:]]
+    assert len(speeds) >= 8
+    assert len(measured) == 8
+    for number in [*speeds, *measured]:
+        assert re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d,])", BENCHMARKS), number
+
+
+def test_the_numbers_in_the_text_are_those_of_the_tables() -> None:
+    measured = {name: cells[2:] for name, cells in presets().items() if name != "large"}
+    seconds = {name: float(cells[1].removesuffix(" s")) for name, cells in measured.items()}
+    nats = {name: float(cells[3]) for name, cells in measured.items()}
+    default, tiny = nats["default"], nats["tiny"]
+    claim = f"{default:.2f} nats ({default / math.log(2):.2f} bits) per character on tiny Shakespeare, in "
+    assert f"{claim}{seconds['default'] / 60:.1f} minutes on 2 cores" in README
+    assert f"{default:.2f} in {seconds['default'] / 60:.1f} min, {tiny:.2f} in {seconds['tiny']:.0f} s" in README
+    for label in ("training", "sampling one text"):
+        (row,) = re.findall(rf"^\| {label} \|.*$", README, re.MULTILINE)
+        assert f"{re.findall(r'[(]([0-9.]+×)[)]', row)[-1]} as fast" in README
+
+
+def test_the_parameters_of_the_presets_are_those_of_the_models() -> None:
+    from charlm.config import TrainSettings, preset_path, read_toml, resolve
+    from charlm.model.language_model import CharacterModel
+
+    for name in ("tiny", "default"):
+        settings = resolve(TrainSettings, [(name, read_toml(preset_path(name)))])
+        model, parameters = presets()[name][:2]
+        assert model == f"{settings.num_layers} × {settings.hidden_size}"
+        count = sum(parameter.numel() for parameter in CharacterModel(65, settings).parameters())
+        assert parameters == f"{count:,}"

@@ -13,7 +13,7 @@ from charlm.corpus.vocabulary import Vocabulary
 from charlm.evaluation.passes import MOST_LANES, Evaluation, evaluate, lanes_for
 from charlm.model import cells
 from charlm.model.language_model import CharacterModel
-from tests.conftest import text_of
+from tests.conftest import needs_bf16, text_of
 from tests.evaluation.conftest import small_model, unmoved_model
 
 
@@ -155,6 +155,7 @@ def test_nothing_of_the_training_is_touched(trained: CharacterModel, text: Text,
     trained.eval()
 
 
+@needs_bf16
 def test_bf16_is_near_fp32(trained: CharacterModel, text: Text) -> None:
     exact = evaluate(trained, text.part(range(2500))).nats_per_character
     assert evaluate(trained, text.part(range(2500)), precision="bf16").nats_per_character == pytest.approx(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from charlm import files, texts
 from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
 from charlm.corpus import loading
@@ -19,6 +20,11 @@ from charlm.progress import TrainingProgress
 RUN = Path("run")
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def saved(poem_file: Path) -> Checkpoint:
     return trained_on(poem_file)
@@ -28,6 +34,8 @@ def trained_on(path: Path, **settings: Any) -> Checkpoint:
     """A checkpoint of a training on a text, as far as its text goes."""
     chosen = TrainSettings(**{"test_fraction": 0.1, "sequence_length": 16, **settings})
     corpus = loading.load([str(path)], chosen, 16)
+    files.make_folder(RUN)
+    files.write_file(RUN / texts.NAME, texts.encode(corpus.file_record(RUN)))
     return Checkpoint(1, chosen, corpus.vocabulary, {}, TrainingProgress(steps=1), corpus.record())
 
 

@@ -53,6 +53,7 @@ def test_auto_precision_is_bf16_only_on_a_cpu_that_multiplies_it(
     multiplies_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("charlm.model.device._cpu_multiplies_bf16", lambda: multiplies_bf16)
+    monkeypatch.setattr("charlm.model.device.cpu_runs_bf16", lambda: True)
     assert choose_precision("auto", CPU) == ("bf16" if multiplies_bf16 else "fp32")
     assert choose_precision("auto", torch.device("cuda")) == "fp32"
 
@@ -62,7 +63,8 @@ def test_auto_precision_of_this_very_processor_is_one_of_the_two() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_precision_that_is_asked_for_is_kept(precision: str) -> None:
+def test_a_precision_that_is_asked_for_is_kept(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charlm.model.device.cpu_runs_bf16", lambda: True)
     assert choose_precision(precision, CPU) == precision
     if precision == "fp32":
         assert choose_precision(precision, torch.device("cuda")) == precision
@@ -74,6 +76,12 @@ def test_autocast_multiplies_in_the_precision_named() -> None:
         assert (a @ a).dtype == torch.bfloat16
     with autocast(CPU, "fp32"):
         assert (a @ a).dtype == torch.float32
+
+
+def test_bf16_is_refused_where_the_processor_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charlm.model.device.cpu_runs_bf16", lambda: False)
+    with pytest.raises(UsageError, match="--precision bf16"):
+        choose_precision("bf16", CPU)
 
 
 def test_bf16_is_refused_where_torch_would_take_fp16() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from charlm.model import cells
 from charlm.model.recurrent import RecurrentLayer, RecurrentStack
+from tests.conftest import needs_bf16
 
 INPUT, HIDDEN, TIME = 5, 7, 11
 
@@ -61,7 +62,7 @@ def test_outputs_states_and_gradients_are_those_of_the_reference(cell: str, num_
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("cell", cells.CELLS)
+@pytest.mark.parametrize("cell", [pytest.param("lstm", marks=needs_bf16), "gru", "rnn"])
 def test_in_bf16_they_are_near_the_reference_and_the_state_stays_fp32(cell: str, num_layers: int) -> None:
     stack = stack_of(cell, num_layers)
     inputs = torch.randn(TIME, 5, INPUT, requires_grad=True)
@@ -145,6 +146,18 @@ def test_dropout_thins_each_layers_output_but_never_the_state() -> None:
     lower, _ = stack.layers[0](inputs, (torch.zeros(3, 64), torch.zeros(3, 64)))
     above_undropped, _ = stack.layers[1](lower, (torch.zeros(3, 64), torch.zeros(3, 64)))
     assert not torch.allclose(above_undropped[-1], h[-1])  # between the layers too
+
+
+def test_a_mask_of_four_elements_takes_one_64_bit_word_of_the_generator() -> None:
+    stack = RecurrentStack("lstm", INPUT, 64, 2, dropout=0.5).train()
+    inputs, state = torch.randn(TIME, 3, INPUT), stack.zero_state(3, torch.device("cpu"))
+    torch.manual_seed(5)
+    stack(inputs, state)
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    for _ in stack.layers:
+        torch.empty(TIME * 3 * 64 // 4, dtype=torch.int64).random_(-(1 << 63), None)
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 def test_a_zero_state_has_a_part_for_each_kind_of_memory() -> None:

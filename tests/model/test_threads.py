@@ -1,5 +1,6 @@
 """A sampling step limits its threads, and leaves the process as it was."""
 
+from collections.abc import Iterator
 from threading import Thread
 
 import numpy as np
@@ -57,6 +58,31 @@ def test_a_limit_ends_with_an_error() -> None:
     with pytest.raises(ZeroDivisionError), ThreadLimit(1):
         raise ZeroDivisionError
     assert torch.get_num_threads() == THREADS
+
+
+def test_a_limit_that_was_interrupted_on_its_way_in_or_out_ends_with_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_num_threads = torch.set_num_threads
+    limit = ThreadLimit(1)
+    for calls_before in (0, 1):
+        calls = iter([None] * calls_before)
+
+        def interrupted(threads: int, calls: Iterator[None] = calls) -> None:
+            next(calls)
+            set_num_threads(threads)
+
+        monkeypatch.setattr(torch, "set_num_threads", interrupted)
+        with pytest.raises(StopIteration), limit:
+            pass
+        monkeypatch.setattr(torch, "set_num_threads", set_num_threads)
+        with limit:
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == THREADS
+    set_num_threads(THREADS - 1)
+    with limit:
+        pass
+    assert torch.get_num_threads() == THREADS - 1
 
 
 def test_limits_of_several_python_threads_end_with_all_threads() -> None:

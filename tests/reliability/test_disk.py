@@ -117,7 +117,7 @@ def test_whatever_fails_while_a_run_starts_no_file_is_half_there(
     for nth in range(1, 100):
         disk.fail(nth, 1, errno.ENOSPC)
         try:
-            runs.start(trainer.run, trainer.settings, trainer.corpus.record())
+            runs.start(trainer.run, trainer.settings, trainer.corpus.file_record(trainer.run))
         except OSError:
             pass
         else:

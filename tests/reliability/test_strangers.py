@@ -131,9 +131,13 @@ def test_a_manifest_that_names_other_files(saved: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
-def test_a_link_out_of_the_folder(saved: Path, name: str, tmp_path: Path) -> None:
+def test_a_link_is_read_only_if_the_hash_of_what_it_leads_to_is_right(saved: Path, name: str, tmp_path: Path) -> None:
     (saved / name).rename(tmp_path / "elsewhere")
     (saved / name).symlink_to(tmp_path / "elsewhere")
+    checkpoint.verified(saved).model(torch.device("cpu"))
+    (tmp_path / "other").write_text("secret")
+    (saved / name).unlink()
+    (saved / name).symlink_to(tmp_path / "other")
     refused(saved)
 
 

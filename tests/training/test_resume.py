@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from charlm import runs
-from charlm.errors import TrainingInterruptedError
+from charlm.errors import TrainingInterruptedError, UsageError
+from charlm.training import session
 from tests.training.conftest import Interrupt, Make, assert_same_training, entries, steps_of
 
 TIMED = ("throughput_characters_per_second", "progress_training_seconds")  # never the same twice
@@ -118,3 +119,16 @@ def test_a_second_signal_stops_at_once(make_trainer: Make) -> None:
         trainer.train()
     assert caught.value.code == 130
     assert steps_of(trainer.run) == []
+
+
+def test_more_text_than_before_is_refused_with_the_way_to_train_on_it(make_trainer: Make, poem_file: Path) -> None:
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    poem_file.write_text(poem_file.read_text(encoding="utf-8") + "And one line more.\n", encoding="utf-8")
+    second = poem_file.with_name("second.txt")
+    second.write_text("Another text.\n" * 50)
+    for given in ([], [str(poem_file)], [str(poem_file), str(second)]):
+        with pytest.raises(UsageError, match=r"poem\.txt") as raised:
+            session.plan(given, [], resume=str(trainer.run))
+        assert "--init-from" in raised.value.hint
+        assert str(trainer.run) in raised.value.hint

@@ -1,11 +1,23 @@
-"""The learning rate and the progress, as numbers."""
+"""The learning rate, the progress and the steps of evaluations, as numbers."""
+
+import itertools
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import OptimizationSettings
-from charlm.training.schedule import LAST_FRACTION, learning_rate, progress, why_complete
+from charlm.config import OptimizationSettings, TrainSettings
+from charlm.evaluation.passes import WARM_UP, lanes_for
+from charlm.training.schedule import (
+    LAST_FRACTION,
+    SAMPLING_PASSES,
+    learning_rate,
+    progress,
+    schedule_evaluations,
+    step_limit,
+    why_complete,
+)
 
 HIGHEST = 0.004
 
@@ -93,3 +105,164 @@ def test_a_length_of_zero_ends_nothing() -> None:
     assert progress(settings(max_steps=100), 10, 1e6, 1e6) == 0.1
     assert progress(settings(max_steps=0, max_epochs=4.0), 10**9, 1.0, 1e6) == 0.25
     assert progress(settings(max_steps=0, max_minutes=5.0), 10**9, 1e6, 6.0) == pytest.approx(1.2)
+
+
+# Evaluations
+
+TINY = {"batch_size": 32, "sequence_length": 32, "max_steps": 500}
+TINY_SHAKESPEARE = (1_003_854, 111_540)
+TEN_MEGABYTES = (9_000_000, 1_000_000)
+
+
+class Run:
+    """A run of some length on a text of some size, and when it evaluates."""
+
+    def __init__(self, training_characters: int, validation_characters: int, **changes: object) -> None:
+        self.settings = TrainSettings(**changes)
+        lane_length = -(-training_characters // self.settings.batch_size)
+        windows = -(-lane_length // self.settings.sequence_length)
+        self.counts = training_characters, validation_characters, windows
+        self.step_work = Fraction(3 * training_characters * self.settings.accumulation_steps, windows)
+        self.evaluations = schedule_evaluations(self.settings, *self.counts)
+        lanes = lanes_for(validation_characters)
+        self.evaluation_work = validation_characters + (lanes * WARM_UP if lanes > 1 else 0)
+        self.evaluation_work += SAMPLING_PASSES * self.settings.sample_length
+
+    @property
+    def length(self) -> int:
+        return step_limit(self.settings, self.counts[2])
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the evaluations of a run that is limited in steps or epochs."""
+        numbers = itertools.count(1)
+        return list(itertools.takewhile(lambda step: step <= self.length, map(self.evaluations.step_of, numbers)))
+
+    def share(self, evaluations: int, steps: int) -> Fraction:
+        """Of the work of training, what evaluating takes."""
+        return Fraction(evaluations * self.evaluation_work) / (steps * self.step_work)
+
+
+sizes = st.integers(1_000, 10**10)
+shapes = st.fixed_dictionaries(
+    {
+        "batch_size": st.integers(1, 200),
+        "sequence_length": st.integers(1, 500),
+        "accumulation_steps": st.integers(1, 4),
+        "sample_length": st.integers(0, 2_000),
+    }
+)
+limits = st.one_of(
+    st.fixed_dictionaries({"max_steps": st.integers(1, 10**6)}),
+    st.fixed_dictionaries({"max_steps": st.just(0), "max_epochs": st.floats(0.01, 100)}),
+    st.fixed_dictionaries({"max_steps": st.integers(1, 10**6), "max_epochs": st.floats(0.01, 100)}),
+)
+runs_of_some_steps = st.builds(
+    lambda training, validation, shape, limit, minutes: Run(
+        training, validation, **shape, **limit, max_minutes=minutes
+    ),
+    *(sizes, sizes, shapes, limits, st.sampled_from([0.0, 30.0])),
+)
+runs_of_some_minutes = st.builds(
+    lambda training, validation, shape: Run(training, validation, **shape, max_steps=0, max_minutes=5.0),
+    *(sizes, sizes, shapes),
+)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "changes", "steps"),
+    [
+        (TINY_SHAKESPEARE, {}, [102, 287, 526, 810, 1132, 1488, 1875, 2290, 2733, 3200]),
+        (TINY_SHAKESPEARE, TINY, [63, 177, 325, 500]),
+        (TEN_MEGABYTES, {}, [400, 1132, 2079, 3200]),
+        (TEN_MEGABYTES, TINY, [63, 177, 325, 500]),
+        (TEN_MEGABYTES, {"max_steps": 0, "max_epochs": 1.0}, [550, 1554, 2855, 4395]),
+        (TEN_MEGABYTES, {"max_steps": 20_000}, [633, 1789, 3287, 5060, 7072, 9296, 11714, 14311, 17077, 20000]),
+        (TINY_SHAKESPEARE, {"max_steps": 7}, [1, 3, 5, 7]),
+        (TINY_SHAKESPEARE, {"max_steps": 3}, [1, 2, 3]),
+        (TINY_SHAKESPEARE, {"max_steps": 1}, [1]),
+    ],
+)
+def test_the_steps_of_evaluations(sizes: tuple[int, int], changes: dict[str, object], steps: list[int]) -> None:
+    assert Run(*sizes, **changes).steps == steps
+
+
+@given(runs_of_some_steps)
+def test_evaluations_come_at_later_and_later_steps_and_the_last_at_the_end(run: Run) -> None:
+    assert run.steps == sorted(set(run.steps))
+    assert run.steps[0] >= 1
+    assert run.steps[-1] == run.length
+
+
+@given(runs_of_some_steps)
+def test_there_are_four_to_ten_evaluations_or_one_at_each_step(run: Run) -> None:
+    assert min(4, run.length) <= len(run.steps) <= min(10, run.length)
+
+
+@given(runs_of_some_steps)
+def test_more_than_four_evaluations_take_at_most_a_tenth_of_the_work_and_one_more_would_not_fit(run: Run) -> None:
+    count = len(run.steps)
+    if count > 4:
+        assert run.share(count, run.length) <= Fraction(1, 10)
+    if 4 <= count < min(10, run.length):
+        assert run.share(count + 1, run.length) > Fraction(1, 10)
+
+
+@given(runs_of_some_steps)
+def test_evaluations_are_closer_together_at_the_start(run: Run) -> None:
+    intervals = [later - earlier for earlier, later in itertools.pairwise([0, *run.steps])]
+    assert all(later >= earlier - 1 for earlier, later in itertools.pairwise(intervals))  # each is rounded by itself
+    if run.length >= 100:
+        assert 2 * intervals[0] < intervals[-1]
+
+
+@given(runs_of_some_steps, st.floats(0.001, 10**6))
+def test_a_limit_in_minutes_beside_another_changes_nothing(run: Run, minutes: float) -> None:
+    settings = run.settings.model_copy(update={"max_minutes": minutes})
+    assert schedule_evaluations(settings, *run.counts) == run.evaluations
+
+
+@given(runs_of_some_minutes)
+def test_in_minutes_alone_intervals_grow_until_evaluating_takes_at_most_a_tenth_of_the_work(run: Run) -> None:
+    steps = [run.evaluations.step_of(number) for number in range(1, 60)]
+    intervals = [later - earlier for earlier, later in itertools.pairwise([0, *steps])]
+    assert all(later >= earlier - 1 for earlier, later in itertools.pairwise(intervals[:10]))
+    assert 2 * intervals[0] < intervals[9]
+    assert max(intervals[10:]) - min(intervals[10:]) <= 1
+    shares = [run.share(number, step) for number, step in enumerate(steps, 1)]
+    assert all(share <= Fraction(1, 10) for share in shares[9:])
+    assert min(intervals[10:]) in (99, 100) or shares[-1] > Fraction(98, 1000)  # no less than that either
+
+
+def test_in_minutes_alone_it_starts_as_a_run_whose_work_suffices_for_ten() -> None:
+    minutes = Run(*TINY_SHAKESPEARE, max_steps=0, max_minutes=5.0)
+    tenth = minutes.evaluations.step_of(10)
+    of_steps = Run(*TINY_SHAKESPEARE, max_steps=tenth)
+    first_ten = [minutes.evaluations.step_of(number) for number in range(1, 11)]
+    assert of_steps.steps == pytest.approx(first_ten, abs=1)  # the interval is not a whole number of steps
+
+
+@given(st.one_of(runs_of_some_steps, runs_of_some_minutes), st.integers(1, 10**6))
+def test_a_step_is_evaluated_if_it_is_that_of_an_evaluation(run: Run, step: int) -> None:
+    evaluations = run.evaluations
+    assert evaluations.is_due(evaluations.step_of(step))
+    if step <= 400:
+        assert evaluations.is_due(step) == (step in [evaluations.step_of(number) for number in range(1, step + 1)])
+
+
+def test_nothing_is_evaluated_before_the_first_step() -> None:
+    for changes in ({}, {"evaluate_every": 1}, {"max_steps": 0, "max_minutes": 1.0}):
+        assert not Run(*TINY_SHAKESPEARE, **changes).evaluations.is_due(0)
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**9))
+def test_a_number_of_steps_is_the_interval_whatever_the_text_and_the_length(every: int, step: int) -> None:
+    evaluations = Run(*TINY_SHAKESPEARE, evaluate_every=every).evaluations
+    assert evaluations.is_due(step) == (step > 0 and step % every == 0)
+
+
+@given(runs_of_some_steps)
+def test_more_of_the_text_to_evaluate_never_makes_evaluations_more_frequent(run: Run) -> None:
+    training, validation, windows = run.counts
+    larger = schedule_evaluations(run.settings, training, 2 * validation, windows)
+    assert larger.interval >= run.evaluations.interval

@@ -6,6 +6,7 @@ import torch
 from charlm import runs
 from charlm.machine import LoadMeter
 from charlm.model.sharing import ThreadBalancer
+from charlm.training.sharing import Sharing
 from charlm.training.trainer import Trainer
 from tests.training.conftest import Make, entries
 
@@ -37,6 +38,7 @@ def threads_set(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def share(trainer: Trainer, loads: list[float], fixed: bool = False) -> None:
     """Have the trainer see these loads at its log entries."""
     trainer.balancer = ThreadBalancer(2, fixed, processors=2, meter=ScriptedMeter(loads))
+    trainer.sharing = Sharing(trainer.balancer)
 
 
 def test_changes_are_logged_and_recorded(make_trainer: Make, threads_set: list[int]) -> None:
@@ -70,6 +72,6 @@ def test_a_resume_with_all_threads_is_a_change_too(make_trainer: Make, threads_s
     share(trainer, [1.0] * 6)
     trainer.train()
     resumed = make_trainer(resume=trainer.run, max_steps=14)
-    resumed.balancer = ThreadBalancer(2, False, processors=2, meter=ScriptedMeter([]))
+    share(resumed, [])
     resumed.restore(runs.read(trainer.run, "latest"))
     assert [(change.step, change.threads) for change in resumed.done.thread_changes] == [(2, 1), (12, 2)]

@@ -1,7 +1,6 @@
 """Training: it learns, it ends when it should, and what it saves is sound."""
 
 import math
-from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import torch
 
 from charlm import runs
 from charlm.errors import TrainingInterruptedError
-from charlm.evaluation.passes import Evaluation, evaluate
+from charlm.evaluation.passes import evaluate
 from charlm.training import schedule
-from charlm.training import trainer as trainer_module
 from charlm.training.trainer import Trainer
+from tests.conftest import needs_bf16
 from tests.training.conftest import Interrupt, Make, assert_same_training, entries, evaluations, steps_of
 
 # Learning
@@ -108,7 +107,7 @@ def steps_planned(trainer: Trainer) -> int:
     return schedule.total_steps(trainer.settings, trainer.lanes.windows_per_epoch)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 def test_it_takes_as_many_steps_as_asked_for(make_trainer: Make, precision: str) -> None:
     trainer = make_trainer(max_steps=5, precision=precision)
     trainer.train()
@@ -205,50 +204,80 @@ def test_a_checkpoint_that_was_resumed_keeps_the_best_so_far(
 # Evaluating now and then
 
 
-def test_auto_measures_once_how_often_to_evaluate_and_stores_it(make_trainer: Make, interrupt: Interrupt) -> None:
-    trainer = make_trainer(evaluate_every="auto", max_steps=26)
-    assert trainer.done.evaluate_every == 0
-    interrupt(trainer, 23)
+def steps_evaluated(run: Path) -> list[int]:
+    return [entry["step"] for entry in entries(run) if "loss_validation" in entry]
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "evaluation_seconds"), [(0.1, 0.001), (0.1, 500.0), (30.0, 1.0)], ids=["quick", "slow", "busy"]
+)
+def test_auto_evaluates_at_the_same_steps_however_long_they_take(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch, step_seconds: float, evaluation_seconds: float
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    trainer = make_trainer(evaluate_every="auto", max_steps=40)
+    whole_step, whole_evaluation = trainer.train_step, trainer.evaluate
+
+    def step() -> None:
+        clock[0] += step_seconds
+        whole_step()
+
+    def evaluation() -> None:
+        clock[0] += evaluation_seconds
+        whole_evaluation()
+
+    trainer.train_step, trainer.evaluate = step, evaluation
+    trainer.train()
+    assert steps_evaluated(trainer.run) == [2, 5, 10, 15, 20, 26, 33, 40]
+
+
+@pytest.mark.parametrize("stopped_at", [3, 8, 21])  # before, at and after an evaluation
+def test_with_auto_resumed_equals_uninterrupted(make_trainer: Make, interrupt: Interrupt, stopped_at: int) -> None:
+    settings = {"evaluate_every": "auto", "max_steps": 24, "dropout": 0.3}
+    whole = make_trainer("whole", **settings)
+    whole.train()
+    first = make_trainer("parts", **settings)
+    interrupt(first, stopped_at)
     with pytest.raises(TrainingInterruptedError):
-        trainer.train()
-    measured = trainer.done.evaluate_every
-    assert measured >= 1
-    saved = runs.read(trainer.run, "latest")
-    assert saved.progress.evaluate_every == measured
-    assert saved.settings.evaluate_every == "auto"
-    resumed = make_trainer(resume=trainer.run)
-    assert resumed.done.evaluate_every == measured
-    resumed.train()
-    assert resumed.done.evaluate_every == measured
+        first.train()
+    second = make_trainer(resume=first.run)
+    second.train()
+    assert steps_evaluated(second.run) == steps_evaluated(whole.run)
+    assert_same_training(runs.read(second.run, "latest"), runs.read(whole.run, "latest"))
+    assert runs.read(second.run, "best").step == runs.read(whole.run, "best").step
 
 
-def test_auto_has_evaluations_take_under_a_tenth_of_the_time(
+def test_with_auto_a_longer_run_follows_the_schedule_of_its_new_length(make_trainer: Make) -> None:
+    short = make_trainer(evaluate_every="auto", max_steps=4)
+    short.train()
+    longer = make_trainer(resume=short.run, max_steps=20)
+    longer.train()
+    assert steps_evaluated(longer.run) == [1, 2, 3, 4, 8, 13, 20]  # [3, 8, 13, 20] if it had not stopped
+
+
+def test_in_minutes_alone_auto_evaluates_at_growing_intervals_and_at_the_end(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-
-    def evaluation(model: object, text: Sized, *arguments: object, **options: object) -> Evaluation:
-        clock[0] += 3.0 if len(text) == len(trainer.validation) else 0.0
-        return Evaluation(2.0, len(text))
+    monkeypatch.setattr("charlm.training.schedule.MIN_INTERVAL", 10)
+    trainer = make_trainer(evaluate_every="auto", max_steps=0, max_minutes=1.0)
+    whole_step = trainer.train_step
 
     def step() -> None:
-        clock[0] += 0.1
+        clock[0] += 2.0
         whole_step()
 
-    monkeypatch.setattr(trainer_module, "evaluate", evaluation)
-    monkeypatch.setattr(trainer_module, "FIRST_LOOK", 5)
-    trainer = make_trainer(evaluate_every="auto", max_steps=50)
-    whole_step, trainer.train_step = trainer.train_step, step
+    trainer.train_step = step
     trainer.train()
-    assert 3.0 / (trainer.done.evaluate_every * 0.1) == pytest.approx(0.08, abs=0.001)
-    assert [entry["step"] for entry in entries(trainer.run) if "loss_validation" in entry] == [20, 50]
+    assert steps_evaluated(trainer.run) == [4, 9, 17, 26, 30]
 
 
 def test_evaluations_come_at_the_steps_that_are_set_and_at_the_end(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=10, evaluate_every=4)
     trainer.train()
-    assert [entry["step"] for entry in entries(trainer.run) if "loss_validation" in entry] == [4, 8, 10]
+    assert steps_evaluated(trainer.run) == [4, 8, 10]
 
 
 def test_training_time_is_without_evaluating_and_saving(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,60 @@
+"""Values as they come from Python: what stands for a setting's own type becomes that type, and nothing else does."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from charlm.errors import UsageError
+
+SHOWN_AT_MOST = 80  # characters of a wrong value
+
+
+def plain(value: Any) -> Any:
+    """The plain value of a path, of a number or array of numpy or torch, of a device, or of a subclass of these types.
+
+    2.0 stays a float and True a bool: whether a setting takes them is for the setting to say.
+    """
+    if isinstance(value, os.PathLike):
+        return plain(os.fspath(value))
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):  # numpy's str_, a member of an enumeration: their str() may be another text
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    if (type(value).__module__, type(value).__name__) == ("torch", "device"):
+        return str(value)
+    return value
+
+
+def plain_all(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plain(value) for name, value in values.items()}
+
+
+def shown(value: Any) -> str:
+    """A wrong value for a message, in one line and not too long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of an object that anybody may have written, or an integer of more than 4,300 digits
+        text = type(value).__name__
+    return text if len(text) <= SHOWN_AT_MOST else f"{text[: SHOWN_AT_MOST - 1]}…"
+
+
+def check(value: Any, kind: type | tuple[type, ...], needed: str, place: str) -> Any:
+    """The plain value. Raises ``UsageError`` that names ``place`` unless it is of that kind."""
+    found = plain(value)
+    is_wanted_bool = kind is bool or (isinstance(kind, tuple) and bool in kind)
+    if not isinstance(found, kind) or (isinstance(found, bool) and not is_wanted_bool):
+        raise UsageError(f"{place}: must be {needed} (got {shown(value)}).", "See the documentation of charlm.api.")
+    return found
+
+
+def check_path(value: Any, place: str) -> Path:
+    return Path(check(value, str, "a path", place))

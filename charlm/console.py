@@ -1,0 +1,77 @@
+"""All that is written for people: messages and progress bars, on standard error, whatever has become of it.
+
+Standard error may be missing (``pythonw``), be an object that only has ``write``, be closed, or lead to a terminal or a
+pipe that is gone. None of this may end a run, so whatever it raises ends here, and what was written is lost.
+"""
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+# There is no stream, or not all of one; it cannot be written; it is closed
+LOST = (AttributeError, OSError, ValueError)
+
+
+class Console:
+    """Standard error as it is at the time of each call. It looks like a stream, for tqdm."""
+
+    def write(self, text: str) -> int:
+        with suppress(*LOST):
+            try:
+                sys.stderr.write(text)
+            except UnicodeEncodeError:
+                sys.stderr.write(text.encode("ascii", "backslashreplace").decode("ascii"))
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(*LOST):
+            sys.stderr.flush()
+
+    def say(self, text: str) -> None:
+        """Write a line, above a progress bar if there is one."""
+        from tqdm import tqdm  # not before it is needed: the help of a command is there at once
+
+        tqdm.write(text, file=cast(Any, self))
+        self.flush()
+
+    def isatty(self) -> bool:
+        with suppress(*LOST):
+            return bool(sys.stderr.isatty())
+        return False
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()  # tqdm asks for it to learn the terminal's width, and can do without
+
+    @property
+    def encoding(self) -> str:
+        return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+
+console = Console()
+
+
+def is_notebook() -> bool:
+    """Whether this is a notebook, which shows progress bars of its own."""
+    ipython = sys.modules.get("IPython")
+    shell = getattr(ipython, "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def is_watched() -> bool:
+    """Whether somebody sees a progress bar move: on a terminal or in a notebook."""
+    return console.isatty() or is_notebook()
+
+
+def open_bar(quiet: bool = False, **options: Any) -> "tqdm[Any]":
+    """A progress bar, hidden if ``quiet`` or where nobody sees it move."""
+    hidden = quiet or not is_watched()
+    if is_notebook() and not hidden:
+        from tqdm.auto import tqdm as notebook_bar
+
+        return cast("tqdm[Any]", notebook_bar(**options))
+    from tqdm import tqdm
+
+    return tqdm(file=cast(Any, console), disable=hidden, **options)

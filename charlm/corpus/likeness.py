@@ -1,0 +1,68 @@
+"""Whether the validation split is like the training split, as the end of a text usually is, or something else, as the
+end of a sorted list is: then validation measures how well a model does on text of a kind that it was not trained on.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from charlm.config import CorpusSettings
+from charlm.corpus.encoded import Ids
+from charlm.corpus.floors import ngram_bits
+from charlm.corpus.loading import Corpus
+
+STRETCHES = 16  # in the middle of as many parts of the training text, so that what they are like is left in it
+TRAIN_AT_MOST = 2_000_000  # characters: some tenths of a second
+VALIDATION_AT_MOST = 200_000
+UNLIKE_ABOVE = 1.1
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Bits per character under a bigram model of the training text without what was held out of it."""
+
+    validation: float
+    held_out: float  # of as many characters of the training text
+
+    @property
+    def is_unlike(self) -> bool:
+        return self.validation > UNLIKE_ABOVE * self.held_out
+
+
+def compare(train: Ids, validation: Ids, alphabet_size: int) -> Likeness | None:
+    """``None`` if there is too little text to tell."""
+    validation = validation[:VALIDATION_AT_MOST]
+    stretch = min(len(validation), len(train) // 4) // STRETCHES
+    if stretch < 16:
+        return None
+    around = TRAIN_AT_MOST // STRETCHES // 2  # characters on each side
+    kept, held_out = [], []
+    edges = np.linspace(0, len(train), STRETCHES + 1, dtype=np.int64).tolist()
+    for first, last in itertools.pairwise(edges):
+        start = (first + last - stretch) // 2
+        stop = start + stretch
+        kept += [train[max(first, start - around) : start], train[stop : min(last, stop + around)]]
+        held_out.append(train[start:stop])
+    known = np.concatenate(kept)
+    bits = [ngram_bits(known, text, alphabet_size, 1)[1] for text in (validation, np.concatenate(held_out))]
+    return Likeness(*bits)
+
+
+def advice(corpus: Corpus, settings: CorpusSettings) -> str | None:
+    """What to do if the splits are unlike each other and shuffling could help."""
+    ids, split = corpus.encoded.ids, corpus.split
+    if settings.shuffle_documents:
+        return None
+    train, validation = (ids[part.start : part.stop] for part in (split.train, split.validation))
+    found = compare(train, validation, len(corpus.encoded.alphabet))
+    if found is None or not found.is_unlike:
+        return None
+    if len(corpus.text.document_starts):
+        how = "To shuffle the documents before the split: --shuffle-documents"
+    else:
+        how = 'If the lines are independent: --document-separator "\\n" --shuffle-documents'
+    return (
+        f"The validation split is unlike the training split: {found.validation:.2f} bits per {settings.unit} under a "
+        f"bigram model, {found.held_out:.2f} for other training text. {how}."
+    )

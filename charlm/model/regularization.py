@@ -1,0 +1,57 @@
+"""Dropout with masks that are cheap to draw on a CPU."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEVELS = 1 << 16  # equally likely values of the 16 random bits behind each mask element
+ALL_64_BITS = -(1 << 63)  # the lowest bound of ``Tensor.random_``; without it, the sign bit is never drawn
+
+
+class Dropout(nn.Module):
+    """While training, zeroes each element with probability ``p`` and scales the others so that the mean stays the same.
+
+    ``torch.nn.Dropout`` draws one number at a time on a CPU, which takes longer than any other part of a training step
+    except the recurrent kernels. Here, one 64-bit word gives four mask elements. The probability of keeping an element
+    is a multiple of 1/65,536; the scale is one over exactly that probability. The mask depends only on the state of
+    torch's generator for the device.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        assert 0 <= p < 1, p
+        self.p = p
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return inputs
+        if inputs.device.type != "cpu":
+            return functional.dropout(inputs, self.p)  # one kernel, which draws in parallel
+        kept_levels = max(1, round((1 - self.p) * LEVELS))
+        outputs: Tensor = _MaskAndScale.apply(inputs, kept_levels)  # type: ignore[no-untyped-call]
+        return outputs
+
+
+class _MaskAndScale(torch.autograd.Function):
+    """``inputs × mask × scale``, the same for the gradient; of the mask, 16 bits per element are saved.
+
+    Every operation is one that torch vectorizes: operations on Booleans are several times as slow. The scale is applied
+    by itself, since torch rounds a mask that contains it to the type of ``inputs``: in bf16, that moves the mean by up
+    to 0.4%.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, kept_levels: int) -> Tensor:
+        words = torch.empty(-(-inputs.numel() // 4), dtype=torch.int64).random_(ALL_64_BITS, None)
+        levels = words.view(torch.int16)[: inputs.numel()].view(inputs.shape)  # from -32,768 to 32,767
+        mask = levels.lt_(kept_levels - LEVELS // 2) if kept_levels < LEVELS else levels.fill_(1)
+        ctx.save_for_backward(mask)
+        ctx.scale = LEVELS / kept_levels
+        return mask.to(inputs.dtype).mul_(inputs).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return mask.to(gradient.dtype).mul_(gradient).mul_(ctx.scale), None

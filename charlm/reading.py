@@ -1,0 +1,93 @@
+"""Reading what anyone may have put there: the kind and the size of a file are checked before a byte of it is read.
+
+A pipe in place of a file would be waited for, and a sparse file can claim any size. Links are followed: what counts is
+the file at their end. Kind and size are those of the open file, so nothing can take its place in between.
+"""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# Opening a pipe does not wait, a terminal does not become this process's own, and Windows leaves line ends alone
+FLAGS = os.O_RDONLY
+for _name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
+    FLAGS |= getattr(os, _name, 0)
+
+
+class UnsuitableFileError(OSError):
+    """What lies there is no regular file, or is too large. The message says which."""
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A regular file, opened for reading.
+
+    Raises ``UnsuitableFileError`` if it is something else, a broken link or a loop of links; else what opening raises.
+    """
+    try:
+        _check_kind(path.stat())  # opening a device may already do something
+        descriptor = os.open(path, FLAGS)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UnsuitableFileError(f"a broken link to {printable(str(path.readlink()))}") from None
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnsuitableFileError("a link that leads back to itself") from None
+        raise
+    try:
+        _check_kind(os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a regular file that has at most so many.
+
+    Raises ``UnsuitableFileError`` if it has more, and what :func:`open_regular` raises.
+    """
+    with open_regular(path) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes > most_bytes:
+            raise UnsuitableFileError(f"{size_bytes:,} bytes, where at most {most_bytes:,} are expected")
+        data = file.read(size_bytes + 1)
+    if len(data) != size_bytes:
+        raise UnsuitableFileError("a file that changed while it was being read")
+    return data
+
+
+def read_json_lines(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file that are whole; none where there is no file. Raises what reading it raises."""
+    try:
+        text = read_file(path, most_bytes).decode(errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _check_kind(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise UnsuitableFileError(f"{kind}, not a regular file")
+
+
+def printable(name: str) -> str:
+    """A name out of a file that anybody may have written."""
+    return name if name.isprintable() else ascii(name)

@@ -1,0 +1,25 @@
+"""The random number generators that training draws from: the CPU's, and that of the device, where dropout is drawn."""
+
+import torch
+from torch import Tensor
+
+CPU = "rng_state.cpu"
+
+
+def rng_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of the generators, by the names under which a checkpoint has them."""
+    states = {CPU: torch.get_rng_state()}
+    if device.type == "cuda":
+        states["rng_state.cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["rng_state.mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_rng_states(device: torch.device, states: dict[str, Tensor]) -> None:
+    """Put back what :func:`rng_states` gave, on a device of the same type."""
+    torch.set_rng_state(states[CPU])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["rng_state.cuda"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states["rng_state.mps"])

@@ -1,0 +1,32 @@
+"""A run beside other work: when its number of threads changes, this is logged, recorded and explained."""
+
+from charlm.model.sharing import ThreadBalancer
+from charlm.progress import ThreadChange, TrainingProgress
+from charlm.training.monitor import Monitor
+
+
+class Sharing:
+    """Uses fewer threads while other programs need the processors, and tells people once what slows their run."""
+
+    def __init__(self, balancer: ThreadBalancer) -> None:
+        self.balancer = balancer
+        self.warned = False
+
+    def resume(self, progress: TrainingProgress) -> None:
+        """A run that was saved with fewer threads continues with all of them: that is a change too."""
+        changes = progress.thread_changes
+        if changes and changes[-1].threads != self.balancer.threads:
+            changes.append(ThreadChange(step=progress.steps, threads=self.balancer.threads))
+
+    def look(self, progress: TrainingProgress, monitor: Monitor) -> None:
+        balancer, step = self.balancer, progress.steps
+        if balancer.balance():
+            progress.thread_changes.append(ThreadChange(step=step, threads=balancer.threads))
+            monitor.threads(step, balancer.threads)
+        if balancer.is_slowed and not self.warned:
+            self.warned = True
+            if balancer.fixed:
+                advice = "Pause them, or let charlm adapt its threads: --threads 0, and OMP_NUM_THREADS not set."
+            else:
+                advice = f"It uses {balancer.threads} of {balancer.most} threads until the machine is quiet again."
+            monitor.say(f"Other programs have been slowing this run since step {step}. {advice}")

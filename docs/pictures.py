@@ -1,0 +1,159 @@
+"""Takes the pictures of README.md, of the runs that ``docs/readme.py`` left in ``build/readme``. Needs Chromium.
+
+``python docs/pictures.py`` writes to ``docs``, with ``--quick`` to ``build/readme``.
+"""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "readme"
+RUNS = ("default", "gru", "tinyshakespeare")  # shown in TensorBoard
+TENSORBOARD_VIEW = "darkMode=false&smoothing=0&tagFilter=bits_per_character#timeseries"
+COLORS = 64  # of a picture: enough for text and lines, a third of the bytes
+PATIENCE_SECONDS = 60
+
+CURVES_ARE_DRAWN = "document.querySelectorAll('line-chart canvas, line-chart path').length > 0"
+CLOSE_SETTINGS = "document.querySelector('[aria-label=\"Close side pane\"]').click()"
+
+
+class Browser:
+    """Chromium without a window, driven by the DevTools protocol over a pair of pipes."""
+
+    def __init__(self, profile: str) -> None:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        if chromium is None:
+            raise SystemExit("Pictures need Chromium: apt-get install chromium.")
+        commands_out, commands_in = os.pipe()
+        answers_out, answers_in = os.pipe()
+        # Chromium reads commands from descriptor 3 and writes answers to 4
+        self.process = subprocess.Popen(
+            [
+                *("bash", "-c", f'exec "$@" 3<&{commands_out} 4>&{answers_in}', "bash"),
+                *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
+                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+                *("--remote-debugging-pipe", f"--user-data-dir={profile}"),
+            ],
+            pass_fds=(commands_out, answers_in),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(commands_out)
+        os.close(answers_in)
+        self.commands, self.answers = open(commands_in, "wb"), open(answers_out, "rb")  # noqa: PTH123, SIM115
+        self.count = 0
+        self.session: dict[str, str] = {}
+        (target,) = (target for target in self.call("Target.getTargets")["targetInfos"] if target["type"] == "page")
+        attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self.session = {"sessionId": attached["sessionId"]}
+
+    def call(self, method: str, **parameters: object) -> Any:
+        self.count += 1
+        request = {"id": self.count, "method": method, "params": parameters, **self.session}
+        self.commands.write(json.dumps(request).encode() + b"\0")
+        self.commands.flush()
+        while True:
+            answer = json.loads(self._read())
+            if answer.get("id") == self.count:
+                if "error" in answer:
+                    raise SystemExit(f"{method}: {answer['error']}")
+                return answer["result"]
+
+    def _read(self) -> bytes:
+        message = bytearray()
+        while (byte := self.answers.read(1)) != b"\0":
+            if not byte:
+                raise SystemExit("Chromium ended.")
+            message += byte
+        return bytes(message)
+
+    def evaluate(self, script: str) -> Any:
+        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+
+    def wait_until(self, condition: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self.evaluate(condition):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"Not true after {PATIENCE_SECONDS} seconds: {condition}")
+            time.sleep(0.5)
+
+    def save_picture(self, path: Path) -> None:
+        time.sleep(2)  # for what moves to come to rest
+        data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        picture = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+        picture.save(path, optimize=True)
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB", file=sys.stderr)
+
+
+@contextmanager
+def browse(address: str, width: int, height: int) -> Iterator[Browser]:
+    """A browser that has loaded a page. It takes pictures at twice the resolution, so that they are sharp anywhere."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        browser = Browser(profile)
+        try:
+            size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": False}
+            browser.call("Emulation.setDeviceMetricsOverride", **size)
+            browser.call("Page.navigate", url=address)
+            browser.wait_until("document.readyState === 'complete' && location.href !== 'about:blank'")
+            yield browser
+        finally:
+            browser.process.terminate()
+            browser.process.wait()
+
+
+@contextmanager
+def serve_tensorboard(folder: Path) -> Iterator[str]:
+    """The address of a TensorBoard that has read ``RUNS``, and shows no others."""
+    runs = [run for run in RUNS if (folder / run).is_dir()]
+    with ExitStack() as stack:
+        logdir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for run in runs:
+            shutil.copytree(folder / run, logdir / run, ignore=shutil.ignore_patterns("step-*"))
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", "0"]
+        server = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        try:
+            assert server.stderr is not None
+            found = (re.search(r"http://localhost:\d+/", line) for line in server.stderr)
+            address = next(filter(None, found)).group()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not set(runs) <= set(json.load(urlopen(f"{address}data/plugin/scalars/tags"))):
+                if time.monotonic() > deadline:
+                    raise SystemExit("TensorBoard did not load the runs.")
+                time.sleep(0.5)
+            yield address
+        finally:
+            server.terminate()
+
+
+def main() -> None:
+    target = WORK if "--quick" in sys.argv else ROOT / "docs"
+    with browse((WORK / "surprise.html").as_uri(), width=900, height=640) as browser:
+        browser.wait_until("document.querySelectorAll('span.s3').length > 0")
+        browser.save_picture(target / "score.png")
+    with (
+        serve_tensorboard(WORK / "checkpoints") as address,
+        browse(
+            f"{address}?darkMode=false&smoothing=0&tagFilter=bits_per_character#timeseries", width=1200, height=600
+        ) as browser,
+    ):
+        browser.wait_until(CURVES_ARE_DRAWN)
+        browser.evaluate(CLOSE_SETTINGS)
+        browser.save_picture(target / "tensorboard.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""``--shuffle-documents``: whole documents in another order, the same one each time, before the text is divided."""
+
+import errno
+import itertools
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm import files, runs, texts
+from charlm.config import CorpusSettings, resolve
+from charlm.corpus import encoded, likeness, loading, shuffling
+from charlm.corpus.loading import Corpus
+from charlm.errors import CharlmWarning, UsageError
+from charlm.evaluation import subject
+from charlm.training import session
+from tests.made_up_names import names
+from tests.training.conftest import SETTINGS
+
+LINES = {"document_separator": "\n", "shuffle_documents": True}
+
+
+def load(path: Path, text: str | bytes, **settings: Any) -> Corpus:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return loading.load([str(path)], CorpusSettings(**{**LINES, **settings}), 4, path.parent / "cache")
+
+
+def text_of(corpus: Corpus) -> str:
+    return corpus.vocabulary.decode(corpus.text[:])
+
+
+def documents_of(corpus: Corpus) -> list[str]:
+    text, starts = text_of(corpus), corpus.text.document_starts.tolist()
+    return [text[start:stop] for start, stop in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "text.txt"
+
+
+@given(st.lists(st.text("aäb\U0001f600 ", max_size=20), min_size=12, max_size=60), st.booleans())
+def test_the_documents_are_the_same_in_another_order(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], ends: bool
+) -> None:
+    written = [f"{line}\n" for line in ["ab", "ba", *lines, "last"]]
+    if not ends:
+        written[-1] = "last"
+    corpus = load(tmp_path_factory.getbasetemp() / "any.txt", "".join(written))
+    assert Counter(documents_of(corpus)) == Counter(written)
+    if not ends:
+        assert documents_of(corpus)[-1] == "last"
+
+
+def test_the_order_is_a_shuffle_and_the_same_every_time(path: Path) -> None:
+    lines = [f"{number:05}\n" for number in range(10_000)]
+    corpus = load(path, "".join(lines))
+    found = [int(document) for document in documents_of(corpus)]
+    assert found[:5] == [
+        6922,
+        208,
+        6525,
+        5753,
+        3363,
+    ]  # whatever the versions of Python and numpy: a resume must find the same split
+    moved = np.abs(np.array(found) - np.arange(len(found)))
+    assert 0.32 < moved.mean() / len(found) < 0.35  # a third, of a shuffle
+    assert load(path, "".join(lines)).text[:].tolist() == corpus.text[:].tolist()
+    assert corpus.record().shuffle_seed == shuffling.SEED
+
+
+def test_blocks_of_the_copy_do_not_matter(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join("x" * (number % 37) + f"{number}\n" for number in range(500))
+    whole = text_of(load(path, text))
+    monkeypatch.setattr(shuffling, "BLOCK", 7)
+    path = path.with_name("other.txt")
+    (path.parent / "cache").rename(path.parent / "cache before")
+    assert text_of(load(path, text)) == whole
+
+
+def test_files_are_documents_too_and_bytes_have_documents(path: Path) -> None:
+    folder = path.parent / "texts"
+    folder.mkdir()
+    written = [bytes([number]) * (number + 1) for number in range(40)]
+    for number, data in enumerate(written):
+        (folder / f"{number:02}.bin").write_bytes(data)
+    settings = CorpusSettings(unit="byte", document_per_file=True, shuffle_documents=True)
+    corpus = loading.load([str(folder)], settings, 4, path.parent / "cache")
+    starts = [*corpus.text.document_starts.tolist(), len(corpus.text)]
+    found = [bytes(corpus.text[first:last].tolist()) for first, last in itertools.pairwise(starts)]
+    assert Counter(found) == Counter(written)
+    assert found != written
+    separated = load(path, b"\xff|a|\xfe\xfd|" * 20, unit="byte", document_separator="|")
+    assert Counter(separated.text[:].tolist()) == Counter(b"\xff|a|\xfe\xfd|" * 20)
+
+
+def test_without_documents_it_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"shuffle_documents.*document_separator"):
+        resolve(CorpusSettings, [("test", {"shuffle_documents": True})])
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_copy_is_made_anew(path: Path, damage: str) -> None:
+    text = "".join(f"{number}\n" for number in range(500))
+    corpus = load(path, text)
+    before = text_of(corpus)
+    (copy,) = corpus.encoded.folder.glob("shuffled-*.bin")
+    if damage == "gone":
+        copy.unlink()
+    else:
+        copy.write_bytes(copy.read_bytes()[:-1])
+    assert text_of(load(path, text)) == before
+
+
+def test_a_copy_that_cannot_be_kept_is_made_for_this_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(f"{number}\n" for number in range(500))
+    write = shuffling._write
+
+    def full(target: Path, *rest: Any) -> None:
+        if "cache" in target.parts and path.parent in target.parents:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(target, *rest)
+
+    monkeypatch.setattr(shuffling, "_write", full)
+    monkeypatch.setattr("charlm.errors._said", set())
+    files.process_folder.cache_clear()
+    with pytest.warns(CharlmWarning, match="temporary folder"):
+        found = text_of(load(path, text))
+    monkeypatch.undo()
+    assert found == text_of(load(path, text))
+
+
+def test_the_text_is_not_held_in_memory(path: Path) -> None:
+    corpus = load(path, "".join(f"{number}\n" for number in range(500)))
+    assert isinstance(corpus.encoded.ids, np.memmap)
+    assert corpus.encoded.ids.dtype == encoded.TYPES[0]
+
+
+# Runs
+
+
+def test_a_shuffled_run_resumes_and_is_evaluated_on_its_own_split(path: Path) -> None:
+    path.write_text("".join(f"{name}\n" for name in names(300)))
+    out = path.parent / "run"
+    asked = {**SETTINGS, **LINES, "max_steps": 2}
+    plan = session.plan([str(path)], [("test", asked)], out=out)
+    plan.train(quiet=True)
+    validation = plan.corpus.part(plan.corpus.split.validation)[:].tolist()
+    saved = runs.read(out)
+    assert subject.choose([], "validation", None, saved, out).text[:].tolist() == validation
+    assert texts.read(out).shuffle_seed == saved.corpus.shuffle_seed == shuffling.SEED
+    other_seed = session.plan([str(path)], [("test", {**asked, "seed": 7})], out=path.parent / "other")
+    assert other_seed.corpus.part(other_seed.corpus.split.validation)[:].tolist() == validation
+    path.unlink()  # and again from the cache
+    resumed = session.plan([], [("test", {"max_steps": 4})], resume=str(out))
+    assert resumed.corpus.part(resumed.corpus.split.validation)[:].tolist() == validation
+    resumed.train(quiet=True)
+    with pytest.raises(UsageError, match="shuffle_documents"):
+        session.plan([], [("test", {"shuffle_documents": False})], resume=str(out))
+
+
+# The hint
+
+
+def test_a_sorted_list_gets_a_hint_and_a_shuffled_one_does_not(path: Path) -> None:
+    text = "".join(f"{name}\n" for name in names(20_000))
+    plain = {"document_separator": "", "shuffle_documents": False}
+    documents = {"shuffle_documents": False}
+    for settings in (plain, documents):
+        corpus = load(path, text, **settings)
+        advice = likeness.advice(corpus, CorpusSettings(**{**LINES, **settings}))
+        assert advice is not None
+        assert "--shuffle-documents" in advice
+        assert ("--document-separator" in advice) == (settings is plain)
+    assert likeness.advice(load(path, text), CorpusSettings(**LINES)) is None
+
+
+def test_a_text_that_goes_on_as_it_began_gets_none(path: Path, poem: str) -> None:
+    plain = {"document_separator": "", "shuffle_documents": False}
+    in_any_order = random.Random(1).sample(names(3000), 3000)
+    for text in (poem * 20, "".join(f"{name} " for name in in_any_order)):
+        assert likeness.advice(load(path, text, **plain), CorpusSettings(**plain)) is None
+
+
+def test_too_little_text_to_tell_gets_none(path: Path) -> None:
+    corpus = load(path, "ab\n" * 50 + "xy\n" * 5, shuffle_documents=False)
+    assert likeness.advice(corpus, CorpusSettings(document_separator="\n")) is None
+
+
+def test_the_hint_is_in_the_announcement_of_a_fresh_run_only(path: Path) -> None:
+    path.write_text("".join(f"{name}\n" for name in names(3000)))
+    plan = session.plan([str(path)], [("test", {**SETTINGS, "max_steps": 1})], out=path.parent / "run")
+    assert any("--shuffle-documents" in line for line in plan.announcement())
+    plan.train(quiet=True)
+    resumed = session.plan([], [("test", {"max_steps": 2})], resume=str(plan.run))
+    assert not any("--shuffle-documents" in line for line in resumed.announcement())

@@ -1,0 +1,222 @@
+"""The other pages of documentation: their commands and examples run, only shortened; the outputs they show look like
+real ones; the links of all pages lead somewhere.
+"""
+
+import gzip
+import io
+import random
+import re
+import shlex
+import signal
+import sys
+import threading
+import unicodedata
+from pathlib import Path
+
+import pytest
+import torch
+
+import charlm
+from tests.commands.conftest import Cli, bench_in_this_process, cli
+from tests.conftest import ROOT, SMALL
+
+__all__ = ["bench_in_this_process", "cli"]  # fixtures
+
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in (".", "docs", "data", "checkpoints", "benchmarks")
+    for path in (ROOT / folder).glob("*.md")
+)
+LINK = re.compile(r"!?\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+EXTERNAL = ("http://", "https://", "mailto:")
+LINKS = [
+    (page, target)
+    for page in PAGES
+    for _, target in LINK.findall((ROOT / page).read_text(encoding="utf-8"))
+    if not target.startswith(EXTERNAL)
+]
+# What is appended to a command of a page: the last value of an option counts
+SHORT = {
+    "train": SMALL,
+    "sample": ("--length", "20"),
+    "bench": ("--hidden-size", "8", "--batch-size", "2", "--sequence-length", "4", "--rounds", "1", "--threads", "1"),
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """The lines of a page's blocks of commands in which charlm is called."""
+    lines = [line.split("  #")[0].strip() for block in blocks(page, "bash") for line in block.splitlines()]
+    return [line for line in lines if re.match(r"(.*\| |nice )?charlm ", line)]
+
+
+# README.md has tests of its own
+PAGES_WITH_COMMANDS = [page for page in PAGES if page != "README.md" and commands(page)]
+
+
+@pytest.fixture
+def _texts(tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts that the pages use, in the folder in which their commands run."""
+    text = "ROMEO: But soft!\n" + poem
+    for name in ("play.txt", "part.txt", "held-out.txt", "data/tinyshakespeare.txt", "letters/a.txt", "letters/b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    (tmp_path / "play.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "new.txt").write_text(text + "☃", encoding="utf-8", newline="")
+    (tmp_path / "old.txt").write_bytes(("déjà vu " * 500).encode("cp1252"))
+    (tmp_path / "picture.png").write_bytes(random.Random(0).randbytes(3000))
+    (tmp_path / "names.txt").write_bytes(b"Anna\nBert\nCleo\n" * 100)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHARLM_CACHE_DIR", "cache")
+
+
+@pytest.mark.usefixtures("_texts", "bench_in_this_process")
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS)
+def test_every_command_of_a_page_runs(cli: Cli, poem: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = commands(page)
+    if "charlm train play.txt" not in lines:  # the run that the page takes for granted
+        lines.insert(0, "charlm train play.txt")
+    for line in lines:
+        piped, _, command = line.removeprefix("nice ").rpartition("| ")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(poem.encode() if piped else b"")))
+        arguments = shlex.split(command)[1:]
+        short = ("--max-steps", "12") if "--resume" in arguments else SHORT.get(arguments[0], ())
+        result = cli(*arguments, *short)
+        assert result.code == 0, f"{line}\n{result.err}"
+
+
+def test_the_pages_have_commands_to_run() -> None:
+    counts = {page: len(commands(page)) for page in PAGES_WITH_COMMANDS}
+    assert counts["docs/texts.md"] >= 18
+    assert counts["docs/troubleshooting.md"] >= 20
+    assert counts["docs/benchmarks.md"] >= 5
+
+
+@pytest.mark.usefixtures("_texts")
+def test_every_example_of_the_page_on_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\n".join(blocks("docs/python.md", "python"))
+    for option, short in (
+        ('config="tiny"', 'config="tiny", hidden_size=8, batch_size=4, sequence_length=16, max_steps=2, threads=1'),
+        ("max_steps=600", "max_steps=3"),
+    ):
+        assert code.count(option) == 1
+        code = code.replace(option, short)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert isinstance(names["model"], charlm.Model)
+    assert "SNOWMAN" in capsys.readouterr().out  # what the example of an error prints
+
+
+@pytest.mark.usefixtures("_texts")
+def test_training_changes_this_process_as_the_page_on_python_says() -> None:
+    def handlers() -> list[object]:
+        return [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), threading.excepthook]
+
+    before, states = handlers(), []
+    for number in range(2):
+        torch.manual_seed(number)
+        charlm.train("play.txt", out="run", overwrite=True, seed=3, hidden_size=8, batch_size=4, max_steps=2, threads=1)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+    assert handlers() == before
+    assert torch.get_num_threads() == 1
+    assert torch.get_float32_matmul_precision() == "high"
+    assert (torch.tensor([1e-310], dtype=torch.float64) * 1).item() == 0
+
+
+# Outputs
+
+
+def shape(line: str) -> str:
+    """A line of output without its numbers, and without the spaces that align them."""
+    line = re.sub(r": the best n-gram model|(?<=thread)s|(?<=round)s", "", line)
+    line = re.sub(r"\d[\d,.]*(\+cpu)?", "NUMBER", line.replace("bf16 on", "fp32 on"))
+    return re.sub(r"\s+", " ", line).strip()
+
+
+@pytest.mark.usefixtures("_texts")
+def test_the_report_of_a_corpus_looks_as_shown(cli: Cli) -> None:
+    (shown,) = blocks("docs/texts.md", "text")
+    result = cli("corpus", "inspect", "tinyshakespeare")
+    assert result.code == 0, result.err
+    printed, label, _ = result.out.partition("Training time")
+    assert label, "the page says how the output ends"
+
+    def outline(output: str) -> list[str]:
+        """The lines of a report; of those that quote the text only their labels."""
+        lines = [line for line in output.splitlines() if not re.match(r"\s+([\d,]+ (×|distinct)|…)", line)]
+        return [line[:20] if line.startswith(("Most frequent", "Rare")) else shape(line) for line in lines]
+
+    assert outline(shown) == outline(printed)
+
+
+@pytest.mark.usefixtures("bench_in_this_process")
+def test_the_report_of_a_benchmark_looks_as_shown(cli: Cli) -> None:
+    (shown,) = blocks("docs/benchmarks.md", "text")
+    result = cli("bench", *SHORT["bench"])
+    assert result.code == 0, result.err
+    assert [shape(line) for line in shown.splitlines()] == [shape(line) for line in result.out.splitlines()]
+
+
+# Links and what else all pages have in common
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which the headings of a page can be linked to, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (LINK.sub(r"\g<text>", title).strip().lower() for title in titles)
+    kept = ("".join(c for c in title if c in " -_" or unicodedata.category(c)[0] in "LN") for title in plain)
+    return {title.replace(" ", "-") for title in kept}
+
+
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_every_link_of_a_page_leads_somewhere(page: str, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    linked = (ROOT / page).parent / path if path else ROOT / page
+    assert linked.exists()
+    if anchor:
+        assert anchor in anchors(linked)
+
+
+def test_the_pages_have_links_to_check() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "docs/README.md", "docs/texts.md"} <= {page for page, _ in LINKS}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_every_page_of_the_documentation_is_in_its_index(page: str) -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert page == "docs/README.md" or f"]({Path(page).name})" in index
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_every_page_of_the_documentation_starts_with_its_title_and_what_it_is_for(page: str) -> None:
+    title, blank, purpose, *_ = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert title.startswith("# ")
+    assert blank == ""
+    assert purpose[0].isalpha()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_picture_of_a_page_is_described(page: str) -> None:
+    for text in re.findall(r"!\[([^\]]*)\]", (ROOT / page).read_text(encoding="utf-8")):
+        assert len(text) >= 20
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reliability.md"])
+def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"^ *make ((?:[a-z]+ ?)+)", text, re.MULTILINE) + re.findall(r"`make ([a-z]+)", text)
+    assert named
+    for target in " ".join(named).split():
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_no_page_sends_people_to_the_package_of_that_name_on_pypi() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert not re.search(r"pip install [^\n`]*\bcharlm\b|charlm\[", text), page

@@ -1,0 +1,211 @@
+"""Anything but a regular file of a plausible size in place of a file: named and refused at once, before it is read."""
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm import checkpoint, reading, runs
+from charlm.config import TrainSettings, read_toml
+from charlm.corpus import pipes, sources
+from charlm.errors import CharlmError, CheckpointError, UsageError
+from charlm.model.language_model import CharacterModel
+from charlm.model.sizes import count_parameters, most_tensor_bytes
+from tests.reliability.test_strangers import replace, saved
+from tests.training.conftest import make_trainer
+
+__all__ = ["make_trainer", "saved"]  # fixtures
+
+pytestmark = pytest.mark.timeout(60)  # a test that hangs has failed
+HUGE = 200 << 30
+each_file = pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as end:
+        here = Path.cwd()
+        os.chdir(path.parent)  # the name of a socket may have 107 bytes
+        try:
+            end.bind(path.name)
+        finally:
+            os.chdir(here)
+
+
+def link_to_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to("gone")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def make_huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(HUGE)
+
+
+Put = Callable[[Path], None]
+KINDS: tuple[Put, ...] = (make_fifo, make_socket, link_to_device, Path.mkdir, link_to_nothing, link_to_itself)
+each_kind = pytest.mark.parametrize("put", [*KINDS, make_huge], ids=lambda put: put.__name__)
+
+
+def swap(path: Path, put: Put) -> Path:
+    path.unlink(missing_ok=True)
+    put(path)
+    return path
+
+
+@each_file
+@each_kind
+def test_in_a_checkpoint(saved: Path, name: str, put: Put) -> None:
+    swap(saved / name, put)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.verified(saved)
+    assert name in caught.value.message
+    with pytest.raises(CheckpointError):
+        runs.read(saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
+def test_a_size_that_the_manifest_agrees_with_but_the_settings_do_not(saved: Path, name: str) -> None:
+    swap(saved / name, make_huge)
+    manifest = json.loads((saved / checkpoint.MANIFEST).read_text())
+    manifest[name]["size_bytes"] = HUGE
+    (saved / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.verified(saved)
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_layers", "batch_size", "embedding_size"])
+def test_settings_that_claim_a_giant_make_no_size_plausible_that_memory_cannot_hold(saved: Path, name: str) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    config["settings"][name] = 10**9
+    replace(saved, "config.json", json.dumps(config).encode())
+    for file in ("model.safetensors", "training_state.safetensors"):
+        swap(saved / file, make_huge)
+    manifest = json.loads((saved / checkpoint.MANIFEST).read_text())
+    for file in ("model.safetensors", "training_state.safetensors"):
+        manifest[file]["size_bytes"] = HUGE
+    (saved / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CharlmError, match=r"model\.safetensors"):
+        checkpoint.verified(saved)
+
+
+def test_a_header_that_claims_more_than_the_file_is_found_before_the_rest_is_read(saved: Path) -> None:
+    data = (saved / "model.safetensors").read_bytes()
+    replace(saved, "model.safetensors", struct.pack("<Q", len(data)) + data[8:])
+    with pytest.raises(CheckpointError):
+        checkpoint.verified(saved)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3, 1000])
+@pytest.mark.parametrize("size", [1, 512])
+def test_what_charlm_writes_is_plausible(num_layers: int, size: int) -> None:
+    settings = TrainSettings(num_layers=num_layers, hidden_size=size, embedding_size=size)
+    shapes = CharacterModel.shapes(5, settings)
+    parameters = sum(int(torch.Size(shape).numel()) for shape in shapes.values())
+    assert count_parameters(5, settings) == parameters
+    header = sum(len(f"optimizer.exp_avg_sq.{name}") + 80 for name in shapes)
+    most = most_tensor_bytes(5, settings)
+    assert most["model.safetensors"] > 4 * parameters + header
+    assert most["training_state.safetensors"] > 3 * (4 * parameters + header)
+
+
+@each_file
+def test_a_link_to_a_regular_file_is_read_as_in_the_cache_of_a_model_hub(
+    saved: Path, name: str, tmp_path: Path
+) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0a1b"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for path in saved.iterdir():
+        path.rename(blobs / f"sha-{path.name}")
+        (snapshot / path.name).symlink_to(Path("../../blobs") / f"sha-{path.name}")
+    read = runs.read(snapshot)
+    assert read.step >= 1
+    read.model(torch.device("cpu"))
+    blob = blobs / f"sha-{name}"
+    blob.write_bytes(b"x" + blob.read_bytes()[1:])
+    with pytest.raises(CheckpointError):
+        runs.read(snapshot)
+
+
+def test_a_checkpoint_folder_that_is_a_link_is_pruned_as_a_link(saved: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    saved.rename(elsewhere)
+    saved.symlink_to(elsewhere)
+    assert runs.read(saved.parent, "best").step
+    runs.files.remove_folder(saved)
+    assert not saved.exists()
+    assert (elsewhere / checkpoint.MANIFEST).is_file()
+    assert not [path for path in saved.parent.iterdir() if runs.files.TEMPORARY_MARK in path.name]
+
+
+@each_kind
+def test_as_config_toml(saved: Path, put: Put) -> None:
+    path = swap(saved.parent / "config.toml", put)
+    assert not runs.has_settings(saved.parent)
+    with pytest.raises(UsageError) as caught:
+        read_toml(path)
+    assert "config.toml" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "metrics.jsonl"])
+@each_kind
+def test_as_another_file_of_a_run(saved: Path, name: str, put: Put) -> None:
+    path = swap(saved.parent / name, put)
+    with pytest.raises(CheckpointError) as caught:
+        runs.corpus_record(saved.parent) if name == "corpus.json" else list(runs.json_lines(path))
+    assert name in caught.value.message
+
+
+@pytest.mark.parametrize("put", KINDS[:3], ids=lambda put: put.__name__)
+def test_as_a_text(tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes, "PATIENCE_SECONDS", 0.05)
+    path = tmp_path / "text.txt"
+    put(path)
+    with pytest.raises(UsageError) as caught, sources.opened(path):
+        pass
+    assert str(path) in caught.value.message
+
+
+def test_a_pipe_that_something_writes_to_is_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    text = b"to be or not to be\n" * 9_000  # more than a pipe holds
+    process = os.fork()
+    if process == 0:
+        with path.open("wb") as pipe:
+            pipe.write(text)
+        os._exit(0)
+    found = b""
+    with sources.opened(path) as (stream, _):
+        while data := stream.read(1 << 16):
+            found += data
+    os.waitpid(process, 0)
+    assert found == text
+
+
+def test_the_open_file_is_what_counts_not_what_was_there_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pipe = tmp_path / "file", tmp_path / "pipe"
+    path.write_bytes(b"regular")
+    os.mkfifo(pipe)
+    found = path.stat()
+    monkeypatch.setattr(Path, "stat", lambda self, **options: found)  # it was a file a moment ago
+    with pytest.raises(reading.UnsuitableFileError, match="pipe"):
+        reading.read_file(pipe, 100)
