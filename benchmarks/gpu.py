@@ -57,12 +57,12 @@ def metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def page(results: "dict[str, subprocess.CompletedProcess[str]]", entries: list[dict[str, Any]], seconds: float) -> str:
-    """The page that says what came of it, failures too."""
+    """The page with the results, including failures."""
     tests, bench = results["tests"], results["bench"]
     lines = [
         "# GPU tests",
         "",
-        "This page is for anyone with a CUDA GPU. `make gpu` wrote it: what it ran on a GPU, and what came of it.",
+        "This page is for anyone with a CUDA GPU. `make gpu` wrote it: it lists what was run on a GPU and the results.",
         "",
         f"{torch.cuda.get_device_name()}, driver and CUDA {torch.version.cuda}, PyTorch {torch.__version__}, Python "
         f"{platform.python_version()}, {platform.system()}; {seconds:.0f} seconds in all.",

@@ -33,6 +33,7 @@ RESULTS = Path(__file__).parent / "results" / "sharing.jsonl"
 CHARLM = [sys.executable, "-m", "charlm"]
 ADAPTIVE: dict[str, str] = {}
 TORCH_DEFAULT = {"CHARLM_TRAIN_THREADS": str(psutil.cpu_count()), "GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}
+SETTLE_SECONDS = 20.0  # for a run to take all its threads again
 EVALUATED_CHARACTERS = 50_000
 Work = Callable[[], object]
 
@@ -123,6 +124,7 @@ def measure_round(text: Path, folder: Path, seconds: float, variables: dict[str,
         with busy_loop():
             result["busy_loop"] = training.measure(seconds)
         time.sleep(SETTLE_SECONDS)
+        result["after_busy_loop"] = training.measure(seconds)
         for name, command in commands.items():
             took: list[float] = []
             with repeated(command, took):
@@ -144,9 +146,6 @@ def measure_round(text: Path, folder: Path, seconds: float, variables: dict[str,
     return result
 
 
-SETTLE_SECONDS = 15.0  # for a run to take all its threads again
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("text", type=Path)
@@ -159,8 +158,9 @@ def main() -> None:
             for name, variables in (("charlm", ADAPTIVE), ("torch", TORCH_DEFAULT)):
                 result = measure_round(options.text, Path(folder), options.seconds, variables)
                 columns[name].append(result)
-                record = {"threads": name, "round": number, **result, "cpu": describe_cpu()}
-                results.write(json.dumps({**record, "environment": environment()}) + "\n")
+                environment = describe_process(torch.device("cpu"), "auto")
+                record = {"threads": name, "round": number, **result, "environment": environment}
+                results.write(json.dumps(record) + "\n")
                 results.flush()
                 print(record, file=sys.stderr)
     print_table(columns)
@@ -172,7 +172,7 @@ def print_table(columns: dict[str, list[dict[str, float]]]) -> None:
         for name, results in columns.items()
     }
     print("| | charlm | of alone | torch's default | of alone |\n| --- | --- | --- | --- | --- |")
-    for key in ("alone", "busy_loop", "two_runs", "sample", "eval"):
+    for key in ("alone", "busy_loop", "after_busy_loop", "two_runs", "sample", "eval"):
         cells = [f"{m[key]:,.0f} | {m[key] / m['alone']:.2f}" for m in medians.values()]
         print(f"| {key} | {' | '.join(cells)} |")
     for key in ("sample", "eval"):
@@ -182,19 +182,6 @@ def print_table(columns: dict[str, list[dict[str, float]]]) -> None:
             for m in medians.values()
         ]
         print(f"| {key}: its own time | {' | '.join(cells)} |")
-
-
-def describe_cpu() -> str:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in line
-    ]
-    return names[0] if names else "unknown"
-
-
-def environment() -> dict[str, Any]:
-    return describe_process(torch.device("cpu"), "auto")
 
 
 if __name__ == "__main__":

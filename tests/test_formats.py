@@ -118,7 +118,7 @@ def test_tensors(written: Path) -> None:
     state = set(safetensors.torch.load_file(folder / "training_state.safetensors"))
     for weight in weights:
         state = {name.replace(f".{weight}", ".NAME") for name in state}
-    assert names("### `training_state.safetensors`") - state == {"rng_state.cuda"}
+    assert names("### `training_state.safetensors`") - state == {"rng_state.cuda", "rng_state.mps"}
     assert state <= names("### `training_state.safetensors`")
 
 

@@ -19,7 +19,6 @@ def test_it_prints_the_path_of_the_run_and_says_the_rest_on_standard_error(cli: 
     assert result.code == 0, result.err
     assert result.out == "checkpoints/poem\n"
     assert "step 8" in result.err
-    assert "sample at step 8" in result.err
     assert "bits per character" in result.err
     assert "charlm sample checkpoints/poem" in result.err
     assert runs.read(Path(result.out.strip()), "latest").step == 8

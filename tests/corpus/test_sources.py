@@ -254,7 +254,7 @@ def test_a_file_without_permission_is_an_error_for_people(here: Path, monkeypatc
     def denied(*arguments: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(Path, "open", denied)  # permissions do not bind the superuser, who may run this
+    monkeypatch.setattr(os, "open", denied)  # permissions do not bind the superuser, who may run this
     for name in ("secret/a", "secret"):
         with pytest.raises(UsageError, match=r"^secret/a: cannot be read: Permission denied"):
             read(found(name)[0])

@@ -27,7 +27,7 @@ def test_they_give_the_same_logits(
     tmp_path: Path, poem: str, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "play.txt"
-    text.write_text("But soft!\n☃" + poem, encoding="utf-8")
+    text.write_text("But soft!\n" * 2 + "☃" + poem, encoding="utf-8")  # with min_count 2, only ☃ is unknown
     run = charlm.train(text, out=tmp_path / "run", **{**SMALL, "learning_rate": 0.1, "warmup_steps": 0, **changes})
     model = run.load(device="cpu")
     names: dict[str, Any] = {"model": model}

@@ -89,7 +89,14 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, inside: Callable[[Path], bool], 
     wrap(Path, "read_bytes")
     wrap(Path, "read_text")
     wrap(Path, "open")
-    scandir = os.scandir
+    scandir, open_descriptor = os.scandir, os.open
+
+    def opening(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if isinstance(path, str | Path) and inside(Path(path)) and not flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(error, os.strerror(error), str(path))
+        return open_descriptor(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", opening)
 
     def listing(path: Any = ".") -> Any:
         if inside(Path(path)):
