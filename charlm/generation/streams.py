@@ -157,7 +157,10 @@ class Sampler:
                         stepper = lent.enter_context(self.steppers.lent(len(samples), self.settings.precision))
                         stepper.start(state)
                     logits = stepper.step(ids)
-                    if ended := [sample.index for sample in samples if self._ends_document(sample)]:
+                    ended = (
+                        [sample.index for sample in samples if self._ends_document(sample)] if self.separator else []
+                    )
+                    if ended:
                         logits = logits.copy()
                         logits[ended], fresh = self.after_start
                         stepper.start(fresh, ended)
@@ -168,7 +171,7 @@ class Sampler:
             return
         sample.characters.append(character)
         sample.log_probability_nats += nats
-        if any(self._ends(sample, stop) for stop in self.stops):
+        if self.stops and any(self._ends(sample, stop) for stop in self.stops):
             sample.finish_reason = "stop"
         elif self.settings.stop_at_newline and character == "\n":
             sample.finish_reason = "newline"

@@ -1,21 +1,23 @@
 """The matrix product of a sampling step, in the fastest way that this machine has.
 
-A step reads every weight once, so at few lanes it is as fast as the weights come from memory, and smaller weights are
+A step reads every weight once, so with few lanes it is as fast as the weights come from memory, and smaller weights are
 faster weights. In order of preference, on a CPU:
 
-int8    from INT8_FROM weights on: weights rounded to 8 bits, each row with a scale of its own, and the hidden state
-        rounded to 127 steps either way: it never leaves -1 to 1, so its scale is known before. Integers are summed
-        exactly, so a lane comes out the same beside any number of others. FBGEMM's, by a private operator of torch's.
-int7    the same with 63 steps for the hidden state: processors before VNNI saturate sums of two products of 8 bits.
-oneDNN  fp32, weights laid out once, for several lanes or threads. By a private operator of torch's.
-plain   fp32, always there: numpy's for one lane, where a call costs a third of one of torch, else torch's.
+int8    for matrices of INT8_FROM weights or more: weights rounded to 8 bits, with a scale for each row, and the hidden
+        state rounded to 127 steps either way; it never leaves -1 to 1, so its scale is known in advance. Integers are
+        summed exactly, so a lane comes out the same beside any number of others. FBGEMM's, by a private operator of
+        torch's.
+int7    the same with 63 steps for the hidden state. Processors without VNNI add two products of 8 bits in 16 and
+        saturate; with one bit less they don't.
+oneDNN  fp32, with the weights laid out once: for several lanes, and for ONEDNN_FROM weights or more. By a private
+        operator of torch's.
+numpy   fp32, for one lane, where a call costs a third of one of torch. For several lanes, torch's plain product.
 
 An operator that is missing, or that fails its check, is passed over.
 
-All of them use torch's threads or none but the caller's. numpy's BLAS has threads of its own, and threads of two pools
-that take turns cost a sampling step forty times its time: each pool spins, waiting for its next product, on the cores
-that the other one computes with. So nothing else in charlm calls that BLAS, and here it gets pieces that it does not
-share among its threads. Measured speeds: docs/benchmarks.md.
+All products of one network are of one kind. torch and numpy's BLAS each have a pool of threads, and when the two take
+turns, a step takes thirty times as long: the threads of each pool spin while they wait for the next product, on the
+processors that the other pool needs. Measured speeds: docs/benchmarks.md.
 """
 
 import threading
@@ -29,31 +31,28 @@ import torch
 from torch import Tensor
 
 Product = Callable[[], Any]
-"""Computes ``hidden @ weight.T + bias`` from what ``hidden`` holds now."""
+"""Computes ``hidden @ weight.T + bias`` from what ``hidden`` holds now: a numpy array on a CPU, else a tensor."""
 MakeProduct = Callable[[Tensor, Tensor, Tensor], Product]
+"""From ``weight`` ``(row, column)``, ``bias`` ``(row,)`` and ``hidden`` ``(lane, column)``, which is within -1 to 1."""
 
-INT8_FROM = 1 << 18  # weights; with fewer, fp32 was measured to be as fast
-ONEDNN_FROM = 1 << 21  # weights, for one lane
+INT8_FROM = 1 << 19  # weights of the largest matrix; with fewer, numpy's fp32 was measured to be as fast
+ONEDNN_FROM = 1 << 22  # weights of the largest matrix; with fewer, numpy's was measured to be faster for one lane
 CHANGES_PROCESS = threading.RLock()  # torch's engine and the filters of warnings are those of all threads
 STEPS = 127  # from 0 to the largest number of a weight's row, and of the hidden state
-FEWER_STEPS = 63  # of the hidden state: then 2 × STEPS × FEWER_STEPS × 2 stays below 2¹⁵, which VNNI does without
-UNSHARED = 9215  # weights: OpenBLAS shares the product of a matrix and a vector among threads from 9,216 on
+FEWER_STEPS = 63  # of the hidden state, which is shifted to 0 … 2 × 63: 2 × (126 × 127) fits in 16 bits with a sign
+UNSHARED = 1 << 18  # weights; OpenBLAS multiplies a vector by so few in the calling thread alone
 
 
-def make_product(weight: Tensor, bias: Tensor, hidden: Tensor, precision: str) -> Product:
-    """``weight``: ``(row, column)``; ``bias``: ``(row,)``; ``hidden``: ``(lane, column)``, from -1 to 1.
-
-    ``precision``: auto or fp32. The product is ``(lane, row)``, for numpy on a CPU and for torch elsewhere.
-    """
-    if hidden.device.type != "cpu":
-        return lambda: torch.addmm(bias, hidden, weight.T)
-    if precision == "auto" and weight.numel() >= INT8_FROM:
-        for make in (int8_product, int7_product):
-            if works(make):
-                return make(weight, bias, hidden)
-    if (len(hidden) > 1 or weight.numel() >= ONEDNN_FROM) and works(onednn_product):
-        return onednn_product(weight, bias, hidden)
-    return plain_product(weight, bias, hidden)
+def choose_product(weights: int, lanes: int, precision: str, device: torch.device) -> MakeProduct:
+    """The kind of product for a network whose largest matrix has this many weights. ``precision``: auto or fp32."""
+    if device.type != "cpu":
+        return torch_product
+    candidates: list[MakeProduct] = []
+    if precision == "auto" and weights >= INT8_FROM:
+        candidates += [int8_product, int7_product]
+    if lanes > 1 or weights >= ONEDNN_FROM:
+        candidates.append(onednn_product)
+    return next(filter(works, candidates), numpy_product if lanes == 1 else torch_product)
 
 
 def int8_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
@@ -82,7 +81,7 @@ def _fbgemm_product(weight: Tensor, bias: Tensor, hidden: Tensor, hidden_steps: 
             torch.backends.quantized.engine = engine
 
     def product() -> Any:
-        # torch would ask the packed weights whether they override its functions; their "no" is a C++ exception, 15 µs
+        # Else torch asks the packed weights whether they override its functions; their no is a C++ exception, 15 µs
         with torch._C.DisableTorchFunctionSubclass():
             return multiply(hidden, 1 / hidden_steps, hidden_steps, packed).numpy()
 
@@ -95,14 +94,13 @@ def onednn_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
     return lambda: multiply(hidden, packed, bias, "none", [], "").numpy()
 
 
-def plain_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
-    if len(hidden) > 1:
-        return lambda: torch.addmm(bias, hidden, weight.T).numpy()
+def numpy_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
+    """For one lane, in blocks of rows that numpy's BLAS does not divide among its threads."""
     rows, columns = weight.shape
-    block = max(1, UNSHARED // columns)
+    block = min(rows, max(1, UNSHARED // columns))
     padding = torch.zeros(-rows % block, columns)
     blocks = torch.cat([weight, padding]).view(-1, block, columns).numpy()
-    sums = np.empty(blocks.shape[:2], dtype=np.float32)  # (block, row within it)
+    sums = np.empty(blocks.shape[:2], dtype=np.float32)  # (block, row of it)
     product = sums.reshape(1, -1)[:, :rows]
     vector, add = hidden.numpy()[0], bias.numpy()
 
@@ -111,6 +109,12 @@ def plain_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
         return np.add(product, add, out=product)
 
     return multiply
+
+
+def torch_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
+    if hidden.device.type != "cpu":
+        return lambda: torch.addmm(bias, hidden, weight.T)
+    return lambda: torch.addmm(bias, hidden, weight.T).numpy()
 
 
 @cache

@@ -12,7 +12,7 @@ A step of one character costs as much in calls as in arithmetic, so there are as
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,9 @@ from torch.nn import functional
 
 from charlm.model.cells import STATES, State
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import make_product
+from charlm.model.products import MakeProduct, choose_product, numpy_product
 from charlm.model.recurrent import RecurrentLayer
-from charlm.model.threads import ThreadLimit, useful_threads
+from charlm.model.threads import ThreadLimit, count_useful_threads
 
 KEPT = 2  # steppers of a model, each with a copy of its weights
 GATE_HALVES = {"lstm": (0.5, 0.5, 1.0, 0.5), "gru": (0.5, 0.5, 1.0), "rnn": (1.0,)}  # ½ where a gate is a σ
@@ -50,9 +50,14 @@ class Stepper:
             (torch.cat([layer.weight_hh * halves[:, None], weight]), torch.cat([torch.zeros_like(layer.bias), bias]))
             for layer, (weight, bias) in zip(layers, above, strict=True)
         ]
-        self.limit = ThreadLimit(useful_threads(max(weight.numel() for weight, _ in products), lanes))
+        largest = max(weight.numel() for weight, _ in products)
+        make_product = choose_product(largest, lanes, precision, self.device)
+        uses_torch_threads = self.device.type == "cpu" and make_product is not numpy_product
+        self.limit = ThreadLimit(count_useful_threads(largest, lanes)) if uses_torch_threads else nullcontext()
         with self.limit:
-            self.layers = [LayerStep(first.cell, *product, halves, lanes, precision) for product in products]
+            self.layers = [
+                LayerStep(first.cell, weight, bias, halves, lanes, make_product) for weight, bias in products
+            ]
 
     def start(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
         """Some lanes go on from a state as the model returns it; one of a single lane is that of all of them."""
@@ -115,12 +120,14 @@ class LayerStep:
     it calls :meth:`read_hidden` afterwards.
     """
 
-    def __init__(self, cell: str, weight: Tensor, bias: Tensor, halves: Tensor, lanes: int, precision: str) -> None:
+    def __init__(
+        self, cell: str, weight: Tensor, bias: Tensor, halves: Tensor, lanes: int, make_product: MakeProduct
+    ) -> None:
         gates, hidden_size = len(halves), weight.shape[1]
         self.library: Any = np if weight.device.type == "cpu" else torch
         self.state = [torch.zeros(lanes, hidden_size, device=weight.device) for _ in range(STATES[cell])]
         self.hidden, self.memory = _array(self.state[0]), _array(self.state[-1])
-        self.product = make_product(weight, bias, self.state[0], precision)
+        self.product = make_product(weight, bias, self.state[0])
         self.advance = {"lstm": self._lstm, "gru": self._gru, "rnn": self._rnn}[cell]
         self.gates = gates
         self.sums = _array(torch.empty(lanes, gates, device=weight.device))

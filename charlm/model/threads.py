@@ -1,32 +1,32 @@
 """How many of torch's threads a sampling step may use.
 
-A step at a small size is over before other threads have been woken and waited for, and it runs thousands of times a
-second. So it has a limit of its own, which holds inside the step alone: a stream hands its caller a process in which
-torch computes with as many threads as before.
+A small step is over before other threads have woken up, and there are thousands a second. So a step has a limit of its
+own, which holds only inside the step: a stream hands every character to a caller whose process is as it was before.
 """
 
-from threading import Lock
+from threading import Lock, get_ident
 from types import TracebackType
+from typing import ClassVar
 
 import torch
 
-WEIGHTS_PER_THREAD = 1 << 20  # of a matrix: fewer are multiplied faster by the threads that are already at it
+MULTIPLICATIONS_PER_THREAD = 1 << 21  # of a product; with fewer, another thread was measured to save next to nothing
 
 
-def useful_threads(weights: int, lanes: int) -> int:
-    """How many threads make the product of one vector with a matrix of so many weights faster."""
-    return max(1, weights * lanes // WEIGHTS_PER_THREAD)
+def count_useful_threads(weights: int, lanes: int) -> int:
+    """How many threads make a product of this many weights, for this many lanes, faster."""
+    return max(1, weights * lanes // MULTIPLICATIONS_PER_THREAD)
 
 
 class ThreadLimit:
-    """``with limit:`` has torch use at most ``threads`` threads; it may be entered any number of times.
+    """``with limit:`` has torch use at most ``threads`` threads. It can be entered any number of times.
 
-    torch has one number for the whole process, and a thread that is new to torch takes it over. So of the Python
-    threads that are inside a limit at the same time, the first one reads what all of them restore.
+    torch keeps a number for each Python thread, and one for the process, with which a new thread begins: it may be the
+    limit of another one. So of the threads that are inside a limit at one time, all restore what the first one found.
     """
 
     _lock = Lock()
-    _inside = 0
+    _inside: ClassVar[set[int]] = set()  # Python threads; a KeyboardInterrupt may leave one here until its next step
     _outside_threads = 1
 
     def __init__(self, threads: int) -> None:
@@ -34,14 +34,14 @@ class ThreadLimit:
 
     def __enter__(self) -> None:
         with self._lock:
-            if not ThreadLimit._inside:
+            if not self._inside:
                 ThreadLimit._outside_threads = torch.get_num_threads()
-            ThreadLimit._inside += 1
+            self._inside.add(get_ident())
             torch.set_num_threads(min(self.threads, self._outside_threads))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with self._lock:
-            ThreadLimit._inside -= 1
             torch.set_num_threads(self._outside_threads)
+            self._inside.discard(get_ident())

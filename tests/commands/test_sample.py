@@ -228,7 +228,7 @@ def test_precision_is_the_users_choice(cli: Cli, trained: Path, monkeypatch: pyt
 
     def eight_bits(weight: Tensor, bias: Tensor, hidden: Tensor) -> products.Product:
         made.append(weight.numel())
-        return products.plain_product(weight, bias, hidden)
+        return products.torch_product(weight, bias, hidden)
 
     monkeypatch.setattr(products, "INT8_FROM", 1)
     monkeypatch.setattr(products, "int8_product", eight_bits)

@@ -61,7 +61,7 @@ def test_a_random_seed_is_said_and_gives_the_same_text_when_given(model: Charact
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-@pytest.mark.parametrize("threshold", [1, 1 << 20])
+@pytest.mark.parametrize("threshold", [1, products.INT8_FROM])
 def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(
     cell: str, threshold: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from charlm.config import ModelSettings
 from charlm.model import products
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import int8_product, works
+from charlm.model.products import int7_product, int8_product, works
 from charlm.model.stepper import Stepper, read
 
 VOCABULARY, TIME = 13, 20
@@ -117,7 +117,9 @@ def test_one_lane_can_be_set_back_while_the_others_go_on(cell: str) -> None:
             torch.testing.assert_close(logits[0], fresh[time - 10, 0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.skipif(not works(int8_product), reason="this machine or torch has no such product")
+@pytest.mark.skipif(
+    not (works(int8_product) or works(int7_product)), reason="this machine or torch has no such product"
+)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_int8_is_near_fp32_and_its_lanes_are_independent(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "INT8_FROM", 1)

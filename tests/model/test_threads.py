@@ -1,19 +1,21 @@
 """A sampling step limits its threads, and leaves the process as it was."""
 
+from collections.abc import Iterator
 from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from charlm.config import ModelSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.generation.streams import Sampler
 from charlm.model import stepper
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import Product
+from charlm.model.products import Product, torch_product
 from charlm.model.stepper import Stepper
-from charlm.model.threads import ThreadLimit, useful_threads
+from charlm.model.threads import ThreadLimit, count_useful_threads
 
 THREADS = 3  # torch's outside of a step; nothing here is large enough to be shared among them
 
@@ -27,10 +29,9 @@ def _several_threads() -> None:
 def threads_of_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many threads torch had during each product of a step."""
     seen: list[int] = []
-    make_product = stepper.make_product
 
-    def make_observed(*arguments: object) -> Product:
-        product = make_product(*arguments)  # type: ignore[arg-type]
+    def make_observed(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
+        product = torch_product(weight, bias, hidden)
 
         def observed() -> object:
             seen.append(torch.get_num_threads())
@@ -38,7 +39,7 @@ def threads_of_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return observed
 
-    monkeypatch.setattr(stepper, "make_product", make_observed)
+    monkeypatch.setattr(stepper, "choose_product", lambda *arguments: make_observed)
     return seen
 
 
@@ -57,6 +58,31 @@ def test_a_limit_ends_with_an_error() -> None:
     with pytest.raises(ZeroDivisionError), ThreadLimit(1):
         raise ZeroDivisionError
     assert torch.get_num_threads() == THREADS
+
+
+def test_a_limit_that_was_interrupted_on_its_way_in_or_out_ends_with_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_num_threads = torch.set_num_threads
+    limit = ThreadLimit(1)
+    for calls_before in (0, 1):
+        calls = iter([None] * calls_before)
+
+        def interrupted(threads: int, calls: Iterator[None] = calls) -> None:
+            next(calls)
+            set_num_threads(threads)
+
+        monkeypatch.setattr(torch, "set_num_threads", interrupted)
+        with pytest.raises(StopIteration), limit:
+            pass
+        monkeypatch.setattr(torch, "set_num_threads", set_num_threads)
+        with limit:
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == THREADS
+    set_num_threads(THREADS - 1)
+    with limit:
+        pass
+    assert torch.get_num_threads() == THREADS - 1
 
 
 def test_limits_of_several_python_threads_end_with_all_threads() -> None:
@@ -83,9 +109,8 @@ def test_a_stream_computes_with_one_thread_and_leaves_all_of_them_to_its_caller(
 
 
 def test_a_step_of_large_matrices_or_many_lanes_has_several_threads(threads_of_products: list[int]) -> None:
-    assert useful_threads(2048 * 256, lanes=1) == 1
-    assert useful_threads(16384 * 2048, lanes=1) >= 8
-    model = model_of(64)
+    assert count_useful_threads(2048 * 256, lanes=1) == 1
+    assert count_useful_threads(16384 * 2048, lanes=1) >= THREADS
     lanes = 512
-    Stepper(model, lanes).step(np.zeros(lanes, dtype=np.int64))
+    Stepper(model_of(128), lanes).step(np.zeros(lanes, dtype=np.int64))
     assert set(threads_of_products) == {THREADS}
