@@ -13,6 +13,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from charlm import files
+
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -20,10 +22,6 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# Opening a pipe does not wait, a terminal does not become this process's own, and Windows leaves line ends alone
-FLAGS = os.O_RDONLY
-for _name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
-    FLAGS |= getattr(os, _name, 0)
 
 
 class UnsuitableFileError(OSError):
@@ -37,7 +35,7 @@ def open_regular(path: Path) -> BufferedReader:
     """
     try:
         _check_kind(path.stat())  # opening a device may already do something
-        descriptor = os.open(path, FLAGS)
+        descriptor = files.open_descriptor(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise UnsuitableFileError(f"a broken link to {printable(str(path.readlink()))}") from None
@@ -48,7 +46,7 @@ def open_regular(path: Path) -> BufferedReader:
         raise
     try:
         _check_kind(os.fstat(descriptor))
-        return os.fdopen(descriptor, "rb")
+        return open(descriptor, "rb")  # noqa: PTH123  # a Path cannot open a descriptor
     except BaseException:
         os.close(descriptor)
         raise

@@ -27,7 +27,8 @@ ORDER = (
     {"checkpoint"},
     {"model", "corpus", "progress"},
     {"config"},
-    {"files", "reading", "machine", "console"},
+    {"reading"},
+    {"files", "machine", "console"},
     {"errors"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -45,6 +45,8 @@ def all_settings(draw: st.DrawFn) -> TrainSettings:
     if drawn["unit"] == "byte":
         for name in ("encoding", "decode_errors", "newline", "normalize", "min_count"):
             drawn[name] = TrainSettings.model_fields[name].default
+    if not (drawn["document_separator"] or drawn["document_per_file"]):
+        drawn["shuffle_documents"] = False
     return TrainSettings(**drawn)
 
 

@@ -13,9 +13,11 @@ TINY = ("--hidden-size", "8", "--embedding-size", "4", "--batch-size", "2", "--s
 
 
 def everything_under(folder: Path) -> dict[str, tuple[int, bytes | None]]:
+    """All files and folders but those of the process's own temporary folder, which is removed when it ends."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
         for path in folder.rglob("*")
+        if not path.relative_to(folder).parts[0].startswith("charlm-")
     }
 
 

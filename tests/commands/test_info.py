@@ -42,7 +42,7 @@ def test_a_setting_is_shown_on_one_line(cli: Cli, tmp_path: Path, poem_file: Pat
     layers = [("test", {**settings, "threads": 1, "sample_length": 0, "document_separator": "\n"})]
     session.plan([str(poem_file)], layers, out=tmp_path / "run").trainer(quiet=True).train()
     page = cli("info", "run").out
-    assert "document_separator \\n, document_per_file off, validation_fraction auto" in page
+    assert "document_separator \\n, document_per_file off, shuffle_documents off, " in page
     assert "init_from none\n" in page
     (rate,) = [line.split()[1] for line in page.splitlines() if line.strip().startswith("learning_rate ")]
     assert float(rate) == pytest.approx(0.004 / 50)  # of the first of 50 steps of warmup

@@ -101,7 +101,7 @@ def test_every_command_of_the_readme_runs_and_prints_what_it_shows(
         else:
             arguments = shlex.split(example.code)[1:]
             if arguments[0] == "train":
-                arguments += SMALL if "--resume" not in arguments else ["--max-steps", "12"]
+                arguments += [*SMALL, "--evaluate-every", "4"] if "--resume" not in arguments else ["--max-steps", "12"]
             result = cli(*arguments)
             assert result.code == 0, f"{example.code}\n{result.err}"
             printed = result.err + result.out

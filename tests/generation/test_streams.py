@@ -105,26 +105,26 @@ def test_fp32_is_all_of_fp32_and_so_are_probabilities(model: CharacterModel, mon
 
     def noted(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*arguments: Any) -> Any:
-            seen.append(torch.get_float32_matmul_precision())
+            seen.append(torch.backends.cuda.matmul.fp32_precision)
             return function(*arguments)
 
         return wrapper
 
     monkeypatch.setattr(streams, "read", noted(streams.read))
     monkeypatch.setattr(Stepper, "step", noted(Stepper.step))
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    torch.set_float32_matmul_precision("high")
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
-        for precision, expected in (("auto", "high"), ("fp32", "highest")):
+        for precision, expected in (("auto", "tf32"), ("fp32", "ieee")):
             sampler_of(model, length=3, precision=precision).samples()
             assert seen == [expected] * 3  # the prompt, two steps
             seen.clear()
             sampler_of(model, precision=precision).next_characters(1)
-            assert seen == ["highest"]
+            assert seen == ["ieee"]
             seen.clear()
-        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
-        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 def test_each_step_adds_a_character_to_each_sample_that_goes_on(model: CharacterModel) -> None:

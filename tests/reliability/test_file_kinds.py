@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import checkpoint, reading, runs
+from charlm import checkpoint, reading, runs, texts
 from charlm.config import TrainSettings, read_toml
 from charlm.corpus import pipes, sources
 from charlm.errors import CharlmError, CheckpointError, UsageError
@@ -168,7 +168,7 @@ def test_as_config_toml(saved: Path, put: Put) -> None:
 def test_as_another_file_of_a_run(saved: Path, name: str, put: Put) -> None:
     path = swap(saved.parent / name, put)
     with pytest.raises(CheckpointError) as caught:
-        runs.corpus_record(saved.parent) if name == "corpus.json" else list(runs.json_lines(path))
+        texts.read(saved.parent) if name == "corpus.json" else list(runs.json_lines(path))
     assert name in caught.value.message
 
 
