@@ -15,7 +15,7 @@ from charlm.machine import LoadMeter, count_processors
 
 MULTIPLICATIONS_PER_THREAD = {"bf16": 2_000_000, "fp32": 500_000}  # of one time step: a second thread helps from twice
 TORCH_THREADS = torch.get_num_threads()  # before anything here has changed it: one per core, or OMP_NUM_THREADS
-LOWER_AFTER_SECONDS = 3.0  # of other work: shorter bursts are not worth it
+LOWER_AFTER_SECONDS = 2.0  # of other work: shorter bursts are not worth it
 RAISE_AFTER_SECONDS = 10.0  # of quiet
 ROUND_DOWN, ROUND_UP = 0.5, 0.3  # added to the free processors before they are cut to a whole number
 

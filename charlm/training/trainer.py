@@ -105,13 +105,12 @@ class Trainer:
     def step(self) -> bool:
         """One step and what happens around it. Returns whether it was the last. Raises ``NotFiniteError``."""
         self.train_step()
-        is_log_entry = self.done.steps % self.settings.log_every == 0
         if self.device.type != "cuda":  # a GPU is still at work; it is waited for where values are read
             self.leave_out_gap()
         last = self.finished()
-        if is_log_entry:
+        self.sharing.look(self.done, self.monitor)
+        if self.done.steps % self.settings.log_every == 0:
             self.log()
-            self.sharing.look(self.done, self.monitor)
         if last or self.evaluations.is_due(self.done.steps):
             with self.stopwatch.paused():
                 self.evaluate()

@@ -36,7 +36,7 @@ def threads_set(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def share(trainer: Trainer, loads: list[float], fixed: bool = False) -> None:
-    """Have the trainer see these loads at its log entries."""
+    """Have the trainer see these loads after its steps."""
     trainer.balancer = ThreadBalancer(2, fixed, processors=2, meter=ScriptedMeter(loads))
     trainer.sharing = Sharing(trainer.balancer)
 
@@ -47,7 +47,7 @@ def test_changes_are_logged_and_recorded(make_trainer: Make, threads_set: list[i
     threads_set.clear()
     trainer.train()
     assert threads_set == [1, 2]
-    changes = [(4, 1), (8, 2)]
+    changes = [(2, 1), (4, 2)]
     saved = runs.read(trainer.run, "latest")
     assert [(change.step, change.threads) for change in saved.progress.thread_changes] == changes
     assert [(e["step"], e["threads"]) for e in entries(trainer.run) if "threads" in e] == changes
@@ -59,7 +59,7 @@ def test_a_fixed_number_stays_and_people_are_told_once(
 ) -> None:
     trainer = make_trainer(max_steps=12, log_every=2)
     trainer.quiet = False
-    share(trainer, [1.0] * 6, fixed=True)
+    share(trainer, [1.0] * 12, fixed=True)
     threads_set.clear()
     trainer.train()
     assert threads_set == []
@@ -69,9 +69,9 @@ def test_a_fixed_number_stays_and_people_are_told_once(
 
 def test_a_resume_with_all_threads_is_a_change_too(make_trainer: Make, threads_set: list[int]) -> None:
     trainer = make_trainer(max_steps=12, log_every=2)
-    share(trainer, [1.0] * 6)
+    share(trainer, [1.0] * 12)
     trainer.train()
     resumed = make_trainer(resume=trainer.run, max_steps=14)
     share(resumed, [])
     resumed.restore(runs.read(trainer.run, "latest"))
-    assert [(change.step, change.threads) for change in resumed.done.thread_changes] == [(2, 1), (12, 2)]
+    assert [(change.step, change.threads) for change in resumed.done.thread_changes] == [(1, 1), (12, 2)]
