@@ -35,14 +35,6 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def open_descriptor(path: Path) -> int:
-    """Open anything for reading: a pipe is not waited for, and a terminal does not become this process's own."""
-    flags = os.O_RDONLY
-    for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):  # the last: Windows leaves line ends alone
-        flags |= getattr(os, name, 0)
-    return os.open(path, flags)
-
-
 def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 

@@ -13,8 +13,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from charlm import files
-
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -22,6 +20,14 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def open_descriptor(path: Path) -> int:
+    """Open anything for reading: a pipe is not waited for, and a terminal does not become this process's own."""
+    extra = 0
+    for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):  # the last: Windows leaves line ends alone
+        extra |= getattr(os, name, 0)
+    return os.open(path, os.O_RDONLY | extra)
 
 
 class UnsuitableFileError(OSError):
@@ -35,7 +41,7 @@ def open_regular(path: Path) -> BufferedReader:
     """
     try:
         _check_kind(path.stat())  # opening a device may already do something
-        descriptor = files.open_descriptor(path)
+        descriptor = open_descriptor(path)
     except FileNotFoundError:
         if path.is_symlink():
             raise UnsuitableFileError(f"a broken link to {printable(str(path.readlink()))}") from None

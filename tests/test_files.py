@@ -2,6 +2,7 @@ import ast
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -288,7 +289,9 @@ def _writes(call: ast.Call) -> bool:
     if name == "np.memmap":
         return not any(keyword.arg == "mode" and ast.unparse(keyword.value) == "'r'" for keyword in call.keywords)
     if name == "os.open":
-        return ast.unparse(call.args[0]) != "os.devnull"
+        flags = ast.unparse(call.args[1])
+        only_reads = flags.startswith("os.O_RDONLY") and not re.search("WRONLY|RDWR|CREAT|TRUNC|APPEND", flags)
+        return ast.unparse(call.args[0]) != "os.devnull" and not only_reads
     if first in MODULES and first != "io":
         return name in OF_MODULES or first in {"shutil", "tempfile"}
     if name in ("open", "io.open"):
@@ -321,6 +324,8 @@ def _opens_for_writing(arguments: list[ast.expr], call: ast.Call) -> bool:
         "path.unlink()",
         "os.replace(a, b)",
         "os.open(path, os.O_WRONLY)",
+        "os.open(path, os.O_RDONLY | os.O_CREAT)",
+        "os.open(path, flags)",
         "shutil.rmtree(path)",
         "torch.save(model, path)",
         "tempfile.mkstemp()",
@@ -341,6 +346,7 @@ def test_a_call_that_writes_is_seen(source: str) -> None:
         "text.replace(a, b)",
         "files.rename(a, b)",
         "path.read_bytes()",
+        "os.open(path, os.O_RDONLY | extra)",
         "runs.save(x)",
         "np.memmap(p, mode='r')",
     ],

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from charlm import files
-from charlm.reading import UnsuitableFileError
+from charlm.reading import UnsuitableFileError, open_descriptor
 
 PATIENCE_SECONDS = 10.0  # for a program that is to write to a named pipe
 LOOK_EVERY_SECONDS = 0.05
@@ -30,7 +29,7 @@ def open_text(path: Path) -> IO[bytes]:
 
     Raises ``UnsuitableFileError`` for a device, which may have no end, and for a named pipe that nobody writes to.
     """
-    descriptor = files.open_descriptor(path)
+    descriptor = open_descriptor(path)
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and path != Path(os.devnull) and not os.isatty(descriptor)):
