@@ -27,6 +27,7 @@ from charlm.checkpoint import describe_process
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import cache, loading
 from charlm.model.device import prepare_process
+from charlm.training.monitor import Monitor
 from charlm.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "corpus.jsonl"
@@ -218,7 +219,8 @@ def _documents(text: str, folder: Path) -> dict[str, float]:
     for name, separator in (("plain", ""), ("documents", "\n")):
         layers = [(str(preset), read_toml(preset)), ("benchmark", {"document_separator": separator})]
         settings = resolve(TrainSettings, layers)
-        trainers[name] = Trainer(settings, loading.load([str(names)], settings, 64, folder / "cache"), folder)
+        corpus = loading.load([str(names)], settings, 64, folder / "cache")
+        trainers[name] = Trainer(settings, corpus, folder, Monitor(folder, settings, 0, quiet=True))
     speeds: dict[str, list[float]] = {name: [] for name in trainers}
     for round_ in range(8):
         for name, trainer in trainers.items():

@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from charlm.model.device import prepare_process
 from charlm.training import session
+from charlm.training.monitor import Monitor
 from charlm.training.trainer import Trainer
 
 WARM_UP_STEPS = 3
@@ -47,7 +48,7 @@ def make_trainer(text: Path, hidden_size: int, dropout: float) -> Trainer:
     changes = {"device": "cpu", "hidden_size": hidden_size, "dropout": dropout}
     with tempfile.TemporaryDirectory() as folder:
         plan = session.plan([str(text)], [("benchmark", changes)], out=Path(folder) / "run")
-    return Trainer(plan.settings, plan.corpus, plan.run, quiet=True)
+    return Trainer(plan.settings, plan.corpus, plan.run, Monitor(plan.run, plan.settings, 0, quiet=True))
 
 
 def compare(trainers: dict[str, Trainer], rounds: int) -> str:

@@ -22,12 +22,14 @@ from torch.nn import functional
 from charlm.checkpoint import describe_process
 from charlm.config import BenchSettings, OptimizationSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
+from charlm.corpus.windows import Window
 from charlm.generation.streams import Sampler
 from charlm.machine import default_thread_waits
-from charlm.model.device import autocast, choose_device, choose_precision, multiplies_bf16, prepare_process, synchronize
+from charlm.model.device import choose_device, choose_precision, multiplies_bf16, prepare_process, synchronize
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import choose_threads
 from charlm.training.optimizer import make_optimizer
+from charlm.training.step import take_step
 
 VOCABULARY_SIZE = 65  # that of tiny Shakespeare
 SAMPLED = 100  # characters of each stream in one turn
@@ -192,19 +194,16 @@ def charlm_training(settings: BenchSettings, device: torch.device) -> Turn:
     precision = choose_precision(settings.precision, device)
     prepare_process(choose_threads(settings.threads, settings, settings.batch_size, precision))
     model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
-    optimizer = make_optimizer(model, OptimizationSettings())
-    inputs, targets = _windows(settings, device)
+    learning = OptimizationSettings()
+    optimizer = make_optimizer(model, learning)
+    inputs, targets = (ids.cpu().numpy() for ids in _windows(settings, device))
+    window = Window(inputs, targets, new_lanes=None, resets=None, num_targets=targets.size)
     state = model.zero_state(settings.batch_size)
 
     def turn() -> None:
         nonlocal state
-        with autocast(device, precision):
-            logits, after = model(inputs, state)
-        state = tuple(part.detach() for part in after)
-        model.loss(logits, targets).backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        step = take_step(model, optimizer, [window], state, learning.learning_rate, learning.gradient_clip, precision)
+        state = step.state
 
     return turn
 

@@ -18,22 +18,21 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from charlm.config import DynamicSettings
-from charlm.corpus.batches import Lanes
 from charlm.corpus.text import Text
+from charlm.corpus.windows import Lanes
 from charlm.errors import CharlmError
-from charlm.evaluation.passes import Evaluation, OnProgress, losses, predictions
-from charlm.model.device import full_fp32, on_device
-from charlm.model.language_model import CharacterModel
+from charlm.evaluation.passes import Evaluation, OnProgress, iter_predictions, target_losses
+from charlm.model.device import full_fp32
+from charlm.model.language_model import CharacterModel, Predictions
 
 EPSILON = 1e-3  # ε as a part of the mean of √MS: of a weight that hardly ever moved, a step is no leap
 STATISTICS_LANES = 16
 STATISTICS_WINDOWS = 100  # of the training text, for MS
 
 
-def dynamic(
+def evaluate_dynamically(
     model: CharacterModel,
     text: Text,
     training: Text,
@@ -55,21 +54,23 @@ def dynamic(
         root_mean_squares = _root_mean_squares(adapted, training, segment)
         mean = float(sum(part.sum() for part in root_mean_squares)) / sum(part.numel() for part in root_mean_squares)
         rates = [settings.dynamic_learning_rate / (part + EPSILON * mean) for part in root_mean_squares]
-        pulls = [(decay * part / mean).clamp(max=1) for part in root_mean_squares]
-        for logits, targets in predictions(
+        decay_rates = [(decay * part / mean).clamp(max=1) for part in root_mean_squares]
+        for window, predictions in iter_predictions(
             adapted, text, np.zeros(1, np.int64), len(text), chunk=segment, on_progress=on_progress
         ):
-            total += losses(logits.detach(), targets, text.vocabulary).sum()
+            with torch.no_grad():
+                total += target_losses(window, predictions, text.vocabulary).sum()
             if not math.isfinite(total):
                 raise CharlmError(
                     "Dynamic evaluation diverged: the loss is no longer finite.",
                     f"Lower --dynamic-learning-rate (now {settings.dynamic_learning_rate:g}).",
                 )
-            unknown += int(np.count_nonzero(targets == text.vocabulary.unknown_id))
-            gradients = _gradients(weights, logits, on_device(targets, logits.device))
+            unknown += int(np.count_nonzero(window.targets == text.vocabulary.unknown_id))
+            gradients = _gradients(weights, predictions)
             with torch.no_grad():
-                for weight, origin, gradient, rate, pull in zip(weights, trained, gradients, rates, pulls, strict=True):
-                    weight.add_(pull * (origin - weight) - rate * gradient)
+                of_weights = zip(weights, trained, gradients, rates, decay_rates, strict=True)
+                for weight, trained_weight, gradient, rate, decay_rate in of_weights:
+                    weight.add_(decay_rate * (trained_weight - weight) - rate * gradient)
     return Evaluation(float(total) / len(text), len(text), unknown)
 
 
@@ -79,17 +80,15 @@ def _root_mean_squares(model: CharacterModel, training: Text, segment: int) -> l
     weights = list(model.parameters())
     squares = [torch.zeros_like(weight) for weight in weights]
     state = model.zero_state(lanes.batch_size)
-    device = state[0].device
     windows = min(STATISTICS_WINDOWS, lanes.windows_per_epoch)
     for number in range(windows):
-        window = lanes.window(number)
-        inputs, targets = on_device(window.inputs, device), on_device(window.targets, device)
-        logits, state = model(inputs, state, window.resets)
-        state = tuple(part.detach() for part in state)
-        for square, gradient in zip(squares, _gradients(weights, logits, targets), strict=True):
+        predictions = model.predict(lanes.window(number), state)
+        state = predictions.state
+        for square, gradient in zip(squares, _gradients(weights, predictions), strict=True):
             square += gradient**2 / windows
     return [square.sqrt() for square in squares]
 
 
-def _gradients(weights: Sequence[Tensor], logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(functional.cross_entropy(logits.flatten(0, 1), targets.flatten()), weights)
+def _gradients(weights: Sequence[Tensor], predictions: Predictions) -> tuple[Tensor, ...]:
+    """Of the mean loss over the targets of a window."""
+    return torch.autograd.grad(predictions.loss_sum() / predictions.num_targets, weights)

@@ -3,7 +3,6 @@
 Every character is predicted exactly once, from all the text before it, the first one from the start symbol.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -12,20 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
-from charlm.corpus.batches import IGNORED
 from charlm.corpus.text import Positions, Text
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.model.device import autocast, full_fp32, on_device
-from charlm.model.language_model import CharacterModel, evaluating
+from charlm.corpus.windows import Window, walk
+from charlm.model.device import full_fp32
+from charlm.model.language_model import CharacterModel, Predictions, evaluating
 
-WARM_UP = 1000  # characters that a lane reads before those that count; what lies further back hardly matters
-CHARACTERS_A_LANE = 4 * WARM_UP  # at the least, so that warming up stays a small part of the work
-MOST_LANES = 64
-CHUNK = 256  # steps of one forward pass, never changes the figure
-MOST_LOGITS = 1 << 25  # of one forward pass: with a large vocabulary it has fewer steps
+WARMUP_CHARACTERS = 1000  # that a lane reads before those that count; what lies further back hardly matters
+MIN_CHARACTERS_PER_LANE = 4 * WARMUP_CHARACTERS  # so that warming up stays a small part of the work
+MAX_LANES = 64
+CHUNK = 256  # steps of one forward pass; the loss does not depend on it
+MAX_LOGITS = 1 << 25  # of one forward pass: with a large vocabulary it has fewer steps
 
 Losses = NDArray[np.float64]
 OnProgress = Callable[[int], object]  # is told the characters read since it was told last
@@ -60,15 +57,15 @@ class Evaluation:
         return self.bits_per_character * self.characters / size_bytes
 
 
-def lanes_for(characters: int) -> int:
+def choose_lanes(characters: int) -> int:
     """As many lanes as keep the warming up short."""
-    return max(1, min(MOST_LANES, characters // CHARACTERS_A_LANE))
+    return max(1, min(MAX_LANES, characters // MIN_CHARACTERS_PER_LANE))
 
 
 def count_characters_read(characters: int) -> int:
-    """How many characters an evaluation of so many reads in ``lanes_for`` lanes, those to warm up on included."""
-    lanes = lanes_for(characters)
-    return characters + (WARM_UP * lanes if lanes > 1 else 0)
+    """How many characters an evaluation of so many reads in ``choose_lanes`` lanes, those to warm up on included."""
+    lanes = choose_lanes(characters)
+    return characters + (WARMUP_CHARACTERS * lanes if lanes > 1 else 0)
 
 
 @torch.inference_mode()
@@ -82,76 +79,54 @@ def evaluate(
 ) -> Evaluation:
     """The mean loss of ``model`` over a text.
 
-    With one lane in fp32 this is the exact figure: the whole text is one sequence, its state carried, and reset where a
-    document begins. Several lanes are faster and an approximation: each reads ``WARM_UP`` characters before its own,
+    With one lane in fp32 this is exact: the whole text is one sequence, its state carried, and reset where a document
+    begins. Several lanes are faster and an approximation: each first reads the ``WARMUP_CHARACTERS`` before its own,
     from a state of zero, and a text that has fewer for each has fewer lanes.
     """
-    lanes = min(lanes, max(1, len(text) // WARM_UP))
+    lanes = min(lanes, max(1, len(text) // WARMUP_CHARACTERS))
     lane_length = -(-len(text) // lanes)
     lane_starts = np.arange(lanes) * lane_length
-    warm_up = WARM_UP if lanes > 1 else 0
+    warmup = WARMUP_CHARACTERS if lanes > 1 else 0
     total, unknown = 0.0, 0
     with evaluating(model):
-        for logits, targets in predictions(
-            model, text, lane_starts, lane_length, warm_up, precision, chunk, on_progress
+        for window, predictions in iter_predictions(
+            model, text, lane_starts, lane_length, warmup, precision, chunk, on_progress
         ):
-            total += losses(logits, targets, text.vocabulary).sum()
-            unknown += int(np.count_nonzero(targets == text.vocabulary.unknown_id))
+            total += target_losses(window, predictions, text.vocabulary).sum()
+            unknown += int(np.count_nonzero(window.targets == text.vocabulary.unknown_id))
     return Evaluation(float(total) / len(text), len(text), unknown, lanes == 1 and precision == "fp32", lanes)
 
 
-def predictions(
+def iter_predictions(
     model: CharacterModel,
     text: Text,
     lane_starts: Positions,
     lane_length: int,
-    warm_up: int = 0,
+    warmup: int = 0,
     precision: str = "fp32",
     chunk: int = CHUNK,
     on_progress: OnProgress = lambda characters: None,
-) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Logits ``(time, lane, vocabulary)`` and targets ``(time, lane)``, chunk after chunk, of stretches side by side.
+) -> Iterator[tuple[Window, Predictions]]:
+    """The windows of a walk through a text, and what the model makes of them: see :func:`charlm.corpus.windows.walk`.
 
-    Each stretch is read from a state of zero: after the start symbol, or after ``warm_up`` characters before it, which
-    are not predicted. What lies beyond the text's end is ``IGNORED``. No gradient goes from one chunk into another.
+    Those of the warmup are left out. No gradient flows from one window into another.
     """
-    device = model.output_bias.device
     lanes = len(lane_starts)
-    chunk = max(1, min(chunk, MOST_LOGITS // (lanes * model.vocabulary_size)))
+    chunk = max(1, min(chunk, MAX_LOGITS // (lanes * model.vocabulary_size)))
     state = model.zero_state(lanes)
-    for first, last in _chunks(-warm_up, lane_length, chunk):
-        positions = np.arange(first - 1, last)[:, None] + lane_starts  # of what is read and, one later, predicted
-        here = text[np.clip(positions, 0, len(text) - 1)]
-        inputs, targets = here[:-1], np.where(positions[1:] < len(text), here[1:], IGNORED)
-        resets = text.begins(positions[1:])
-        inputs[positions[:-1] < 0] = text.vocabulary.start_id
-        if resets is not None:
-            inputs[resets] = text.vocabulary.start_id
-        if first == 0 and not warm_up:
-            inputs[0] = text.vocabulary.start_id
-        if first == 0 and warm_up:  # the first lane has nothing to warm up on: what it read so far is forgotten
-            for part in state:
-                part[:, lane_starts == 0] = 0
+    for window in walk(text, lane_starts, lane_length, chunk, warmup):
         # Not around the yield: whoever reads this may do something else in between
-        with autocast(device, precision), full_fp32() if precision == "fp32" else nullcontext():
-            logits, state = model(on_device(inputs, device), state, resets)
-        state = tuple(part.detach() for part in state)
-        if first >= 0:
-            yield logits.float(), targets
-        on_progress((last - first) * lanes)
+        with full_fp32() if precision == "fp32" else nullcontext():
+            predictions = model.predict(window, state, precision)
+        state = predictions.state
+        if window.is_predicted:
+            yield window, predictions
+        on_progress(window.inputs.size)
 
 
-def losses(logits: Tensor, targets: NDArray[np.int64], vocabulary: Vocabulary) -> Losses:
-    """The nats of each target, ``(time, lane)``; 0 where it is ignored."""
-    expected = on_device(targets, logits.device).flatten()
-    nats = functional.cross_entropy(logits.flatten(0, 1), expected, reduction="none").view(targets.shape)
-    of_targets = nats.cpu().numpy().astype(np.float64)  # not every device has float64
+def target_losses(window: Window, predictions: Predictions, vocabulary: Vocabulary) -> Losses:
+    """The nats of each target, ``(time, lane)``, with the cost of unknown characters; 0 where it does not count."""
+    nats = predictions.losses().cpu().numpy().astype(np.float64)  # not every device has float64
     if vocabulary.unknown_id is not None:
-        of_targets[targets == vocabulary.unknown_id] += vocabulary.unknown_nats
-    return of_targets
-
-
-def _chunks(first: int, last: int, chunk: int) -> list[tuple[int, int]]:
-    """Half-open ranges that cover ``first`` to ``last``, none across 0."""
-    edges = [*range(first, 0, chunk), *range(0, last, chunk), last]
-    return list(itertools.pairwise(edges))
+        nats[window.targets == vocabulary.unknown_id] += vocabulary.unknown_nats
+    return nats

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from charlm.config import DynamicSettings
 from charlm.corpus.loading import Corpus
 from charlm.evaluation import cold
-from charlm.evaluation.dynamic import dynamic
+from charlm.evaluation.dynamic import evaluate_dynamically
 from charlm.evaluation.passes import Evaluation, evaluate
 from charlm.evaluation.subject import Subject, floors_of
 from charlm.model.language_model import CharacterModel
@@ -64,23 +64,23 @@ def measure(
     if extra.dynamic is not None:
         assert own is not None
         with progress("dynamic evaluation", len(text)) as bar:
-            learning = dynamic(model, text, own.part(own.split.train), extra.dynamic, bar.update)
+            learning = evaluate_dynamically(model, text, own.part(own.split.train), extra.dynamic, bar.update)
         report["dynamic"] = {**_means(learning, unit), "settings": extra.dynamic.model_dump()}
     if extra.independent_window is not None:
         with progress("independent windows", len(text)) as bar:
-            alone = cold.windowed(model, text, extra.independent_window, bar.update)
+            alone = cold.independent_window_loss(model, text, extra.independent_window, bar.update)
         report["independent_windows"] = {f"window_{unit}s": extra.independent_window, **_means(alone, unit)}
     if extra.baselines:
         assert own is not None
         report["baselines"] = floors_of(subject, own).record(unit)
     if extra.context_loss:
         with progress("loss by context", cold.curve_characters(text)) as bar:
-            points = cold.cold_start(model, text, bar.update)
+            points = cold.loss_by_context(model, text, bar.update)
         report["context_loss"] = [
             {f"context_{unit}s": point.context_characters, **_means(point, unit)} for point in points
         ]
     return report
 
 
-def _means(measured: Evaluation | cold.Point, unit: str) -> dict[str, float]:
+def _means(measured: Evaluation | cold.ContextPoint, unit: str) -> dict[str, float]:
     return {f"nats_per_{unit}": measured.nats_per_character, f"bits_per_{unit}": measured.bits_per_character}

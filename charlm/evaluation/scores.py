@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.corpus.text import Text
-from charlm.evaluation.passes import Losses, OnProgress, losses, predictions
-from charlm.model.device import on_device
+from charlm.evaluation.passes import Losses, OnProgress, iter_predictions, target_losses
 from charlm.model.language_model import CharacterModel, evaluating
 
 
@@ -28,10 +27,12 @@ def scores(model: CharacterModel, text: Text, on_progress: OnProgress = lambda c
     The sum of the log-probabilities is that pass's loss, unknown characters and all.
     """
     with evaluating(model):
-        for logits, targets in predictions(model, text, np.zeros(1, np.int64), len(text), on_progress=on_progress):
-            of_targets = logits.gather(-1, on_device(targets, logits.device)[:, :, None])
-            ranks = 1 + (logits > of_targets).sum(-1)
-            yield Scores(-losses(logits, targets, text.vocabulary)[:, 0], ranks[:, 0].cpu().numpy())
+        lane_starts = np.zeros(1, np.int64)
+        for window, predictions in iter_predictions(model, text, lane_starts, len(text), on_progress=on_progress):
+            logits = predictions.logits
+            target_logits = logits.gather(-1, predictions.targets[:, :, None])
+            ranks = 1 + (logits > target_logits).sum(-1)
+            yield Scores(-target_losses(window, predictions, text.vocabulary)[:, 0], ranks[:, 0].cpu().numpy())
 
 
 def joined(stretches: Iterable[Scores]) -> Scores:

@@ -1,4 +1,4 @@
-r"""The recurrent cells, gate by gate, as the literature writes them: the reference that the fast kernels are held to.
+r"""The recurrent cells, gate by gate, as the literature writes them. Fast kernels are tested against this reference.
 
 Long short-term memory (Hochreiter and Schmidhuber 1997), with the forget gate of Gers, Schmidhuber and Cummins (1999).
 At step t, from the input x_t, the short-term state h_{t-1} and the long-term state c_{t-1}:
@@ -26,7 +26,9 @@ The matrices of a layer are stacked, one row block a gate, in the order i, f, g,
 ``weight_ih (gates × hidden, input)``, ``weight_hh (gates × hidden, hidden)`` and one ``bias (gates × hidden,)``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,44 +37,125 @@ State = tuple[Tensor, ...]
 """What a network remembers: ``(h, c)`` of an LSTM, ``(h,)`` of the others."""
 
 
-def lstm_cell(from_input: Tensor, state: State, weight_hh: Tensor) -> State:
-    """One step of the LSTM. Returns ``(h, c)``.
+class LSTMGates(NamedTuple):
+    """i, f, g and o of the equations, each ``(lane, hidden)``."""
 
-    ``from_input``: ``weight_ih x + bias``, ``(lane, gates × hidden)``; ``h``, ``c``: ``(lane, hidden)``.
+    input: Tensor
+    forget: Tensor
+    candidate: Tensor
+    output: Tensor
+
+
+class GRUGates(NamedTuple):
+    """r, z and n of the equations, each ``(lane, hidden)``."""
+
+    reset: Tensor
+    update: Tensor
+    candidate: Tensor
+
+
+class RNNGates(NamedTuple):
+    """A simple recurrent network has no gates: the candidate is the new state."""
+
+    candidate: Tensor
+
+
+Gates = LSTMGates | GRUGates | RNNGates
+
+
+def lstm_gates(input_projection: Tensor, state: State, weight_hh: Tensor) -> LSTMGates:
+    """The gates of one step. ``input_projection``: ``weight_ih x + bias``, ``(lane, gates × hidden)``.
+
+    Each part of the state is ``(lane, hidden)``.
     """
-    h, c = state
-    input_sum, forget_sum, candidate_sum, output_sum = (from_input + h @ weight_hh.T).chunk(4, dim=1)
-    input_gate = torch.sigmoid(input_sum)
-    forget_gate = torch.sigmoid(forget_sum)
-    candidate = torch.tanh(candidate_sum)
-    output_gate = torch.sigmoid(output_sum)
-    c = forget_gate * c + input_gate * candidate
-    h = output_gate * torch.tanh(c)
-    return h, c
+    h, _ = state
+    input_sum, forget_sum, candidate_sum, output_sum = (input_projection + h @ weight_hh.T).chunk(4, dim=1)
+    return LSTMGates(
+        input=torch.sigmoid(input_sum),
+        forget=torch.sigmoid(forget_sum),
+        candidate=torch.tanh(candidate_sum),
+        output=torch.sigmoid(output_sum),
+    )
 
 
-def gru_cell(from_inputs: Tensor, state: State, weight_hh: Tensor) -> State:
-    """One step of the GRU. Shapes as in :func:`lstm_cell`. Returns ``(h,)``."""
+def lstm_state(gates: LSTMGates, state: State) -> State:
+    """The new ``(h, c)``."""
+    _, c = state
+    c = gates.forget * c + gates.input * gates.candidate
+    return gates.output * torch.tanh(c), c
+
+
+def gru_gates(input_projection: Tensor, state: State, weight_hh: Tensor) -> GRUGates:
+    """Shapes as in :func:`lstm_gates`."""
     (h,) = state
-    from_input = from_inputs.chunk(3, dim=1)
+    from_input = input_projection.chunk(3, dim=1)
     from_hidden = (h @ weight_hh.T).chunk(3, dim=1)
-    reset_gate = torch.sigmoid(from_input[0] + from_hidden[0])
-    update_gate = torch.sigmoid(from_input[1] + from_hidden[1])
-    candidate = torch.tanh(from_input[2] + reset_gate * from_hidden[2])
-    return ((1 - update_gate) * candidate + update_gate * h,)
+    reset = torch.sigmoid(from_input[0] + from_hidden[0])
+    update = torch.sigmoid(from_input[1] + from_hidden[1])
+    return GRUGates(reset, update, torch.tanh(from_input[2] + reset * from_hidden[2]))
 
 
-def rnn_cell(from_input: Tensor, state: State, weight_hh: Tensor) -> State:
-    """One step of the simple recurrent network. Shapes as in :func:`lstm_cell`. Returns ``(h,)``."""
+def gru_state(gates: GRUGates, state: State) -> State:
+    """The new ``(h,)``."""
     (h,) = state
-    return (torch.tanh(from_input + h @ weight_hh.T),)
+    return ((1 - gates.update) * gates.candidate + gates.update * h,)
 
 
-Cell = Callable[[Tensor, State, Tensor], State]
+def rnn_gates(input_projection: Tensor, state: State, weight_hh: Tensor) -> RNNGates:
+    """Shapes as in :func:`lstm_gates`."""
+    (h,) = state
+    return RNNGates(torch.tanh(input_projection + h @ weight_hh.T))
 
-CELLS: dict[str, Cell] = {"lstm": lstm_cell, "gru": gru_cell, "rnn": rnn_cell}
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-STATES = {"lstm": 2, "gru": 1, "rnn": 1}
+
+def rnn_state(gates: RNNGates, state: State) -> State:
+    """The new ``(h,)``."""
+    return (gates.candidate,)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of cell: the gates of a step, and the state that they lead to."""
+
+    gate_names: tuple[str, ...]  # in the order of the stacked matrices
+    num_states: int
+    compute_gates: Callable[..., Gates]
+    compute_state: Callable[..., State]
+
+    @property
+    def num_gates(self) -> int:
+        return len(self.gate_names)
+
+    def __call__(self, input_projection: Tensor, state: State, weight_hh: Tensor) -> State:
+        """One step. Shapes as in :func:`lstm_gates`. Returns the new state."""
+        return self.compute_state(self.compute_gates(input_projection, state, weight_hh), state)
+
+
+CELLS = {
+    "lstm": Cell(LSTMGates._fields, 2, lstm_gates, lstm_state),
+    "gru": Cell(GRUGates._fields, 1, gru_gates, gru_state),
+    "rnn": Cell(RNNGates._fields, 1, rnn_gates, rnn_state),
+}
+
+
+def iter_steps(
+    cell: Cell,
+    inputs: Tensor,
+    state: State,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    resets: Tensor | None = None,
+) -> Iterator[tuple[Gates, State]]:
+    """The gates and the new state of each step of a sequence. ``inputs``: ``(time, lane, input)``.
+
+    ``resets``: ``(time, lane)``, true where the state is zero before the step.
+    """
+    for step, input_projection in enumerate(inputs @ weight_ih.T + bias):  # the products with the input, all in one
+        if resets is not None:
+            state = tuple(part.masked_fill(resets[step, :, None], 0) for part in state)
+        gates = cell.compute_gates(input_projection, state, weight_hh)
+        state = cell.compute_state(gates, state)
+        yield gates, state
 
 
 def unroll(
@@ -84,14 +167,6 @@ def unroll(
     bias: Tensor,
     resets: Tensor | None = None,
 ) -> tuple[Tensor, State]:
-    """A cell over a sequence. ``inputs``: ``(time, lane, input)``. Returns ``h`` of each step and the last state.
-
-    ``resets``: ``(time, lane)``, true where the state is zero before the step.
-    """
-    outputs = []
-    for step, from_input in enumerate(inputs @ weight_ih.T + bias):  # the products with the input, all in one
-        if resets is not None:
-            state = tuple(part.masked_fill(resets[step, :, None], 0) for part in state)
-        state = cell(from_input, state, weight_hh)
-        outputs.append(state[0])
-    return torch.stack(outputs), state
+    """A cell over a sequence, as in :func:`iter_steps`. Returns ``h`` of each step and the last state."""
+    states = [state for _, state in iter_steps(cell, inputs, state, weight_ih, weight_hh, bias, resets)]
+    return torch.stack([hidden for hidden, *_ in states]), states[-1]

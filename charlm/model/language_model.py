@@ -1,8 +1,12 @@
-"""CharacterModel: ids of characters in, logits of the next characters out, and a state that carries the past."""
+"""CharacterModel: ids of characters in, logits of the next characters out, and a state that carries the past.
+
+Training, benchmarks and every kind of evaluation go from a window to its loss by :meth:`CharacterModel.predict`.
+"""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,8 +15,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charlm.config import ModelSettings
-from charlm.model.cells import GATES, State
+from charlm.corpus.windows import Window
+from charlm.model.cells import CELLS, State
+from charlm.model.device import autocast, on_device
+from charlm.model.kernels.interface import Tokens
 from charlm.model.recurrent import RecurrentStack
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model makes of a window.
+
+    ``logits``: ``(time, lane, vocabulary)``, fp32; ``targets``: ``(time, lane)``, on the same device; ``num_targets``:
+    how many of them count; ``state``: after the window, without its gradients.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    num_targets: int
+    state: State
+
+    def loss_sum(self) -> Tensor:
+        """Cross entropy in nats, summed over the targets that count."""
+        return functional.cross_entropy(self.logits.flatten(0, 1), self.targets.flatten(), reduction="sum")
+
+    def losses(self) -> Tensor:
+        """Cross entropy of each target in nats, ``(time, lane)``; 0 where it does not count."""
+        nats = functional.cross_entropy(self.logits.flatten(0, 1), self.targets.flatten(), reduction="none")
+        return nats.view(self.targets.shape)
 
 
 class CharacterModel(nn.Module):
@@ -42,7 +72,7 @@ class CharacterModel(nn.Module):
     def shapes(vocabulary_size: int, settings: ModelSettings) -> dict[str, tuple[int, ...]]:
         """The weights' names and shapes, without making them."""
         hidden, embedding = settings.hidden_size, settings.embedding_size
-        rows = GATES[settings.cell] * hidden
+        rows = CELLS[settings.cell].num_gates * hidden
         shapes: dict[str, tuple[int, ...]] = {
             "embedding.weight": (vocabulary_size + 1, embedding),
             "output_bias": (vocabulary_size,),
@@ -64,17 +94,31 @@ class CharacterModel(nn.Module):
         """The state before a text: each part ``(layer, lane, hidden)``."""
         return self.recurrent.zero_state(lanes, self.output_bias.device)
 
-    def forward(self, ids: Tensor, state: State, resets: NDArray[np.bool_] | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, ids: Tensor, state: State, resets: NDArray[np.bool_] | None = None, precision: str = "fp32"
+    ) -> tuple[Tensor, State]:
         """``ids``: ``(time, lane)``; ``resets``, of the same shape: the state is zero before these steps.
 
-        Returns logits ``(time, lane, vocabulary)`` and the state after the last id.
+        ``precision``: ``fp32``, or ``bf16`` for the matrix products, while the weights stay fp32. Returns logits
+        ``(time, lane, vocabulary)`` and the state after the last id.
         """
-        outputs, state = self.recurrent(self.embedding(ids), state, resets)
-        return functional.linear(outputs, self.output_matrix(), self.output_bias), state
+        outputs, state = self.recurrent(self.embed(ids), state, resets, precision)
+        with autocast(outputs.device, precision):
+            return functional.linear(outputs, self.output_matrix(), self.output_bias), state
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy in nats per character over the targets that are not ignored, in fp32."""
-        return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    def embed(self, ids: Tensor) -> Tokens:
+        """The input of the recurrent layers."""
+        return Tokens(ids, self.embedding.weight)
+
+    def predict(self, window: Window, state: State, precision: str = "fp32") -> Predictions:
+        """One forward pass over a window, from the state that the window before it left."""
+        device = self.output_bias.device
+        if window.new_lanes is not None:
+            new_lanes = on_device(window.new_lanes, device)[None, :, None]
+            state = tuple(part.masked_fill(new_lanes, 0) for part in state)
+        logits, state = self(on_device(window.inputs, device), state, window.resets, precision)
+        targets = on_device(window.targets, device)
+        return Predictions(logits.float(), targets, window.num_targets, tuple(part.detach() for part in state))
 
 
 @contextmanager

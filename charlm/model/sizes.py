@@ -1,13 +1,13 @@
 """How large a model is and the files of a checkpoint can be, by settings that may claim anything: nothing is made."""
 
 from charlm.config import ModelSettings, TrainSettings
-from charlm.model.cells import GATES
+from charlm.model.cells import CELLS
 
 
 def count_parameters(vocabulary_size: int, settings: ModelSettings) -> int:
     """How many numbers the weights are."""
     hidden, embedding = settings.hidden_size, settings.embedding_size
-    rows = GATES[settings.cell] * hidden
+    rows = CELLS[settings.cell].num_gates * hidden
     recurrent = rows * (embedding + hidden + 1) + (settings.num_layers - 1) * rows * (2 * hidden + 1)
     output = vocabulary_size * (1 if settings.tie_weights else hidden + 1)
     return (vocabulary_size + 1) * embedding + recurrent + output

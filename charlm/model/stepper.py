@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from charlm.model.cells import STATES, State
+from charlm.model.cells import CELLS, State
 from charlm.model.language_model import CharacterModel
 from charlm.model.products import MakeProduct, choose_product, numpy_product
 from charlm.model.recurrent import RecurrentLayer
@@ -125,7 +125,7 @@ class LayerStep:
     ) -> None:
         gates, hidden_size = len(halves), weight.shape[1]
         self.library: Any = np if weight.device.type == "cpu" else torch
-        self.state = [torch.zeros(lanes, hidden_size, device=weight.device) for _ in range(STATES[cell])]
+        self.state = [torch.zeros(lanes, hidden_size, device=weight.device) for _ in range(CELLS[cell].num_states)]
         self.hidden, self.memory = _array(self.state[0]), _array(self.state[-1])
         self.product = make_product(weight, bias, self.state[0])
         self.advance = {"lstm": self._lstm, "gru": self._gru, "rnn": self._rnn}[cell]
@@ -197,6 +197,6 @@ def read(model: CharacterModel, ids: Tensor, chunk: int = 1024) -> tuple[NDArray
     """
     state = model.zero_state(ids.shape[1])
     for start in range(0, len(ids), chunk):
-        outputs, state = model.recurrent(model.embedding(ids[start : start + chunk]), state)
+        outputs, state = model.recurrent(model.embed(ids[start : start + chunk]), state)
     logits = functional.linear(outputs[-1], model.output_matrix(), model.output_bias)
     return logits.cpu().numpy(), state

@@ -27,12 +27,16 @@ def custom_scalars(unit: str) -> dict[str, Any]:
 
 
 class Board:
-    """Writes events from ``first_step`` on; what an earlier process wrote of later steps, TensorBoard then drops."""
+    """Writes events from the step on at which it is opened."""
 
-    def __init__(self, run: Path, first_step: int = 0) -> None:
+    def __init__(self, run: Path) -> None:
         self.run = run
         self.writer: SummaryWriter | None = None
         self.failed = False
+        self.hook = threading.excepthook
+
+    def open(self, first_step: int) -> None:
+        """Has TensorBoard drop what an earlier process wrote of later steps."""
         self.hook = threading.excepthook
         threading.excepthook = self._in_thread
         self._try(lambda: self._open(first_step))

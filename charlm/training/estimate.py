@@ -9,7 +9,7 @@ from charlm.errors import CharlmError
 from charlm.machine import read_memory_bytes
 from charlm.model.device import choose_device, prepare_process
 from charlm.model.language_model import CharacterModel
-from charlm.training import schedule
+from charlm.training.monitor import Monitor
 from charlm.training.trainer import Trainer
 
 WARM_UP_STEPS = 3
@@ -41,11 +41,10 @@ def training_seconds(settings: TrainSettings, corpus: Corpus) -> float:
     Raises ``CharlmError`` if it would not fit into memory.
     """
     check_memory(settings, len(corpus.vocabulary))
-    trainer = Trainer(settings, corpus, Path(), quiet=True)
+    trainer = Trainer(settings, corpus, Path(), Monitor(Path(), settings, 0, quiet=True))
     prepare_process(trainer.balancer.most)
     _take(trainer, WARM_UP_STEPS)
-    total = schedule.total_steps(settings, trainer.lanes.windows_per_epoch)
-    return _take(trainer, STEPS) / STEPS * total
+    return _take(trainer, STEPS) / STEPS * trainer.policy.total_steps
 
 
 def _take(trainer: Trainer, steps: int) -> float:

@@ -26,21 +26,21 @@ LN2 = math.log(2)
 class Monitor:
     """Shows and records figures. ``quiet`` shows nothing; what is recorded stays the same."""
 
-    def __init__(self, run: Path, settings: TrainSettings, parameters: int, quiet: bool, first_step: int = 0) -> None:
+    def __init__(self, run: Path, settings: TrainSettings, parameters: int, quiet: bool) -> None:
         self.quiet = quiet
         self.unit = settings.unit
         self.bar: tqdm[Any] | None = None
         self.training_text = self.validation_text = self.speed_text = ""
         self.run = run
-        self.board = Board(run, first_step)
+        self.board = Board(run)
         self.metrics_failed = False
         self.lines = SparseLines()
         self.settings, self.parameters = settings, parameters
-        if not first_step:
-            self.board.describe(settings, parameters)
+        self.total_steps = 0
 
     def start(self, first_step: int, total_steps: int) -> None:
-        """Show the bar. ``total_steps`` 0: not known beforehand, the bar then shows hundredths."""
+        """Open TensorBoard's file and the bar, which shows hundredths where ``total_steps`` is 0: not known."""
+        self._open_board(first_step)
         self.total_steps = total_steps
         self.lines.start()
         if not self.quiet and is_watched():
@@ -103,6 +103,11 @@ class Monitor:
         if not self.quiet:
             console.say(text)
 
+    def _open_board(self, step: int) -> None:
+        self.board.open(step)
+        if not step:
+            self.board.describe(self.settings, self.parameters)
+
     def _show(self) -> None:
         assert self.bar is not None
         self.bar.set_description_str(self.training_text + self.validation_text + self.speed_text)
@@ -110,9 +115,7 @@ class Monitor:
     def restart(self, step: int) -> None:
         """Training went back to ``step``: TensorBoard shall drop what it was shown of later steps."""
         self.board.close()
-        self.board = Board(self.run, step)
-        if not step:  # the page of settings was dropped too
-            self.board.describe(self.settings, self.parameters)
+        self._open_board(step)
 
     def close_bar(self) -> None:
         if self.bar is not None:

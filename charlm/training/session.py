@@ -22,8 +22,10 @@ from charlm.evaluation.passes import Evaluation
 from charlm.model.device import choose_device, choose_precision, explained_memory, prepare_process
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import choose_threads
+from charlm.model.sizes import count_parameters
 from charlm.training.estimate import check_memory
 from charlm.training.finetuning import SHAPE, grown_vocabulary
+from charlm.training.monitor import Monitor
 from charlm.training.trainer import Trainer
 
 # What a resume may not change: the state that was saved would not fit, or would not mean the same
@@ -76,7 +78,9 @@ class Plan:
     def trainer(self, quiet: bool) -> Trainer:
         """Make the run folder, where it is new, and the trainer."""
         record = self.corpus.file_record(self.run)
-        trainer = Trainer(self.settings, self.corpus, self.run, quiet, self.origin)
+        parameters = count_parameters(len(self.corpus.vocabulary), self.settings)
+        monitor = Monitor(self.run, self.settings, parameters, quiet)
+        trainer = Trainer(self.settings, self.corpus, self.run, monitor, self.origin)
         prepare_process(trainer.balancer.most)
         # What could not be read again is refused here, before anything is removed
         texts.encode(record)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from charlm.config import CorpusSettings, ModelSettings
 from charlm.corpus import encoded, loading
-from charlm.corpus.batches import Lanes
 from charlm.corpus.text import Text
+from charlm.corpus.windows import Lanes
 from charlm.errors import CharlmError, TextError
 from charlm.evaluation.passes import evaluate
 from charlm.model.language_model import CharacterModel

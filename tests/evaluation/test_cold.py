@@ -24,7 +24,7 @@ def test_a_window_is_a_text_of_its_own(make_model: Make, window: int) -> None:
     model, text = make_model(), random_text(1000)
     parts = [text.part(range(start, min(start + window, 1000))) for start in range(0, 1000, window)]
     total = sum(evaluate(model, part).nats_per_character * len(part) for part in parts)
-    result = cold.windowed(model, text, window)
+    result = cold.independent_window_loss(model, text, window)
     assert result.nats_per_character == pytest.approx(total / 1000, abs=1e-5)
     assert result.characters == 1000
     assert not result.exact
@@ -34,20 +34,20 @@ def test_a_window_as_long_as_the_text_gives_the_exact_figure(make_model: Make) -
     model, text = make_model(), random_text(500, starts=(0, 120, 333))
     exact = evaluate(model, text).nats_per_character
     for window in (500, 10**9):
-        assert cold.windowed(model, text, window).nats_per_character == pytest.approx(exact, abs=1e-6)
-    assert abs(cold.windowed(model, text, 3).nats_per_character - exact) > 1e-3
+        assert cold.independent_window_loss(model, text, window).nats_per_character == pytest.approx(exact, abs=1e-6)
+    assert abs(cold.independent_window_loss(model, text, 3).nats_per_character - exact) > 1e-3
 
 
 def test_the_curve_counts_from_each_start(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cold, "STARTS", 20)
-    monkeypatch.setattr(cold, "LONGEST", 50)
+    monkeypatch.setattr(cold, "CURVE_STARTS", 20)
+    monkeypatch.setattr(cold, "MAX_CONTEXT", 50)
     model, text = make_model(), random_text(400)
     alone = [
         joined(scores(model, text.part(range(start, start + 50)))).log_probabilities
         for start in np.linspace(0, 350, 20).astype(int)
     ]
     by_position = -np.stack(alone).mean(0)
-    points = cold.cold_start(model, text)
+    points = cold.loss_by_context(model, text)
     assert [point.context_characters for point in points] == [0, 1, 2, 4, 8, 16, 32]
     for point in points:
         seen = point.context_characters
@@ -59,11 +59,11 @@ def test_a_document_is_a_cold_start_too(
     blind_model: Callable[[torch.Tensor], CharacterModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The model never looks back, so a loss says which character it is of: the id is the place in a document of four
-    monkeypatch.setattr(cold, "LONGEST", 16)
+    monkeypatch.setattr(cold, "MAX_CONTEXT", 16)
     log_probabilities = torch.log_softmax(torch.arange(7.0), 0)
     text = text_of([0, 1, 2, 3] * 40, 7, starts=range(0, 160, 4))
     monkeypatch.setattr(cold, "_curve_starts", lambda text: np.arange(0, 144, 4))
-    points = cold.cold_start(blind_model(log_probabilities), text)
+    points = cold.loss_by_context(blind_model(log_probabilities), text)
     nats = (-log_probabilities).tolist()
     expected = [(0, nats[0]), (1, nats[1]), (2, (nats[2] + nats[3]) / 2)]
     assert [(point.context_characters, pytest.approx(point.nats_per_character)) for point in points] == expected
@@ -71,12 +71,12 @@ def test_a_document_is_a_cold_start_too(
 
 def test_a_text_of_one_character_has_a_curve_of_one_point(make_model: Make) -> None:
     model, text = make_model(), random_text(1)
-    (point,) = cold.cold_start(model, text)
+    (point,) = cold.loss_by_context(model, text)
     assert point.context_characters == 0
     assert point.nats_per_character == pytest.approx(evaluate(model, text).nats_per_character, abs=1e-6)
 
 
 def test_progress_tells_of_all_that_is_read(make_model: Make) -> None:
     text, told = random_text(700), []
-    cold.cold_start(make_model(), text, told.append)
+    cold.loss_by_context(make_model(), text, told.append)
     assert sum(told) == cold.curve_characters(text)

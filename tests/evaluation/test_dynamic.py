@@ -11,7 +11,7 @@ from charlm.config import DynamicSettings, ModelSettings
 from charlm.corpus.text import Text
 from charlm.errors import CharlmError
 from charlm.evaluation import dynamic as module
-from charlm.evaluation.dynamic import dynamic
+from charlm.evaluation.dynamic import evaluate_dynamically
 from charlm.evaluation.passes import evaluate
 from charlm.model.language_model import CharacterModel
 from tests.conftest import text_of
@@ -32,7 +32,7 @@ def repeated_text(count: int) -> Text:
 def test_it_learns_what_comes_again(make_model: Make, cell: str) -> None:
     model, text = make_model(cell=cell), repeated_text(2000)
     static = evaluate(model, text).nats_per_character
-    assert dynamic(model, text, random_text(3000, 1), SETTINGS).nats_per_character < static - 0.5
+    assert evaluate_dynamically(model, text, random_text(3000, 1), SETTINGS).nats_per_character < static - 0.5
 
 
 def test_of_noise_it_learns_nothing() -> None:
@@ -41,13 +41,13 @@ def test_of_noise_it_learns_nothing() -> None:
     with torch.no_grad():
         assert model.output_weight is not None
         model.output_weight.zero_()
-    result = dynamic(model, random_text(3000), random_text(3000, 1), SETTINGS)
+    result = evaluate_dynamically(model, random_text(3000), random_text(3000, 1), SETTINGS)
     assert math.log(7) - 0.001 < result.nats_per_character < math.log(7) + 0.2
 
 
 def test_a_step_after_which_nothing_comes_changes_nothing(make_model: Make) -> None:
     model, text = make_model(), random_text(15)
-    assert dynamic(model, text, random_text(3000, 1), SETTINGS).nats_per_character == pytest.approx(
+    assert evaluate_dynamically(model, text, random_text(3000, 1), SETTINGS).nats_per_character == pytest.approx(
         evaluate(model, text).nats_per_character, abs=1e-6
     )
 
@@ -56,7 +56,7 @@ def test_the_update_is_that_of_the_paper(make_model: Make, monkeypatch: pytest.M
     monkeypatch.setattr(module, "STATISTICS_LANES", 1)
     model, text, training = make_model(), random_text(60), random_text(200, 1)
     settings = DynamicSettings(dynamic_learning_rate=0.05, dynamic_decay=0.3, dynamic_segment_length=20)
-    result = dynamic(model, text, training, settings)
+    result = evaluate_dynamically(model, text, training, settings)
 
     model.eval()
 
@@ -90,8 +90,8 @@ def test_the_update_is_that_of_the_paper(make_model: Make, monkeypatch: pytest.M
 def test_the_model_is_not_changed(make_model: Make) -> None:
     model, text = make_model().train(), repeated_text(300)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    first = dynamic(model, text, random_text(3000, 1), SETTINGS)
-    assert dynamic(model, text, random_text(3000, 1), SETTINGS) == first
+    first = evaluate_dynamically(model, text, random_text(3000, 1), SETTINGS)
+    assert evaluate_dynamically(model, text, random_text(3000, 1), SETTINGS) == first
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
     assert model.training
@@ -100,12 +100,14 @@ def test_the_model_is_not_changed(make_model: Make) -> None:
 def test_with_tied_weights_and_documents_every_character_counts(make_model: Make) -> None:
     model = make_model(hidden_size=4, tie_weights=True)
     told: list[int] = []
-    result = dynamic(model, random_text(333, starts=(0, 50, 51)), random_text(900, 1, (0, 7)), SETTINGS, told.append)
+    result = evaluate_dynamically(
+        model, random_text(333, starts=(0, 50, 51)), random_text(900, 1, (0, 7)), SETTINGS, told.append
+    )
     assert result.characters == sum(told) == 333
 
 
 def test_a_training_text_shorter_than_a_segment_will_do(make_model: Make) -> None:
-    assert dynamic(make_model(), random_text(40), random_text(5, 1), SETTINGS).characters == 40
+    assert evaluate_dynamically(make_model(), random_text(40), random_text(5, 1), SETTINGS).characters == 40
 
 
 def test_a_model_that_diverges_is_an_error_that_says_what_to_lower(
@@ -116,4 +118,6 @@ def test_a_model_that_diverges_is_an_error_that_says_what_to_lower(
 
     monkeypatch.setattr(module, "_root_mean_squares", nothing)  # what a step is divided by
     with pytest.raises(CharlmError, match=r"Lower --dynamic-learning-rate \(now 10\)"):
-        dynamic(make_model(), random_text(3000), random_text(3000, 1), DynamicSettings(dynamic_learning_rate=10.0))
+        evaluate_dynamically(
+            make_model(), random_text(3000), random_text(3000, 1), DynamicSettings(dynamic_learning_rate=10.0)
+        )

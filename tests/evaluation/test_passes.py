@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from charlm.config import ModelSettings
-from charlm.corpus.batches import Lanes
 from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.evaluation.passes import MOST_LANES, Evaluation, evaluate, lanes_for
+from charlm.corpus.windows import Lanes
+from charlm.evaluation.passes import MAX_LANES, Evaluation, choose_lanes, evaluate
 from charlm.model import cells
 from charlm.model.language_model import CharacterModel
+from charlm.training.step import take_step
 from tests.conftest import needs_bf16, text_of
 from tests.evaluation.conftest import small_model, unmoved_model
 
@@ -31,14 +32,9 @@ def trained(poem: str, text: Text) -> CharacterModel:
     model = CharacterModel(len(vocabulary), ModelSettings(hidden_size=32, embedding_size=16, dropout=0.3))
     lanes = Lanes(text, batch_size=8, sequence_length=32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    after = model.zero_state(8)
+    state = model.zero_state(8)
     for number in range(150):
-        window = lanes.window(number)
-        state = model.zero_state(8) if window.starts_over else tuple(part.detach() for part in after)
-        logits, after = model(torch.from_numpy(window.inputs), state)
-        optimizer.zero_grad()
-        model.loss(logits, torch.from_numpy(window.targets)).backward()
-        optimizer.step()
+        state = take_step(model, optimizer, [lanes.window(number)], state, learning_rate=0.01).state
     return model.eval()
 
 
@@ -51,7 +47,7 @@ def naively(model: CharacterModel, text: Text) -> float:
     cell = cells.CELLS[model.settings.cell]
     weights = {name: weight.detach().double() for name, weight in model.state_dict().items()}
     hidden = torch.zeros(1, model.settings.hidden_size, dtype=torch.float64)
-    states = [(hidden,) * cells.STATES[model.settings.cell]] * model.settings.num_layers
+    states = [(hidden,) * cells.CELLS[model.settings.cell].num_states] * model.settings.num_layers
     total, read = 0.0, model.vocabulary_size
     for id_ in text[:].tolist():
         x = weights["embedding.weight"][read][None]
@@ -94,7 +90,7 @@ def test_lanes_are_within_a_thousandth_of_a_nat_of_the_exact_figure(trained: Cha
         [evaluate(trained, text.part(range(start, start + 8))).nats_per_character for start in range(0, 4000, 8)]
     )
     assert forgetful > exact + 0.1  # and its memory matters
-    for lanes in (2, lanes_for(len(text)), 25):
+    for lanes in (2, choose_lanes(len(text)), 25):
         assert lanes > 1
         assert abs(evaluate(trained, text, lanes).nats_per_character - exact) < 0.001
 
@@ -170,11 +166,11 @@ def test_progress_tells_of_every_character_of_an_exact_pass() -> None:
     assert len(told) == 4
 
 
-def test_lanes_for_keeps_the_warming_up_short() -> None:
-    assert lanes_for(1) == 1
-    assert lanes_for(7_999) == 1
-    assert lanes_for(8_000) == 2
-    assert lanes_for(10_000_000) == MOST_LANES
+def test_choose_lanes_keeps_the_warming_up_short() -> None:
+    assert choose_lanes(1) == 1
+    assert choose_lanes(7_999) == 1
+    assert choose_lanes(8_000) == 2
+    assert choose_lanes(10_000_000) == MAX_LANES
 
 
 def test_an_unknown_character_costs_its_symbol_and_which_of_all_others_it_is() -> None:

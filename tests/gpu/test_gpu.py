@@ -14,11 +14,11 @@ import torch
 import charlm
 from charlm import runs
 from charlm.config import DynamicSettings
-from charlm.corpus.batches import Lanes
-from charlm.evaluation.dynamic import dynamic
+from charlm.corpus.windows import Lanes
+from charlm.evaluation.dynamic import evaluate_dynamically
 from charlm.evaluation.passes import evaluate
 from charlm.generation.streams import Sampler
-from charlm.model.device import full_fp32, on_device
+from charlm.model.device import full_fp32
 from charlm.model.language_model import CharacterModel
 from charlm.training.optimizer import optimizer_tensors, step_if
 from tests.commands.conftest import Cli, cli
@@ -110,13 +110,12 @@ def test_states_and_gradients_are_those_of_the_cpu_with_documents_and_without(cu
         for number in range(3):
             window = lanes.window(number)
             found = []
-            for each, device in ((model, CPU), (other, cuda)):
-                inputs, targets = on_device(window.inputs, device), on_device(window.targets, device)
-                logits, state = each(inputs, each.zero_state(4), window.resets)
+            for each in (model, other):
+                predictions = each.predict(window, each.zero_state(4))
                 each.zero_grad()
-                each.loss(logits, targets).backward()
+                (predictions.loss_sum() / predictions.num_targets).backward()
                 gradients = [weight.grad for weight in each.parameters() if weight.grad is not None]
-                found.append([logits.detach(), *(part.detach() for part in state), *gradients])
+                found.append([predictions.logits.detach(), *predictions.state, *gradients])
             for ours, theirs in zip(*found, strict=True):
                 torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-4, atol=1e-5)
 
@@ -127,7 +126,7 @@ def test_dynamic_evaluation_is_that_of_the_cpu(run: charlm.Run, poem: str) -> No
     for device in ("cuda", "cpu"):
         model = run.load(device=device)
         text = model._encode_text(poem[:1500])
-        found.append(dynamic(model.network, text, model._encode_text(poem), options).nats_per_character)
+        found.append(evaluate_dynamically(model.network, text, model._encode_text(poem), options).nats_per_character)
     assert found[0] == pytest.approx(found[1], abs=1e-3)
 
 
@@ -152,7 +151,7 @@ def test_a_resume_brings_everything_back(make_trainer: Make, cuda: torch.device,
     again = half.state.checkpoint(half.settings, half.corpus, saved.metrics, {})
     assert_same_training(again, saved)  # generators of CPU and GPU, moments and steps, all on the right device
     half.train()
-    assert half.done.steps == 6
+    assert half.counters.steps == 6
 
 
 def test_training_learns_as_on_the_cpu(make_trainer: Make, cuda: torch.device) -> None:
@@ -198,7 +197,7 @@ def test_weights_lie_where_cudnn_reads_them_and_in_copies_too(cuda: torch.device
         warnings.simplefilter("error")  # torch warns of weights that are scattered
         for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             logits, _ = each(ids, each.zero_state(2))
-            each.loss(logits, ids).backward()
+            logits.sum().backward()
 
 
 def test_memory_that_runs_out_is_explained(poem_file: Path, tmp_path: Path, cuda: torch.device) -> None:

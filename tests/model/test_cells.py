@@ -15,12 +15,12 @@ SIZES = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))  # la
 
 def layer(cell: str, inputs: int, hidden: int) -> tuple[Tensor, Tensor, Tensor]:
     """Random ``weight_ih``, ``weight_hh`` and ``bias``, in double precision."""
-    rows = cells.GATES[cell] * hidden
+    rows = cells.CELLS[cell].num_gates * hidden
     return tuple(torch.randn(shape, dtype=torch.float64) for shape in ((rows, inputs), (rows, hidden), (rows,)))
 
 
 def state_of(cell: str, lanes: int, hidden: int) -> cells.State:
-    return tuple(torch.randn(lanes, hidden, dtype=torch.float64) for _ in range(cells.STATES[cell]))
+    return tuple(torch.randn(lanes, hidden, dtype=torch.float64) for _ in range(cells.CELLS[cell].num_states))
 
 
 def sigmoid(x: float) -> float:
@@ -36,7 +36,7 @@ def test_lstm_follows_its_equations_with_the_gates_in_the_order_i_f_g_o() -> Non
     weight_ih, weight_hh, bias = layer("lstm", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
     h, c = state_of("lstm", lanes, hidden)
-    new_h, new_c = cells.lstm_cell(x @ weight_ih.T + bias, (h, c), weight_hh)
+    new_h, new_c = cells.CELLS["lstm"](x @ weight_ih.T + bias, (h, c), weight_hh)
     for lane in range(lanes):
         for unit in range(hidden):
             i, f, g, o = (
@@ -53,7 +53,7 @@ def test_gru_follows_its_equations_with_the_gates_in_the_order_r_z_n() -> None:
     weight_ih, weight_hh, bias = layer("gru", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
     (h,) = state_of("gru", lanes, hidden)
-    (new_h,) = cells.gru_cell(x @ weight_ih.T + bias, (h,), weight_hh)
+    (new_h,) = cells.CELLS["gru"](x @ weight_ih.T + bias, (h,), weight_hh)
     for lane in range(lanes):
         for unit in range(hidden):
             rows = (unit, hidden + unit, 2 * hidden + unit)
@@ -70,7 +70,7 @@ def test_rnn_follows_its_equation() -> None:
     weight_ih, weight_hh, bias = layer("rnn", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
     (h,) = state_of("rnn", lanes, hidden)
-    (new_h,) = cells.rnn_cell(x @ weight_ih.T + bias, (h,), weight_hh)
+    (new_h,) = cells.CELLS["rnn"](x @ weight_ih.T + bias, (h,), weight_hh)
     for lane in range(lanes):
         for unit in range(hidden):
             total = product(weight_ih[unit], x[lane]) + product(weight_hh[unit], h[lane]) + bias[unit].item()
@@ -130,6 +130,6 @@ def test_a_forget_gate_that_is_open_and_an_input_gate_that_is_shut_keep_the_long
     weight = torch.zeros(4 * hidden, hidden)
     bias = torch.tensor([-100.0] * hidden + [100.0] * hidden + [1.0] * hidden + [100.0] * hidden)
     c = torch.randn(1, hidden)
-    h, after = cells.lstm_cell(bias[None], (torch.randn(1, hidden), c), weight)
+    h, after = cells.CELLS["lstm"](bias[None], (torch.randn(1, hidden), c), weight)
     torch.testing.assert_close(after, c)
     torch.testing.assert_close(h, torch.tanh(c))

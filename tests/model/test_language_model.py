@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from charlm.config import ModelSettings
-from charlm.model.language_model import CharacterModel
+from charlm.corpus.windows import IGNORE_INDEX, Lanes
+from charlm.model.language_model import CharacterModel, Predictions
+from tests.conftest import needs_bf16, text_of
 
 VOCABULARY = 11
 
@@ -70,13 +72,13 @@ def test_the_gradient_of_a_tied_matrix_comes_from_both_its_uses() -> None:
     ids = torch.tensor([[VOCABULARY], [2]])  # the start symbol and one character are read
     targets = torch.tensor([[2], [4]])
     logits, _ = model(ids, model.zero_state(1))
-    model.loss(logits, targets).backward()
+    predictions_of(logits, targets).loss_sum().backward()
     gradient = model.embedding.weight.grad
     assert gradient is not None
     assert gradient[VOCABULARY].any()  # only ever read
     assert gradient[7].any()  # here only predicted
-    outputs, _ = model.recurrent(model.embedding(ids).detach(), model.zero_state(1))
-    errors = (torch.softmax(logits, -1) - torch.nn.functional.one_hot(targets, VOCABULARY)).flatten(0, 1) / 2
+    outputs, _ = model.recurrent(model.embed(ids), model.zero_state(1))
+    errors = (torch.softmax(logits, -1) - torch.nn.functional.one_hot(targets, VOCABULARY)).flatten(0, 1)
     from_output = errors.T @ outputs.flatten(0, 1)
     torch.testing.assert_close(gradient[7], from_output[7])
     assert not torch.allclose(gradient[2], from_output[2])  # read as well as predicted
@@ -88,30 +90,35 @@ def test_tied_logits_start_small() -> None:
     assert logits.std() < 2
 
 
-def test_loss_is_the_mean_over_the_targets_that_count() -> None:
-    model = model_of()
+def predictions_of(logits: torch.Tensor, targets: torch.Tensor) -> Predictions:
+    return Predictions(logits.float(), targets, int((targets != IGNORE_INDEX).sum()), ())
+
+
+def test_loss_is_the_sum_over_the_targets_that_count() -> None:
     logits = torch.randn(2, 2, VOCABULARY)
     targets = torch.tensor([[3, -100], [0, -100]])
     by_hand = [-torch.log_softmax(logits[time, 0], -1)[target].item() for time, target in ((0, 3), (1, 0))]
-    assert model.loss(logits, targets).item() == pytest.approx(sum(by_hand) / 2, abs=1e-6)
+    predictions = predictions_of(logits, targets)
+    assert predictions.loss_sum().item() == pytest.approx(sum(by_hand), abs=1e-6)
+    assert predictions.losses().sum().item() == pytest.approx(sum(by_hand), abs=1e-6)
+    assert predictions.losses()[:, 1].tolist() == [0, 0]
 
 
 def test_ignored_targets_change_neither_loss_nor_gradient() -> None:
-    model = model_of()
     logits = torch.randn(2, 2, VOCABULARY, requires_grad=True)
-    loss = model.loss(logits, torch.tensor([[3, -100], [0, -100]]))
-    loss.backward()
+    predictions_of(logits, torch.tensor([[3, -100], [0, -100]])).loss_sum().backward()
     assert logits.grad is not None
     assert not logits.grad[:, 1].any()
     assert logits.grad[:, 0].any()
 
 
-def test_loss_of_bf16_logits_is_computed_in_fp32() -> None:
-    logits = torch.randn(4, 2, VOCABULARY).bfloat16()
-    targets = torch.randint(VOCABULARY, (4, 2))
-    loss = model_of().loss(logits, targets)
-    assert loss.dtype == torch.float32
-    assert torch.equal(loss, model_of().loss(logits.float(), targets))
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+def test_logits_and_losses_are_fp32(precision: str) -> None:
+    model = model_of()
+    window = Lanes(text_of([1, 2, 3, 4, 5, 6] * 4, VOCABULARY), 2, 5).window(0)
+    predictions = model.predict(window, model.zero_state(2), precision)
+    assert predictions.logits.dtype == predictions.loss_sum().dtype == torch.float32
+    assert not any(part.requires_grad for part in predictions.state)
 
 
 def test_the_start_symbol_is_a_row_more_to_read_and_never_predicted() -> None:
@@ -128,4 +135,5 @@ def test_the_start_symbol_is_a_row_more_to_read_and_never_predicted() -> None:
 def test_an_untrained_model_guesses_about_evenly() -> None:
     model = model_of(hidden_size=64)
     logits, _ = model(some_ids(50), model.zero_state(3))
-    assert abs(model.loss(logits, some_ids(50)).item() - math.log(VOCABULARY)) < 0.5
+    predictions = predictions_of(logits, some_ids(50))
+    assert abs(predictions.loss_sum().item() / predictions.num_targets - math.log(VOCABULARY)) < 0.5

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from charlm.model import cells
+from charlm.model.kernels.choice import choose_kernel
+from charlm.model.kernels.interface import Tokens
+from charlm.model.kernels.reference import ReferenceKernel
+from charlm.model.kernels.torch import TorchKernel
 from charlm.model.recurrent import RecurrentLayer, RecurrentStack
 from tests.conftest import needs_bf16
 
@@ -22,20 +26,21 @@ def stack_of(cell: str, num_layers: int) -> RecurrentStack:
 
 
 def state_of(cell: str, num_layers: int, lanes: int) -> cells.State:
-    return tuple(torch.randn(num_layers, lanes, HIDDEN, requires_grad=True) for _ in range(cells.STATES[cell]))
+    parts = range(cells.CELLS[cell].num_states)
+    return tuple(torch.randn(num_layers, lanes, HIDDEN, requires_grad=True) for _ in parts)
 
 
 def reference(
     stack: RecurrentStack, cell: str, inputs: Tensor, state: cells.State, resets: Tensor | None = None
 ) -> tuple[Tensor, cells.State]:
-    after = []
+    kernel, states = ReferenceKernel(), []
+    arranged = kernel.arrange(inputs, None if resets is None else resets.numpy())
+    outputs = arranged.inputs
     for index, layer in enumerate(stack.layers):
         layer_state = tuple(part[index] for part in state)
-        inputs, layer_state = cells.unroll(
-            cells.CELLS[cell], inputs, layer_state, layer.weight_ih, layer.weight_hh, layer.bias, resets
-        )
-        after.append(layer_state)
-    return inputs, tuple(torch.stack(part) for part in zip(*after, strict=True))
+        outputs, layer_state = kernel.run(layer, outputs, layer_state, arranged.layout, "fp32")
+        states.append(layer_state)
+    return kernel.restore(outputs, arranged.layout), tuple(torch.stack(part) for part in zip(*states, strict=True))
 
 
 Pass = Callable[[Tensor, cells.State], tuple[Tensor, cells.State]]
@@ -69,8 +74,7 @@ def test_in_bf16_they_are_near_the_reference_and_the_state_stays_fp32(cell: str,
     state = state_of(cell, num_layers, 5)
 
     def in_bf16(inputs: Tensor, state: cells.State) -> tuple[Tensor, cells.State]:
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs, after = stack(inputs, state)
+        outputs, after = stack(inputs, state, precision="bf16")
         assert all(part.dtype == torch.float32 for part in after)
         return outputs, after
 
@@ -106,7 +110,7 @@ def test_what_a_lane_reads_does_not_touch_the_other_lanes(cell: str) -> None:
 @pytest.mark.parametrize("cell", cells.CELLS)
 def test_a_layer_has_two_matrices_and_one_bias_and_stores_nothing_else(cell: str) -> None:
     layer = RecurrentLayer(cell, INPUT, HIDDEN)
-    rows = cells.GATES[cell] * HIDDEN
+    rows = cells.CELLS[cell].num_gates * HIDDEN
     shapes = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
     assert shapes == {"weight_ih": (rows, INPUT), "weight_hh": (rows, HIDDEN), "bias": (rows,)}
     assert sorted(name for name, _ in layer.named_parameters()) == sorted(shapes)
@@ -122,7 +126,7 @@ def test_only_the_forget_gate_starts_with_a_bias_and_it_is_one() -> None:
 @pytest.mark.parametrize("cell", cells.CELLS)
 def test_the_recurrent_matrix_of_each_gate_starts_orthogonal(cell: str) -> None:
     layer = RecurrentLayer(cell, INPUT, HIDDEN)
-    for block in layer.weight_hh.chunk(cells.GATES[cell]):
+    for block in layer.weight_hh.chunk(cells.CELLS[cell].num_gates):
         torch.testing.assert_close(block @ block.T, torch.eye(HIDDEN), rtol=0, atol=1e-5)
 
 
@@ -130,7 +134,7 @@ def test_the_recurrent_matrix_of_each_gate_starts_orthogonal(cell: str) -> None:
 def test_the_input_matrix_of_each_gate_starts_within_glorots_bounds(cell: str) -> None:
     layer = RecurrentLayer(cell, 50, 70)
     bound = (6 / (50 + 70)) ** 0.5
-    for block in layer.weight_ih.chunk(cells.GATES[cell]):
+    for block in layer.weight_ih.chunk(cells.CELLS[cell].num_gates):
         assert 0.95 * bound < block.abs().max() <= bound
 
 
@@ -143,8 +147,9 @@ def test_dropout_thins_each_layers_output_but_never_the_state() -> None:
     kept = outputs[-1] != 0
     torch.testing.assert_close(outputs[-1][kept], 2 * h[-1][kept])
     assert not (h == 0).any()
-    lower, _ = stack.layers[0](inputs, (torch.zeros(3, 64), torch.zeros(3, 64)))
-    above_undropped, _ = stack.layers[1](lower, (torch.zeros(3, 64), torch.zeros(3, 64)))
+    zero_state = (torch.zeros(3, 64), torch.zeros(3, 64))
+    lower, _ = TorchKernel().run(stack.layers[0], inputs, zero_state, None, "fp32")
+    above_undropped, _ = TorchKernel().run(stack.layers[1], lower, zero_state, None, "fp32")
     assert not torch.allclose(above_undropped[-1], h[-1])  # between the layers too
 
 
@@ -161,7 +166,7 @@ def test_a_mask_of_four_elements_takes_one_64_bit_word_of_the_generator() -> Non
 
 
 def test_a_zero_state_has_a_part_for_each_kind_of_memory() -> None:
-    for cell, parts in cells.STATES.items():
+    for cell, parts in (("lstm", 2), ("gru", 1), ("rnn", 1)):
         state = RecurrentStack(cell, INPUT, HIDDEN, 3, 0.0).zero_state(2, torch.device("cpu"))
         assert [tuple(part.shape) for part in state] == [(3, 2, HIDDEN)] * parts
         assert not any(part.any() for part in state)
@@ -183,3 +188,23 @@ def test_resets_give_what_the_reference_gives_gradients_too(cell: str, num_layer
 
     ours, theirs = everything(stack, fast, inputs, state), everything(stack, slow, inputs, state)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_resets", [False, True])
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_ids_with_an_embedding_are_read_as_its_rows(cell: str, has_resets: bool) -> None:
+    stack, embedding = stack_of(cell, 2), torch.randn(4, INPUT)
+    ids, state = torch.randint(4, (TIME, 3)), state_of(cell, 2, 3)
+    resets = torch.rand(TIME, 3).numpy() < 0.3 if has_resets else None
+    torch.testing.assert_close(stack(Tokens(ids, embedding), state, resets), stack(embedding[ids], state, resets))
+
+
+@pytest.mark.parametrize(
+    ("cell", "device", "expected"),
+    [("lstm", "cpu", "oneDNN"), ("gru", "cpu", "no library has a kernel for a GRU on cpu"), ("lstm", "cuda", "cuDNN")],
+)
+def test_the_choice_of_a_kernel_says_why(cell: str, device: str, expected: str) -> None:
+    choice = choose_kernel(cell, HIDDEN, 1, torch.device(device), "fp32")
+    assert choice.kernel.name == "torch"
+    assert expected in choice.reason
+    assert "fp32" in choice.reason

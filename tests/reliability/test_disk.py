@@ -74,7 +74,7 @@ def test_whatever_fails_while_saving_the_former_checkpoints_stay(
     before = {folder.name: checkpoint.verified(folder).weights for folder in runs.checkpoints(trainer.run)}
     faults = 0
     for nth in range(1, 200):
-        trainer.done.steps += 1
+        trainer.counters.steps += 1
         disk.fail(nth, times, error)
         try:
             runs.save(trainer.run, saved_now(trainer), keep=9)
@@ -98,11 +98,11 @@ def test_whatever_fails_while_saving_the_former_checkpoints_stay(
 
 def saved_now(trainer: Trainer) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(
-        step=trainer.done.steps,
+        step=trainer.counters.steps,
         settings=trainer.settings,
         vocabulary=trainer.corpus.vocabulary,
         weights=dict(trainer.model.state_dict()),
-        progress=trainer.done.model_copy(),
+        progress=trainer.counters.model_copy(),
         corpus=trainer.corpus.record(),
         training_state=trainer.state.tensors(),
     )

@@ -9,24 +9,33 @@ import torch
 
 from charlm import runs
 from charlm.errors import DivergedError, TrainingInterruptedError
+from charlm.model.language_model import Predictions
 from charlm.training.trainer import Trainer
-from tests.training.conftest import Interrupt, Make, entries, interrupt, make_trainer, steps_of
+from tests.training.conftest import (
+    Interrupt,
+    Make,
+    entries,
+    interrupt,
+    make_trainer,
+    steps_of,
+    watch_predictions,
+    without_a_loss,
+)
 
 __all__ = ["interrupt", "make_trainer"]  # fixtures
 
 
 def infinite_loss(trainer: Trainer, steps: set[int], times: int = 10**9) -> None:
     """Makes the loss of these steps infinite, so many times in all."""
-    window_loss, left = trainer.window_loss, [times]
+    left = [times]
 
-    def loss() -> torch.Tensor:
-        ordinary = window_loss()
-        if trainer.done.steps + 1 in steps and left[0]:
+    def watch(predictions: Predictions) -> Predictions:
+        if trainer.counters.steps + 1 in steps and left[0]:
             left[0] -= 1
-            return ordinary * math.inf
-        return ordinary
+            return without_a_loss(predictions)
+        return predictions
 
-    trainer.window_loss = loss
+    watch_predictions(trainer, watch)
 
 
 def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(make_trainer: Make) -> None:
@@ -35,7 +44,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(make_trainer
     step, before = trainer.step, {}
 
     def remembering() -> bool:
-        if trainer.done.steps == 4:
+        if trainer.counters.steps == 4:
             before.update({name: weight.clone() for name, weight in trainer.model.state_dict().items()})
             before.update({name: t.clone() for name, t in trainer.state.tensors().items() if "optimizer" in name})
         return step()
@@ -55,8 +64,8 @@ def test_a_loss_that_is_infinite_once_is_skipped_and_training_goes_on(make_train
     infinite_loss(trainer, {5}, times=1)
     exact = trainer.train()
     assert math.isfinite(exact.nats_per_character)
-    assert trainer.done.steps == 12
-    assert trainer.done.rollbacks == 0
+    assert trainer.counters.steps == 12
+    assert trainer.counters.rollbacks == 0
     assert [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
 
 
@@ -64,8 +73,8 @@ def test_a_loss_that_stays_infinite_for_a_while_takes_training_back(make_trainer
     trainer = make_trainer(max_steps=20)
     infinite_loss(trainer, set(range(5, 21)), times=6)
     trainer.train()
-    assert trainer.done.steps == 20
-    assert trainer.done.rollbacks == 1
+    assert trainer.counters.steps == 20
+    assert trainer.counters.rollbacks == 1
     assert runs.read(trainer.run, "latest").progress.learning_rate_scale == 0.5
     logged = [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry]
     assert logged == sorted(set(logged))
@@ -78,7 +87,7 @@ def test_a_loss_that_stays_infinite_for_good_ends_it_with_the_best_intact(make_t
     with pytest.raises(DivergedError) as caught:
         trainer.train()
     assert caught.value.exit_code == 4
-    assert trainer.done.rollbacks == 2
+    assert trainer.counters.rollbacks == 2
     assert runs.checkpoints(trainer.run)
     assert_no_checkpoint_is_spoilt(trainer.run)
 
@@ -87,8 +96,8 @@ def test_a_training_that_diverges_before_it_saved_anything_begins_anew(make_trai
     trainer = make_trainer(evaluate_every=100, max_steps=10)
     infinite_loss(trainer, set(range(1, 11)), times=6)
     trainer.train()
-    assert trainer.done.steps == 10
-    assert trainer.done.rollbacks == 1
+    assert trainer.counters.steps == 10
+    assert trainer.counters.rollbacks == 1
 
 
 def diverge(trainer: Trainer, step: int) -> None:
@@ -96,7 +105,7 @@ def diverge(trainer: Trainer, step: int) -> None:
     whole_step = trainer.train_step
 
     def step_that_spoils() -> None:
-        if trainer.done.steps + 1 == step:
+        if trainer.counters.steps + 1 == step:
             trainer.model.output_bias.data.fill_(math.nan)
         whole_step()
 
@@ -118,7 +127,7 @@ def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Mak
     assert steps_of(trainer.run) == [4]
     assert_no_checkpoint_is_spoilt(trainer.run)
     assert "NaN" not in (trainer.run / runs.METRICS).read_text()
-    assert make_trainer(resume=trainer.run).done.steps == 4
+    assert make_trainer(resume=trainer.run).counters.steps == 4
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_early_stopping_goes_on_counting(
     evaluations(monkeypatch, losses[4:])
     resumed = make_trainer(resume=stopped.run)
     resumed.train()
-    assert alone.done.steps == resumed.done.steps == 8
+    assert alone.counters.steps == resumed.counters.steps == 8
     assert_same_training(runs.read(alone.run, "latest"), runs.read(resumed.run, "latest"))
 
 
@@ -55,7 +55,7 @@ def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) ->
     spent = runs.read(trainer.run, "latest").progress.training_seconds
     resumed = make_trainer(resume=trainer.run)
     assert resumed.stopwatch.read() == spent > 0
-    assert resumed.progress == pytest.approx(spent / 600)
+    assert resumed.policy.progress(resumed.counters, resumed.seconds) == pytest.approx(spent / 600)
 
 
 def test_with_a_constant_rate_a_run_made_longer_is_exactly_the_long_run(make_trainer: Make) -> None:
@@ -137,15 +137,15 @@ def test_a_real_disk_that_is_full(make_trainer: Make, tmp_path: Path) -> None:
 
         def filling() -> None:
             step()
-            if trainer.done.steps == 10:
+            if trainer.counters.steps == 10:
                 fill(disk / "ballast")
-            if trainer.done.steps == 20:
+            if trainer.counters.steps == 20:
                 (disk / "ballast").unlink()
 
         trainer.train_step = filling  # type: ignore[method-assign]
         with pytest.warns(match="No space left"):
             trainer.train()
-        assert trainer.done.steps == 30
+        assert trainer.counters.steps == 30
         assert runs.read(disk / "run", "latest").step == 30
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -1,8 +1,10 @@
 """A trainer of a small model on the poem, and ways to look at its run, for all tests of this folder."""
 
 import json
+import math
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from charlm import runs
 from charlm.checkpoint import Checkpoint
 from charlm.evaluation.passes import Evaluation
+from charlm.model.language_model import Predictions
 from charlm.training import session
 from charlm.training import trainer as trainer_module
 from charlm.training.trainer import Trainer
@@ -68,6 +71,25 @@ def evaluations(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     monkeypatch.setattr(trainer_module, "evaluate", fake)
 
 
+def watch_predictions(trainer: Trainer, watch: Callable[[Predictions], Predictions]) -> None:
+    """Has everything that the model predicts in a training step go through ``watch``, whichever model it is by then."""
+    whole_step = trainer.train_step
+
+    def watched_step() -> None:
+        model, predict = trainer.model, trainer.model.predict
+        model.predict = lambda *given: watch(predict(*given))  # type: ignore[method-assign]
+        try:
+            whole_step()
+        finally:
+            del model.predict
+
+    trainer.train_step = watched_step  # type: ignore[method-assign]
+
+
+def without_a_loss(predictions: Predictions) -> Predictions:
+    return replace(predictions, logits=predictions.logits * math.inf)
+
+
 @pytest.fixture
 def make_trainer(poem_file: Path, tmp_path: Path) -> Make:
     """Makes a trainer of the run ``tmp_path / run``, with a few settings changed; or one that resumes ``resume``."""
@@ -90,7 +112,7 @@ def interrupt() -> Interrupt:
 
         def step_with_signal() -> None:
             whole_step()
-            if trainer.done.steps == step:
+            if trainer.counters.steps == step:
                 trainer.stop_signals.number = number
 
         trainer.train_step = step_with_signal  # type: ignore[method-assign]

@@ -123,7 +123,7 @@ def test_it_learns_on_and_a_resume_needs_the_origin_no_more(
 
     def step_with_signal() -> None:
         step()
-        trainer.stop_signals.number = 2 * (trainer.done.steps == 3)
+        trainer.stop_signals.number = 2 * (trainer.counters.steps == 3)
 
     trainer.train_step = step_with_signal  # type: ignore[method-assign]
     with pytest.raises(Exception, match="Stopped after step 3"):

@@ -11,8 +11,9 @@ from tensorboard.backend.event_processing import event_accumulator, plugin_event
 from charlm import runs
 from charlm.config import TrainSettings
 from charlm.errors import TrainingInterruptedError
+from charlm.model.language_model import Predictions
 from charlm.training.monitor import Monitor
-from tests.training.conftest import Interrupt, Make, entries
+from tests.training.conftest import Interrupt, Make, entries, watch_predictions
 
 SCALARS = {
     *("loss/train", "loss/validation", "bits_per_character/train", "bits_per_character/validation"),
@@ -63,7 +64,7 @@ def test_metrics_of_a_byte_level_model_are_named_after_bytes(
     make_trainer: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = make_trainer(unit="byte", max_steps=4)
-    trainer.quiet = False
+    trainer.monitor.quiet = False
     exact = trainer.train()
     names = {name for entry in entries(trainer.run) for name in entry}
     assert {"bits_per_byte_train", "bits_per_byte_validation", "bits_per_byte_validation_exact"} <= names
@@ -104,14 +105,12 @@ def test_bits_are_nats_divided_by_the_logarithm_of_two(make_trainer: Make) -> No
 def test_the_train_loss_is_the_mean_since_the_log_point_before(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=6, log_every=3)
     losses: list[float] = []
-    window_loss = trainer.window_loss
 
-    def watched() -> Any:
-        loss = window_loss()
-        losses.append(loss.item())
-        return loss
+    def watch(predictions: Predictions) -> Predictions:
+        losses.append(predictions.loss_sum().item() / predictions.num_targets)
+        return predictions
 
-    trainer.window_loss = watched
+    watch_predictions(trainer, watch)
     trainer.train()
     logged = [entry["loss_train"] for entry in entries(trainer.run) if "loss_train" in entry]
     assert logged == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6)
@@ -175,6 +174,7 @@ def test_settings_and_samples_are_there_as_text(make_trainer: Make) -> None:
 
 def test_a_sample_with_marks_of_html_is_shown_as_it_is(tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, TrainSettings(), 1, quiet=True)
+    monitor.start(0, 1)
     monitor.sample(1, "a <b> & c\n")
     monitor.close()
     assert texts(tmp_path, "sample") == [(1, "<pre>a &lt;b&gt; &amp; c\n</pre>")]
@@ -254,7 +254,7 @@ def test_without_a_terminal_there_is_a_plain_line_a_log_point(
     make_trainer: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = make_trainer(max_steps=4)
-    trainer.quiet = False
+    trainer.monitor.quiet = False
     trainer.train()
     captured = capsys.readouterr()
     assert captured.out == ""

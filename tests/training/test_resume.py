@@ -10,8 +10,9 @@ import torch
 
 from charlm import runs
 from charlm.errors import TrainingInterruptedError, UsageError
+from charlm.model.language_model import Predictions
 from charlm.training import session
-from tests.training.conftest import Interrupt, Make, assert_same_training, entries, steps_of
+from tests.training.conftest import Interrupt, Make, assert_same_training, entries, steps_of, watch_predictions
 
 TIMED = ("throughput_characters_per_second", "progress_training_seconds")  # never the same twice
 
@@ -41,7 +42,7 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
 
     torch.manual_seed(99)  # another process would not have these random numbers
     second = make_trainer(resume=first.run)
-    assert second.done.steps == stopped_at
+    assert second.counters.steps == stopped_at
     assert second.train() == exact
     assert_same_training(runs.read(second.run, "latest"), runs.read(whole.run, "latest"))
     assert timeless(second.run) == timeless(whole.run)
@@ -77,7 +78,7 @@ def test_a_run_can_be_made_longer(make_trainer: Make, tmp_path: Path) -> None:
     make_trainer(max_steps=4).train()
     longer = make_trainer(resume=tmp_path / "run", max_steps=7)
     longer.train()
-    assert longer.done.steps == 7
+    assert longer.counters.steps == 7
     assert runs.read(longer.run, "latest").settings.max_steps == 7
 
 
@@ -93,14 +94,13 @@ def test_the_signal_of_the_system_to_end_saves_too(make_trainer: Make, interrupt
 def test_a_real_signal_stops_after_the_step_and_the_handlers_are_put_back(make_trainer: Make) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     trainer = make_trainer()
-    window_loss = trainer.window_loss
 
-    def with_signal() -> torch.Tensor:
-        if trainer.done.steps == 2:
+    def with_signal(predictions: Predictions) -> Predictions:
+        if trainer.counters.steps == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return window_loss()
+        return predictions
 
-    trainer.window_loss = with_signal
+    watch_predictions(trainer, with_signal)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
     assert runs.read(trainer.run, "latest").step == 3

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import OptimizationSettings, TrainSettings
-from charlm.evaluation.passes import WARM_UP, lanes_for
+from charlm.evaluation.passes import WARMUP_CHARACTERS, choose_lanes
 from charlm.training.schedule import (
     LAST_FRACTION,
     SAMPLING_PASSES,
@@ -124,8 +124,8 @@ class Run:
         self.counts = training_characters, validation_characters, windows
         self.step_work = Fraction(3 * training_characters * self.settings.accumulation_steps, windows)
         self.evaluations = schedule_evaluations(self.settings, *self.counts)
-        lanes = lanes_for(validation_characters)
-        self.evaluation_work = validation_characters + (lanes * WARM_UP if lanes > 1 else 0)
+        lanes = choose_lanes(validation_characters)
+        self.evaluation_work = validation_characters + (lanes * WARMUP_CHARACTERS if lanes > 1 else 0)
         self.evaluation_work += SAMPLING_PASSES * self.settings.sample_length
 
     @property

@@ -68,7 +68,7 @@ def test_the_same_text_of_another_name_is_the_same_text(
 ) -> None:
     other = tmp_path / "elsewhere.txt"
     other.write_text(poem, encoding="utf-8", newline="")
-    assert make_trainer(resume=finished_run, text=other).done.steps == 2
+    assert make_trainer(resume=finished_run, text=other).counters.steps == 2
 
 
 def test_another_run_folder_is_refused_on_a_resume(finished_run: Path, tmp_path: Path) -> None:
@@ -86,21 +86,21 @@ def test_auto_starts_afresh_where_nothing_is_and_goes_on_where_something_is(
     make_trainer: Make, interrupt: Interrupt
 ) -> None:
     first = make_trainer(resume="auto")
-    assert first.done.steps == 0
+    assert first.counters.steps == 0
     interrupt(first, 5)
     with pytest.raises(TrainingInterruptedError):
         first.train()
     second = make_trainer(resume="auto")
-    assert second.done.steps == 5
+    assert second.counters.steps == 5
     second.train()
-    assert second.done.steps == 12
+    assert second.counters.steps == 12
 
 
 def test_auto_starts_again_where_nothing_was_saved_yet(make_trainer: Make) -> None:
     killed = make_trainer(resume="auto")
     (killed.run / runs.METRICS).write_text('{"step": 2}\n')
     again = make_trainer(resume="auto")
-    assert again.done.steps == 0
+    assert again.counters.steps == 0
     again.train()
     assert entries(again.run)[0]["step"] == 2
     assert len(entries(again.run)[0]) > 1

@@ -58,7 +58,7 @@ def test_a_fixed_number_stays_and_people_are_told_once(
     make_trainer: Make, threads_set: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = make_trainer(max_steps=12, log_every=2)
-    trainer.quiet = False
+    trainer.monitor.quiet = False
     share(trainer, [1.0] * 12, fixed=True)
     threads_set.clear()
     trainer.train()
@@ -74,4 +74,4 @@ def test_a_resume_with_all_threads_is_a_change_too(make_trainer: Make, threads_s
     resumed = make_trainer(resume=trainer.run, max_steps=14)
     share(resumed, [])
     resumed.restore(runs.read(trainer.run, "latest"))
-    assert [(change.step, change.threads) for change in resumed.done.thread_changes] == [(1, 1), (12, 2)]
+    assert [(change.step, change.threads) for change in resumed.counters.thread_changes] == [(1, 1), (12, 2)]

@@ -88,12 +88,12 @@ def test_a_gap_does_not_end_a_run_by_minutes_and_is_logged(make_trainer: Make, m
 
     def step_with_clock() -> None:
         train_step()
-        clock.now += 600 if trainer.done.steps == 5 else 10
+        clock.now += 600 if trainer.counters.steps == 5 else 10
 
     trainer.train_step = step_with_clock
     trainer.train()
-    assert trainer.done.steps == 6
-    assert trainer.done.training_seconds == pytest.approx(60)
+    assert trainer.counters.steps == 6
+    assert trainer.counters.training_seconds == pytest.approx(60)
     assert [entry for entry in entries(trainer.run) if "stopped_seconds" in entry] == [
         {"step": 5, "stopped_seconds": pytest.approx(590)}
     ]

@@ -47,12 +47,15 @@ def test_two_windows_a_step_follow_the_mean_of_their_gradients(make_trainer: Mak
     twice = make_trainer("twice", accumulation_steps=2, gradient_clip=0.0)
     by_hand = make_trainer("by_hand", gradient_clip=0.0)
     twice.train_step()
-    (by_hand.window_loss() / 2).backward()
-    (by_hand.window_loss() / 2).backward()
+    state = by_hand.state.recurrent
+    for number in (0, 1):
+        predictions = by_hand.model.predict(by_hand.lanes.window(number), state)
+        (predictions.loss_sum() / (2 * predictions.num_targets)).backward()
+        state = predictions.state
     for group in by_hand.state.optimizer.param_groups:
         group["lr"] = by_hand.settings.learning_rate / by_hand.settings.warmup_steps
     by_hand.state.optimizer.step()
-    assert twice.done.windows_seen == by_hand.done.windows_seen == 2
+    assert twice.counters.windows_seen == 2
     for ours, theirs in zip(twice.model.parameters(), by_hand.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -62,8 +65,8 @@ def test_the_state_is_carried_from_window_to_window_and_starts_over_with_the_tex
     seen: list[bool] = []
     forward = trainer.model.forward
 
-    def watching(ids: torch.Tensor, state: tuple[torch.Tensor, ...], resets: torch.Tensor | None) -> Any:
-        assert resets is None
+    def watching(ids: torch.Tensor, state: tuple[torch.Tensor, ...], *others: object) -> Any:
+        assert others == (None, "fp32")
         seen.append(any(bool(part.any()) for part in state))
         assert not any(part.requires_grad for part in state)
         return forward(ids, state)
@@ -111,7 +114,7 @@ def steps_planned(trainer: Trainer) -> int:
 def test_it_takes_as_many_steps_as_asked_for(make_trainer: Make, precision: str) -> None:
     trainer = make_trainer(max_steps=5, precision=precision)
     trainer.train()
-    assert trainer.done.steps == 5
+    assert trainer.counters.steps == 5
     assert runs.read(trainer.run, "latest").step == 5  # and the end is saved, wherever it falls
 
 
@@ -119,21 +122,21 @@ def test_an_epoch_reads_every_window_once(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=0, max_epochs=1.0)
     assert steps_planned(trainer) == trainer.lanes.windows_per_epoch
     trainer.train()
-    assert trainer.done.steps == trainer.done.windows_seen == trainer.lanes.windows_per_epoch
+    assert trainer.counters.steps == trainer.counters.windows_seen == trainer.lanes.windows_per_epoch
 
 
 def test_the_first_length_reached_ends_it(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=3, max_epochs=1.0)
     assert steps_planned(trainer) == 3
     trainer.train()
-    assert trainer.done.steps == 3
+    assert trainer.counters.steps == 3
 
 
 def test_minutes_end_it_and_then_its_steps_are_not_known_beforehand(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=100_000, max_minutes=0.002)
     assert steps_planned(trainer) == 0
     trainer.train()
-    assert 1 <= trainer.done.steps < 100_000
+    assert 1 <= trainer.counters.steps < 100_000
     assert trainer.stopwatch.read() >= 0.002 * 60
 
 
@@ -143,7 +146,7 @@ def test_patience_ends_it_after_so_many_evaluations_without_a_better_one(
     evaluations(monkeypatch, [9.0, 3.0, 2.0, 2.5, 2.0, 2.1])
     trainer = make_trainer(evaluate_every=1, patience=3, max_steps=50)
     trainer.train()
-    assert trainer.done.steps == 5
+    assert trainer.counters.steps == 5
     assert runs.read(trainer.run, "best").step == 2
 
 
@@ -157,14 +160,14 @@ def test_patience_counts_on_after_a_resume(
         trainer.train()
     resumed = make_trainer(resume=trainer.run)
     resumed.train()
-    assert resumed.done.steps == 4
+    assert resumed.counters.steps == 4
 
 
 def test_without_patience_it_goes_on(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluations(monkeypatch, [1.0, 1.0, 2.0])
     trainer = make_trainer(evaluate_every=1)
     trainer.train()
-    assert trainer.done.steps == 12
+    assert trainer.counters.steps == 12
 
 
 # What is kept

@@ -9,17 +9,9 @@ from hypothesis import strategies as st
 
 from charlm import runs
 from charlm.config import OptimizationSettings
-from charlm.corpus.batches import IGNORED, Lanes
+from charlm.model.language_model import Predictions
 from charlm.training import schedule
-from tests.conftest import text_of
-from tests.training.conftest import Make, entries
-
-
-@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 40), st.integers(0, 30))
-def test_targets_are_counted_without_making_a_window(length: int, lanes: int, window: int, number: int) -> None:
-    window = min(window, length)
-    batches = Lanes(text_of([1] * length, 2), lanes, window)
-    assert batches.count_targets(number) == (batches.window(number).targets != IGNORED).sum()
+from tests.training.conftest import Make, entries, watch_predictions
 
 
 @pytest.fixture
@@ -33,14 +25,15 @@ def uneven(tmp_path: Path, poem: str) -> Path:
 def test_a_step_over_uneven_windows_is_that_of_all_their_targets(make_trainer: Make, uneven: Path) -> None:
     trainer = make_trainer(text=uneven, accumulation_steps=3, batch_size=2, sequence_length=50, gradient_clip=0.0)
     number = trainer.lanes.windows_per_epoch - 2  # two windows, the second one shorter, and one of the next epoch
-    counts = [trainer.lanes.count_targets(number + i) for i in range(3)]
+    windows = [trainer.lanes.window(number + i) for i in range(3)]
+    counts = [window.num_targets for window in windows]
     assert len(set(counts)) > 1
-    trainer.done.windows_seen = number
+    trainer.counters.windows_seen = number
     by_hand = make_trainer("by-hand", text=uneven, accumulation_steps=3, batch_size=2, sequence_length=50)
-    by_hand.done.windows_seen = number
-    total = torch.zeros(())
-    for targets in counts:
-        total = total + by_hand.window_loss() * targets
+    total, state = torch.zeros(()), by_hand.state.recurrent
+    for window in windows:
+        predictions = by_hand.model.predict(window, state)
+        total, state = total + predictions.loss_sum(), predictions.state
     (total / sum(counts)).backward()
     norm = torch.nn.utils.get_total_norm([weight.grad for weight in by_hand.model.parameters()])
     trainer.train_step()
@@ -54,16 +47,13 @@ def test_the_logged_loss_is_the_mean_over_all_targets(make_trainer: Make, uneven
     settings = {"text": uneven, "batch_size": 2, "sequence_length": 50, "learning_rate": 1e-9, "weight_decay": 0.0}
     trainer = make_trainer(log_every=7, max_steps=7, evaluate_every=100, **settings)
     sums = [0.0, 0]
-    window_loss = trainer.window_loss
 
-    def recorded() -> torch.Tensor:
-        targets = trainer.lanes.count_targets(trainer.done.windows_seen)
-        loss = window_loss()
-        sums[0] += loss.item() * targets
-        sums[1] += targets
-        return loss
+    def record(predictions: Predictions) -> Predictions:
+        sums[0] += predictions.loss_sum().item()
+        sums[1] += predictions.num_targets
+        return predictions
 
-    trainer.window_loss = recorded  # type: ignore[method-assign]
+    watch_predictions(trainer, record)
     trainer.train()
     (entry,) = [entry for entry in entries(trainer.run) if "loss_train" in entry]
     assert entry["loss_train"] == pytest.approx(sums[0] / sums[1], rel=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from charlm.corpus.batches import IGNORED, Lanes, Window
+from charlm.corpus.windows import IGNORE_INDEX, Lanes, Window
 from tests.conftest import text_of
 
 
@@ -55,14 +55,14 @@ def test_joined_windows_of_a_lane_are_its_stretch_of_the_text(text: Text) -> Non
 @given(texts())
 def test_targets_are_the_inputs_one_character_on(text: Text) -> None:
     inputs, targets = joined(epoch(text.lanes))
-    counts = targets[:-1] != IGNORED
+    counts = targets[:-1] != IGNORE_INDEX
     assert (inputs[1:][counts] == targets[:-1][counts]).all()
 
 
 @given(texts())
 def test_every_character_is_a_target_exactly_once_an_epoch(text: Text) -> None:
     _, targets = joined(epoch(text.lanes))
-    assert np.sort(targets[targets != IGNORED]).tolist() == list(range(text.length))
+    assert np.sort(targets[targets != IGNORE_INDEX]).tolist() == list(range(text.length))
 
 
 @given(texts())
@@ -70,8 +70,8 @@ def test_padding_is_ignored_and_only_at_the_end_of_the_text(text: Text) -> None:
     lanes = text.lanes
     _, targets = joined(epoch(lanes))
     in_order = targets.T.flatten()
-    assert (in_order[: text.length] != IGNORED).all()
-    assert (in_order[text.length :] == IGNORED).all()
+    assert (in_order[: text.length] != IGNORE_INDEX).all()
+    assert (in_order[text.length :] == IGNORE_INDEX).all()
     assert len(in_order) == lanes.batch_size * lanes.lane_length
 
 
@@ -93,8 +93,9 @@ def test_each_lane_starts_with_the_start_symbol_which_stands_nowhere_else(text: 
 @given(texts(), st.integers(0, 3))
 def test_lanes_start_over_only_where_an_epoch_starts(text: Text, number: int) -> None:
     first, *others = epoch(text.lanes, number)
-    assert first.starts_over
-    assert not any(window.starts_over for window in others)
+    assert first.new_lanes is not None
+    assert first.new_lanes.all()
+    assert all(window.new_lanes is None for window in others)
 
 
 @given(texts(), st.integers(1, 3))
@@ -103,7 +104,7 @@ def test_every_epoch_reads_the_same_windows(text: Text, number: int) -> None:
     for one, other in zip(epoch(lanes), epoch(lanes, number), strict=True):
         assert (one.inputs == other.inputs).all()
         assert (one.targets == other.targets).all()
-        assert one.characters == other.characters
+        assert one.num_targets == other.num_targets
 
 
 @given(texts())
@@ -117,10 +118,10 @@ def test_windows_can_be_read_in_any_order(text: Text) -> None:
 
 
 @given(texts())
-def test_characters_counts_the_targets_that_count(text: Text) -> None:
+def test_num_targets_counts_the_targets_that_count(text: Text) -> None:
     windows = epoch(text.lanes)
-    assert all(window.characters == (window.targets != IGNORED).sum() > 0 for window in windows)
-    assert sum(window.characters for window in windows) == text.length
+    assert all(window.num_targets == (window.targets != IGNORE_INDEX).sum() > 0 for window in windows)
+    assert sum(window.num_targets for window in windows) == text.length
 
 
 @given(texts())

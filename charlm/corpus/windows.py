@@ -1,0 +1,88 @@
+"""The one walk through a text: lanes that advance side by side, window by window.
+
+Training reads it in :class:`Lanes` (truncated backpropagation through time), evaluation by :func:`walk`. A lane is a
+contiguous stretch of the text; each window continues where the one before ended, in every lane.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.corpus.text import Positions, Text
+
+IGNORE_INDEX = -100  # a target that does not count; the value is torch's
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one forward pass reads. ``inputs`` and ``targets``: ``(time, lane)``.
+
+    ``new_lanes``: ``(lane,)``, true where the state must be zero before the window; ``resets``: ``(time, lane)``, true
+    where it must be zero before this step, because a document begins there. ``None``: nowhere.
+    """
+
+    inputs: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    new_lanes: NDArray[np.bool_] | None
+    resets: NDArray[np.bool_] | None
+    num_targets: int  # those that count
+    is_predicted: bool = True  # false in the warmup
+
+
+def read_window(text: Text, lane_starts: Positions, steps: range, warmup: int = 0) -> Window:
+    """The window of these steps of lanes that start at these positions of the text.
+
+    Step 0 predicts a lane's first character: from the start token, or where there is a ``warmup``, after that many
+    characters before it, which are the steps below 0. They are read and not predicted, like what lies beyond the end of
+    the text: their targets are ``IGNORE_INDEX``. Where nothing lies before a lane, it starts with the start token too.
+    """
+    # Of what is read and, one later, predicted
+    positions = np.arange(steps.start - 1, steps.stop)[:, None] + lane_starts
+    ids = text[np.clip(positions, 0, len(text) - 1)]
+    predicted = positions[1:]
+    inputs, targets = ids[:-1], np.where(predicted < len(text), ids[1:], IGNORE_INDEX)
+    if steps.start < 0:
+        targets[: -steps.start] = IGNORE_INDEX
+    resets = text.begins(predicted)
+    inputs[predicted <= 0] = text.vocabulary.start_id
+    if resets is not None:
+        inputs[resets] = text.vocabulary.start_id
+    new_lanes = None
+    if steps.start == -warmup:
+        new_lanes = np.ones(len(lane_starts), dtype=np.bool_)
+        if not warmup:
+            inputs[0] = text.vocabulary.start_id
+    elif steps.start == 0 and not lane_starts.all():  # a lane at the text's start forgets what it warmed up on: nothing
+        new_lanes = lane_starts == 0
+    return Window(inputs, targets, new_lanes, resets, int(np.count_nonzero(targets != IGNORE_INDEX)), steps.start >= 0)
+
+
+def walk(text: Text, lane_starts: Positions, lane_length: int, chunk: int, warmup: int = 0) -> Iterator[Window]:
+    """Windows of at most ``chunk`` steps through lanes of this length, none of them across the end of the warmup."""
+    for first, last in ((-warmup, 0), (0, lane_length)):
+        for start in range(first, last, chunk):
+            yield read_window(text, lane_starts, range(start, min(start + chunk, last)), warmup)
+
+
+class Lanes:
+    """A text of n ids as ``batch_size`` lanes of ⌈n / batch_size⌉ characters, the last ones padded at their ends.
+
+    Where the text is too short for a whole window per lane, there are fewer lanes. All windows have numbers, counted
+    through the epochs, so that one integer says where training is.
+    """
+
+    def __init__(self, text: Text, batch_size: int, sequence_length: int) -> None:
+        assert len(text) >= sequence_length, "the corpus is checked when it is loaded"
+        self.text = text
+        self.sequence_length = sequence_length
+        self.batch_size = min(batch_size, len(text) // sequence_length)
+        self.lane_length = -(-len(text) // self.batch_size)
+        self.starts = np.arange(self.batch_size) * self.lane_length
+        self.windows_per_epoch = -(-self.lane_length // sequence_length)
+
+    def window(self, number: int) -> Window:
+        """The window of that number; numbers continue through the epochs."""
+        first = number % self.windows_per_epoch * self.sequence_length
+        return read_window(self.text, self.starts, range(first, min(first + self.sequence_length, self.lane_length)))

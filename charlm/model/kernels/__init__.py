@@ -1,0 +1,1 @@
+"""What runs a recurrent layer over a window of text, forward and backward."""

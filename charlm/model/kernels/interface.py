@@ -1,0 +1,74 @@
+"""What all kernels have in common.
+
+A kernel may keep a window in a layout of its own: ``arrange`` brings the input of the first layer into it, ``run`` goes
+from layer to layer in it, and ``restore`` brings the output of the last layer back.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from charlm.model.cells import State
+
+
+class Layer(Protocol):
+    """The weights of a layer as a kernel reads them: see :class:`charlm.model.recurrent.RecurrentLayer`."""
+
+    cell: str
+    hidden_size: int
+    training: bool  # gradients will be wanted
+    weight_ih: Any  # (gates × hidden, input); parameters in a module, plain tensors elsewhere
+    weight_hh: Any  # (gates × hidden, hidden)
+    bias: Any  # (gates × hidden,)
+    zero_bias: Any  # of the same shape; nothing is learned in it
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The input of the first layer as ids and the rows that they stand for.
+
+    So a kernel may multiply the rows once each, instead of every character's.
+    """
+
+    ids: Tensor
+    embedding: Tensor  # (ids, input)
+
+    def vectors(self) -> Tensor:
+        """``(…, input)``."""
+        return functional.embedding(self.ids, self.embedding)
+
+
+Inputs = Tensor | Tokens
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A window in a kernel's layout. ``layout``: what the kernel must know to run in it."""
+
+    inputs: Inputs
+    layout: Any = None
+
+
+class Kernel(Protocol):
+    """Runs layers over a window, forward and backward, with the state carried in and out."""
+
+    name: str
+
+    def arrange(self, inputs: Inputs, resets: NDArray[np.bool_] | None) -> Arranged:
+        """``inputs``: ``(time, lane, …)``; ``resets``: ``(time, lane)``, true where the state begins anew."""
+        ...
+
+    def run(self, layer: Layer, inputs: Inputs, state: State, layout: Any, precision: str) -> tuple[Tensor, State]:
+        """One layer. Each part of the state is ``(lane, hidden)``. Returns outputs in the layout, and the new state.
+
+        ``precision``: ``fp32``, or ``bf16`` for the matrix products.
+        """
+        ...
+
+    def restore(self, outputs: Tensor, layout: Any) -> Tensor:
+        """Outputs as ``(time, lane, hidden)``."""
+        ...
