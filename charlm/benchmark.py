@@ -193,7 +193,7 @@ def _windows(settings: BenchSettings, device: torch.device) -> tuple[Tensor, Ten
 def charlm_training(settings: BenchSettings, device: torch.device) -> Turn:
     precision = choose_precision(settings.precision, device)
     prepare_process(choose_threads(settings.threads, settings, settings.batch_size, precision))
-    model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
+    model = CharacterModel(VOCABULARY_SIZE, settings, regularization=settings).to(device)
     learning = OptimizationSettings()
     optimizer = make_optimizer(model, learning)
     inputs, targets = (ids.cpu().numpy() for ids in _windows(settings, device))

@@ -17,6 +17,7 @@ from charlm.config import (
     BenchSettings,
     DeviceSettings,
     ModelSettings,
+    RegularizationSettings,
     TrainSettings,
     WindowSettings,
     preset_path,
@@ -32,7 +33,14 @@ from charlm.errors import pluralize
 @integer_option("--rounds", 1, "Timed rounds; the median is reported.", default=5)
 @json_option
 @common_options
-@settings_options({"Model": ModelSettings, "Batching": WindowSettings, "Device": DeviceSettings})
+@settings_options(
+    {
+        "Model": ModelSettings,
+        "Regularization": RegularizationSettings,
+        "Batching": WindowSettings,
+        "Device": DeviceSettings,
+    }
+)
 @click.pass_context
 def command(context: click.Context, /, config: str, rounds: int, json: bool, quiet: bool, **options: object) -> None:
     """Benchmark training and sampling, in characters per second, against plain PyTorch loops.

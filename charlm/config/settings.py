@@ -113,13 +113,18 @@ class ModelSettings(Settings):
     embedding_size: Count = Field(64, description="Size of the character embeddings.")
     hidden_size: Count = Field(384, description="Hidden units per layer.")
     num_layers: Count = Field(2, description="Number of stacked recurrent layers.")
-    dropout: Fraction = Field(0.2, description="Dropout probability after each layer.")
     tie_weights: bool = Field(False, description="Share one matrix between embedding and output layer.")
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if self.tie_weights and self.embedding_size != self.hidden_size:
             yield f"tie_weights needs embedding_size = hidden_size (got {self.embedding_size} and {self.hidden_size})."
+
+
+class RegularizationSettings(Settings):
+    """What keeps the network from learning its text by heart; not part of the model that is saved."""
+
+    dropout: Fraction = Field(0.2, description="Dropout probability after each layer.")
 
 
 class WindowSettings(Settings):
@@ -177,13 +182,22 @@ class DeviceSettings(Settings):
     threads: int = Field(0, ge=0, description="CPU threads; 0: chosen automatically.")
 
 
-class TrainSettings(DeviceSettings, RunSettings, OptimizationSettings, WindowSettings, ModelSettings, CorpusSettings):
+class TrainSettings(
+    DeviceSettings,
+    RunSettings,
+    OptimizationSettings,
+    WindowSettings,
+    RegularizationSettings,
+    ModelSettings,
+    CorpusSettings,
+):
     """All settings of a training. Flat: a key of TOML is an option's name with underscores."""
 
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "Data": CorpusSettings,
     "Model": ModelSettings,
+    "Regularization": RegularizationSettings,
     "Batching": WindowSettings,
     "Optimization": OptimizationSettings,
     "Logging and checkpoints": RunSettings,
@@ -191,7 +205,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
 }
 
 
-class BenchSettings(DeviceSettings, WindowSettings, ModelSettings):
+class BenchSettings(DeviceSettings, WindowSettings, RegularizationSettings, ModelSettings):
     """What ``charlm bench`` measures."""
 
 

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.config import ModelSettings
+from charlm.config import ModelSettings, RegularizationSettings
 from charlm.corpus.windows import Window
 from charlm.model.cells import CELLS, State
 from charlm.model.device import autocast, on_device
 from charlm.model.kernels.interface import Tokens
 from charlm.model.recurrent import RecurrentStack
+
+NO_REGULARIZATION = RegularizationSettings(dropout=0.0)
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,24 @@ class Predictions:
 
 
 class CharacterModel(nn.Module):
-    """Embedding → recurrent layers → dropout → linear.
+    """Embedding → recurrent layers → linear, with dropout after each layer while it is trained.
 
     The embedding has a row more than there are characters: the start symbol, which is read and never predicted. With
     ``tie_weights``, the output matrix is the embedding of the characters (Press and Wolf 2017).
     """
 
-    def __init__(self, vocabulary_size: int, settings: ModelSettings) -> None:
+    def __init__(
+        self,
+        vocabulary_size: int,
+        settings: ModelSettings,
+        regularization: RegularizationSettings = NO_REGULARIZATION,
+    ) -> None:
         super().__init__()
         self.vocabulary_size = vocabulary_size
         self.settings = settings
         self.embedding = nn.Embedding(vocabulary_size + 1, settings.embedding_size)
         self.recurrent = RecurrentStack(
-            settings.cell, settings.embedding_size, settings.hidden_size, settings.num_layers, settings.dropout
+            settings.cell, settings.embedding_size, settings.hidden_size, settings.num_layers, regularization.dropout
         )
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.output_weight: nn.Parameter | None = None

@@ -9,7 +9,7 @@ from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
 from charlm.model.language_model import CharacterModel
 
-SHAPE = tuple(name for name in ModelSettings.model_fields if name != "dropout")
+SHAPE = tuple(ModelSettings.model_fields)
 NEW_ROWS_STD = 0.01  # of what is learned yet: nothing
 
 

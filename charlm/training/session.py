@@ -12,7 +12,16 @@ from pathlib import Path
 
 from charlm import runs, texts
 from charlm.checkpoint import Checkpoint, config_json, describe_process
-from charlm.config import CorpusSettings, Layer, ModelSettings, OptimizationSettings, TrainSettings, read_toml, resolve
+from charlm.config import (
+    CorpusSettings,
+    Layer,
+    ModelSettings,
+    OptimizationSettings,
+    RegularizationSettings,
+    TrainSettings,
+    read_toml,
+    resolve,
+)
 from charlm.console import console
 from charlm.corpus import likeness, loading, sources
 from charlm.corpus.loading import Corpus
@@ -31,6 +40,7 @@ from charlm.training.trainer import Trainer
 # What a resume may not change: the state that was saved would not fit, or would not mean the same
 FIXED = (
     *ModelSettings.model_fields,
+    *RegularizationSettings.model_fields,
     *CorpusSettings.model_fields,
     "batch_size",
     "sequence_length",
@@ -40,7 +50,6 @@ FIXED = (
     "seed",
     "init_from",
 )
-
 
 RESERVED = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)  # by Windows
 

@@ -47,7 +47,7 @@ class TrainingState:
     ) -> "TrainingState":
         """The state before the first step: it depends on nothing but the settings, the text and ``origin``."""
         torch.manual_seed(settings.seed)
-        model = CharacterModel(len(vocabulary), settings)
+        model = CharacterModel(len(vocabulary), settings, regularization=settings)
         if origin is not None:
             start_from(origin, model, vocabulary)
         model.to(device)

@@ -120,7 +120,7 @@ NAMES = "".join(f"{['Anna', 'Bartholomew', 'Cy', 'Dora-Maria', 'E'][n % 5]}{n % 
 @pytest.fixture(params=["lstm", "gru", "rnn"])
 def model(request: pytest.FixtureRequest) -> CharacterModel:
     """Weights large enough that the past matters."""
-    settings = ModelSettings(cell=request.param, hidden_size=8, embedding_size=5, dropout=0.0)
+    settings = ModelSettings(cell=request.param, hidden_size=8, embedding_size=5)
     model = CharacterModel(len(set(NAMES)), settings)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.7)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from charlm.config import ModelSettings
+from charlm.config import ModelSettings, RegularizationSettings
 from charlm.model.language_model import CharacterModel
 
 Make = Callable[..., CharacterModel]
 
 
-def small_model(vocabulary_size: int = 7, **changes: object) -> CharacterModel:
+def small_model(vocabulary_size: int = 7, dropout: float = 0.3, **changes: object) -> CharacterModel:
     """Weights large enough that the past matters."""
-    shape = {"hidden_size": 6, "embedding_size": 4, "num_layers": 2, "dropout": 0.3, **changes}
-    model = CharacterModel(vocabulary_size, ModelSettings(**shape))
+    shape = {"hidden_size": 6, "embedding_size": 4, "num_layers": 2, **changes}
+    model = CharacterModel(vocabulary_size, ModelSettings(**shape), RegularizationSettings(dropout=dropout))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.7)
     return model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.config import ModelSettings
+from charlm.config import ModelSettings, RegularizationSettings
 from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.corpus.windows import Lanes
@@ -29,7 +29,9 @@ def trained(poem: str, text: Text) -> CharacterModel:
     """A model that has learnt some of the poem, so that what it remembers matters; in evaluation mode."""
     torch.manual_seed(0)
     vocabulary = Vocabulary.of(poem)
-    model = CharacterModel(len(vocabulary), ModelSettings(hidden_size=32, embedding_size=16, dropout=0.3))
+    model = CharacterModel(
+        len(vocabulary), ModelSettings(hidden_size=32, embedding_size=16), RegularizationSettings(dropout=0.3)
+    )
     lanes = Lanes(text, batch_size=8, sequence_length=32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     state = model.zero_state(8)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from charlm.config import CorpusSettings, ModelSettings, SampleSettings
+from charlm.config import CorpusSettings, ModelSettings, RegularizationSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
 from charlm.generation import streams
@@ -24,8 +24,8 @@ VOCABULARY = Vocabulary(list("\nabcdefg"))
 @pytest.fixture
 def model() -> CharacterModel:
     """Weights large enough that what was read shows."""
-    settings = ModelSettings(hidden_size=16, embedding_size=8, num_layers=2, dropout=0.5)
-    model = CharacterModel(len(VOCABULARY), settings)
+    settings = ModelSettings(hidden_size=16, embedding_size=8, num_layers=2)
+    model = CharacterModel(len(VOCABULARY), settings, RegularizationSettings(dropout=0.5))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     return model
@@ -67,7 +67,7 @@ def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(
 ) -> None:
     monkeypatch.setattr(products, "INT8_FROM", threshold)
     settings = ModelSettings(cell=cell, hidden_size=16, embedding_size=8, num_layers=2)
-    model = CharacterModel(len(VOCABULARY), settings)
+    model = CharacterModel(len(VOCABULARY), settings, RegularizationSettings(dropout=0.5))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     sixteen = texts(model, 16, length=300)

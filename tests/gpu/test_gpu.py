@@ -102,7 +102,7 @@ def test_exact_evaluation_is_that_of_the_cpu(
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_states_and_gradients_are_those_of_the_cpu_with_documents_and_without(cuda: torch.device, cell: str) -> None:
-    model = CharacterModel(7, charlm.api.TrainSettings(cell=cell, hidden_size=24, embedding_size=8, dropout=0.0))
+    model = CharacterModel(7, charlm.api.TrainSettings(cell=cell, hidden_size=24, embedding_size=8))
     other = copy.deepcopy(model).to(cuda)
     text = text_of([0, 1, 2, 3, 4, 5, 6, 3, 1] * 60, 7, starts=(0, 11, 13, 200, 201, 350))
     lanes = Lanes(text, 4, 32)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from charlm.config import ModelSettings
+from charlm.config import ModelSettings, RegularizationSettings
 from charlm.corpus.windows import IGNORE_INDEX, Lanes
 from charlm.model.language_model import CharacterModel, Predictions
 from tests.conftest import needs_bf16, text_of
@@ -13,10 +13,9 @@ from tests.conftest import needs_bf16, text_of
 VOCABULARY = 11
 
 
-def model_of(**settings: object) -> CharacterModel:
-    return CharacterModel(
-        VOCABULARY, ModelSettings(**{"embedding_size": 6, "hidden_size": 8, "dropout": 0.0, **settings})
-    )
+def model_of(dropout: float = 0.0, **settings: object) -> CharacterModel:
+    shape = ModelSettings(**{"embedding_size": 6, "hidden_size": 8, **settings})
+    return CharacterModel(VOCABULARY, shape, RegularizationSettings(dropout=dropout))
 
 
 def some_ids(time: int = 7, lanes: int = 3) -> torch.Tensor:

@@ -13,7 +13,7 @@ SETTINGS = OptimizationSettings(learning_rate=0.1, weight_decay=0.5, beta1=0.8, 
 
 
 def model_of(**settings: object) -> CharacterModel:
-    model = CharacterModel(7, ModelSettings(**{"hidden_size": 5, "embedding_size": 5, "dropout": 0.0, **settings}))
+    model = CharacterModel(7, ModelSettings(**{"hidden_size": 5, "embedding_size": 5, **settings}))
     nn.init.constant_(model.output_bias, 1.0)
     return model
 

@@ -26,18 +26,16 @@ class TorchKernel:
     name = "torch"
 
     def arrange(self, inputs: Inputs, resets: NDArray[np.bool_] | None) -> Arranged:
+        vectors = inputs.vectors() if isinstance(inputs, Tokens) else inputs
         if resets is None:
-            return Arranged(inputs)
-        if isinstance(inputs, Tokens):
-            packing = Packing(resets, inputs.ids.device)
-            return Arranged(Tokens(packing.pack(inputs.ids), inputs.embedding), packing)
-        packing = Packing(resets, inputs.device)
-        return Arranged(packing.pack(inputs), packing)
+            return Arranged(vectors)
+        packing = Packing(resets, vectors.device)
+        return Arranged(packing.pack(vectors), packing)
 
     def run(
         self, layer: Layer, inputs: Inputs, state: State, layout: Packing | None, precision: str
     ) -> tuple[Tensor, State]:
-        inputs = inputs.vectors() if isinstance(inputs, Tokens) else inputs
+        assert isinstance(inputs, Tensor), "see arrange"
         operator: Any = OPERATORS[layer.cell]
         initial = [part.unsqueeze(0) for part in (layout.gather_states(state) if layout else state)]
         states = initial if layer.cell == "lstm" else initial[0]
