@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -79,8 +80,22 @@ class PlainCells(nn.Module):
         return self.output(outputs)[None], after
 
 
-def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Measure training, sampling and the machine itself. Characters per second, medians of ``rounds`` turns."""
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """Characters per second, medians of all rounds, by what was measured."""
+
+    settings: BenchSettings
+    rounds: int
+    training_characters_per_second: dict[str, float]
+    sampling_1_characters_per_second: dict[str, float]
+    sampling_64_characters_per_second: dict[str, float]
+    matrix_gflops: dict[str, float]
+    training_gflops: float  # charlm's
+    environment: dict[str, str | int]
+
+
+def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] = lambda: None) -> BenchmarkReport:
+    """Measure training, sampling and the machine itself."""
     device = choose_device(settings.device)
     shape_of_char_rnn = settings.model_copy(update={"embedding_size": settings.hidden_size, "tie_weights": False})
     training = {
@@ -91,35 +106,26 @@ def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] 
     products = {"fp32": (product_fp32, settings)}
     if multiplies_bf16(device):  # a processor without the instructions takes minutes
         products["bf16"] = (product_bf16, settings)
-    sampling = {
-        f"sampling_{streams}": {
-            "charlm": (partial(charlm_sampling, streams=streams), settings),
-            "same model, nn.LSTM per character": (partial(plain_sampling, PlainModel, streams), settings),
-            "same model, nn.LSTMCell": (partial(plain_sampling, PlainCells, streams), settings),
+
+    def sample(texts: int) -> dict[str, float]:
+        contestants = {
+            "charlm": (partial(charlm_sampling, streams=texts), settings),
+            "same model, nn.LSTM per character": (partial(plain_sampling, PlainModel, texts), settings),
+            "same model, nn.LSTMCell": (partial(plain_sampling, PlainCells, texts), settings),
         }
-        for streams in STREAMS
-    }
-    every: dict[str, Mapping[str, Contestant]] = {"training": training, **sampling, "products": products}
-    seconds = {name: _take_turns(contestants, rounds, on_progress) for name, contestants in every.items()}
-    characters = settings.batch_size * settings.sequence_length
-    speeds = {name: characters / time_ for name, time_ in seconds["training"].items()}
-    sampling_speeds = {
-        f"sampling_{streams}_characters_per_second": {
-            name: streams * SAMPLED / time_ for name, time_ in seconds[f"sampling_{streams}"].items()
-        }
-        for streams in STREAMS
-    }
-    return {
-        "settings": settings.model_dump(),
-        "rounds": rounds,
-        "training_characters_per_second": speeds,
-        **sampling_speeds,
-        "matrix_gflops": {
-            name: PRODUCTS * 2 * MATRIX_SIZE**3 / time_ / 1e9 for name, time_ in seconds["products"].items()
-        },
-        "training_gflops": training_flops(settings) * speeds["charlm"] / 1e9,
-        "environment": describe_process(device, choose_precision(settings.precision, device)),
-    }
+        return _speeds(contestants, texts * SAMPLED, rounds, on_progress)
+
+    speeds = _speeds(training, settings.batch_size * settings.sequence_length, rounds, on_progress)
+    return BenchmarkReport(
+        settings,
+        rounds,
+        training_characters_per_second=speeds,
+        sampling_1_characters_per_second=sample(STREAMS[0]),
+        sampling_64_characters_per_second=sample(STREAMS[1]),
+        matrix_gflops=_speeds(products, PRODUCTS * 2 * MATRIX_SIZE**3 / 1e9, rounds, on_progress),
+        training_gflops=training_flops(settings) * speeds["charlm"] / 1e9,
+        environment=describe_process(device, choose_precision(settings.precision, device)),
+    )
 
 
 def turns(rounds: int) -> int:
@@ -132,6 +138,14 @@ def training_flops(settings: BenchSettings) -> float:
     model = CharacterModel(VOCABULARY_SIZE, settings)
     weights = sum(weight.numel() for name, weight in model.named_parameters() if "weight_" in name)
     return 6.0 * (weights + model.output_matrix().numel())
+
+
+def _speeds(
+    contestants: Mapping[str, Contestant], amount: float, rounds: int, on_progress: Callable[[], object]
+) -> dict[str, float]:
+    """What each does in a second, where a turn does this ``amount``."""
+    seconds = _take_turns(contestants, rounds, on_progress)
+    return {name: amount / time_ for name, time_ in seconds.items()}
 
 
 def _take_turns(

@@ -29,7 +29,7 @@ ORDER = (
     {"corpus", "progress"},
     {"config"},
     {"reading"},
-    {"files", "machine", "console"},
+    {"files", "machine", "console", "records"},
     {"errors"},
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -1,6 +1,6 @@
 """``charlm bench``."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,6 +26,10 @@ from charlm.config import (
 )
 from charlm.console import open_bar
 from charlm.errors import pluralize
+from charlm.records import to_json
+
+if TYPE_CHECKING:
+    from charlm.benchmark import BenchmarkReport
 
 
 @click.command("bench", cls=Command)
@@ -66,34 +70,27 @@ def command(context: click.Context, /, config: str, rounds: int, json: bool, qui
     with open_bar(quiet, total=benchmark.turns(rounds), desc="measuring", leave=False) as bar:
         result = benchmark.run(settings, rounds, bar.update)
     with standard_output():
-        print_json(result) if json else click.echo(_page(result))
+        print_json(to_json(result)) if json else click.echo(_page(result))
 
 
-def _page(result: dict[str, Any]) -> str:
-    settings, environment = result["settings"], result["environment"]
+def _page(result: "BenchmarkReport") -> str:
+    settings, environment = result.settings, result.environment
     lines = [
-        f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}, embedding "
-        f"{settings['embedding_size']}, batch {settings['batch_size']} × {settings['sequence_length']}, "
+        f"{settings.num_layers} × {settings.hidden_size} {settings.cell}, embedding {settings.embedding_size}, "
+        f"batch {settings.batch_size} × {settings.sequence_length}, "
         f"{environment['precision']} on {environment.get('gpu', environment['device'])}, "
-        f"{pluralize(environment['threads'], 'thread')}, "
-        f"torch {environment['torch']}; median of {pluralize(result['rounds'], 'round')}"
+        f"{pluralize(int(environment['threads']), 'thread')}, "
+        f"torch {environment['torch']}; median of {pluralize(result.rounds, 'round')}"
     ]
-    titles = {
-        "training": "training",
-        "sampling_1": "sampling one text",
-        "sampling_64": "sampling 64 texts in parallel",
-    }
-    for what, title in titles.items():
-        speeds = result[f"{what}_characters_per_second"]
+    for title, speeds in (
+        ("training", result.training_characters_per_second),
+        ("sampling one text", result.sampling_1_characters_per_second),
+        ("sampling 64 texts in parallel", result.sampling_64_characters_per_second),
+    ):
         lines += ["", f"{title}, characters per second"]
         for name, speed in speeds.items():
             ratio = "" if name == "charlm" else f"   charlm is {speeds['charlm'] / speed:.2f}× as fast"
             lines.append(f"  {name:<44}{speed:>10,.0f}{ratio}")
-    products = result["matrix_gflops"]
-    lines += [
-        "",
-        "matrix multiplication: "
-        + ", ".join(f"{speed:,.0f} GFLOP/s in {precision}" for precision, speed in products.items())
-        + f"; charlm training: {result['training_gflops']:,.0f} GFLOP/s.",
-    ]
+    products = ", ".join(f"{speed:,.0f} GFLOP/s in {precision}" for precision, speed in result.matrix_gflops.items())
+    lines += ["", f"matrix multiplication: {products}; charlm training: {result.training_gflops:,.0f} GFLOP/s."]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,6 +27,10 @@ from charlm.commands.progress import SharingBar
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import DynamicSettings, resolve
 from charlm.errors import UsageError, pluralize
+from charlm.records import to_json
+
+if TYPE_CHECKING:
+    from charlm.evaluation.report import EvaluationReport
 
 
 @click.command("eval", cls=Command)
@@ -128,57 +132,61 @@ def command(
         context_loss=context_loss or context_plot is not None,
     )
     with output_file(context_plot) if context_plot else nullcontext() as svg_file:
-        measured = measure(model, evaluated, own, num_segments, extra, progress)
+        report = measure(model, evaluated, own, num_segments, extra, progress)
         if svg_file is not None:
-            lengths = [point[f"context_{unit}s"] for point in measured["context_loss"]]
-            bits = [point[f"bits_per_{unit}"] for point in measured["context_loss"]]
-            svg = picture(lengths, bits, measured[f"bits_per_{unit}"], unit, f"{run}, {evaluated.name}")
+            points = report.context_loss or []
+            lengths = [point.context_characters for point in points]
+            bits = [point.bits_per_character for point in points]
+            svg = picture(lengths, bits, report.bits_per_character, unit, f"{run}, {evaluated.name}")
             svg_file.write(svg.encode("utf-8", "xmlcharrefreplace"))
-    report = {"run": str(run), "step": saved.step, **measured}
     with standard_output():
-        print_json(report) if json else click.echo(_page(report))
+        if json:
+            print_json({"run": str(run), "step": saved.step, **to_json(report, unit)})
+        else:
+            click.echo(_page(f"{run}, step {saved.step}", report))
 
 
-def _page(report: dict[str, Any]) -> str:
-    unit, segments = report["unit"], report["num_segments"]
-    kind = "exact" if report["exact"] else f"approximate: {pluralize(segments, 'segment')} in parallel"
+def _page(model: str, report: "EvaluationReport") -> str:
+    unit, segments = report.unit, report.num_segments
+    kind = "exact" if report.exact else f"approximate: {pluralize(segments, 'segment')} in parallel"
     lines = [
-        f"{report['run']}, step {report['step']}, on {report['text']} ({kind})",
+        f"{model}, on {report.text} ({kind})",
         "",
-        _line(f"nats per {unit}", report[f"nats_per_{unit}"]),
-        _line(f"bits per {unit}", report[f"bits_per_{unit}"]),
+        _line(f"nats per {unit}", report.nats_per_character),
+        _line(f"bits per {unit}", report.bits_per_character),
     ]
     if unit == "character":
-        lines.append(_line("bits per byte (UTF-8)", report["bits_per_byte"]))
-    lines.append(_line("perplexity", report["perplexity"]))
-    counts = {f"{unit}s": report[f"{unit}s"]}
-    if unit == "character":
-        counts |= {"unknown characters": report["unknown_characters"]}
-    lines += [f"  {title:<40}{count:>10,}" for title, count in counts.items()]
-    lines.append(f"  {'seconds':<40}{report['seconds']:>10.1f}")
+        lines.append(_line("bits per byte (UTF-8)", report.bits_per_byte))
+    lines += [_line("perplexity", report.perplexity), _count(f"{unit}s", report.characters)]
+    if report.unknown_characters is not None:
+        lines.append(_count("unknown characters", report.unknown_characters))
+    lines.append(f"  {'seconds':<40}{report.seconds:>10.1f}")
     extra = _extra(report, unit)
     return "\n".join([*lines, "", f"For comparison, in bits per {unit}:", *extra] if extra else lines)
 
 
-def _extra(report: dict[str, Any], unit: str) -> list[str]:
-    bits, lines = f"bits_per_{unit}", []
-    if "dynamic" in report:
-        lines.append(_line("dynamic evaluation", report["dynamic"][bits]))
-    if "independent_windows" in report:
-        windows = report["independent_windows"]
-        length = pluralize(windows[f"window_{unit}s"], unit)
-        lines.append(_line(f"independent windows of {length}", windows[bits]))
-    if "baselines" in report:
-        for order, value in enumerate(report["baselines"]["ngram_bits"]):
-            lines.append(_line(f"n-gram, context of {order}", value))
-        lines.append(_line("xz", report["baselines"]["xz_bits"]))
-    for point in report.get("context_loss", []):
-        first = point[f"context_{unit}s"]
-        last = min(max(2 * first - 1, 0), report[f"{unit}s"] - 1)
+def _extra(report: "EvaluationReport", unit: str) -> list[str]:
+    lines = []
+    if report.dynamic:
+        lines.append(_line("dynamic evaluation", report.dynamic.bits_per_character))
+    if windows := report.independent_windows:
+        length = pluralize(windows.window_characters, unit)
+        lines.append(_line(f"independent windows of {length}", windows.bits_per_character))
+    if report.baselines:
+        for order, bits in enumerate(report.baselines.ngram_bits):
+            lines.append(_line(f"n-gram, context of {order}", bits))
+        lines.append(_line("xz", report.baselines.xz_bits))
+    for point in report.context_loss or []:
+        first = point.context_characters
+        last = min(max(2 * first - 1, 0), report.characters - 1)
         context = f"{first}–{last} {unit}s" if last > first else pluralize(first, unit)
-        lines.append(_line(f"after {context} of context", point[bits]))
+        lines.append(_line(f"after {context} of context", point.bits_per_character))
     return lines
 
 
 def _line(name: str, value: float) -> str:
     return f"  {name:<40}{value:>10.4f}"
+
+
+def _count(name: str, count: int) -> str:
+    return f"  {name:<40}{count:>10,}"

@@ -6,7 +6,6 @@ character follows which few (n-grams), and more than which stretches come back (
 
 import lzma
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -27,15 +26,6 @@ class Floors:
     validation_characters: int
     ngram_bits: list[float]
     xz_bits: float
-
-    def record(self, unit: str) -> dict[str, Any]:
-        """For JSON, with keys that name the unit."""
-        return {
-            f"train_{unit}s": self.train_characters,
-            f"validation_{unit}s": self.validation_characters,
-            "ngram_bits": self.ngram_bits,
-            "xz_bits": self.xz_bits,
-        }
 
 
 def floors(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Floors:

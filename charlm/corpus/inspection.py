@@ -12,6 +12,7 @@ from charlm.corpus.loading import Corpus
 from charlm.corpus.repeats import repeats
 from charlm.corpus.statistics import CharacterCount, control_characters, line_ends, line_lengths, rare
 from charlm.corpus.vocabulary import Vocabulary, show
+from charlm.records import to_json
 
 STAGES = 4
 LISTED = 1000  # rare and control characters at most; their numbers are reported too
@@ -63,7 +64,7 @@ def inspect(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> di
         "longest": [asdict(stretch) for stretch in found.longest],
     }
     on_stage()
-    report["baselines"] = floors(train, validation, alphabet).record(unit)
+    report["baselines"] = to_json(floors(train, validation, alphabet), unit)
     on_stage()
     return report
 

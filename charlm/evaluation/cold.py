@@ -29,10 +29,7 @@ class ContextPoint:
 
     context_characters: int
     nats_per_character: float
-
-    @property
-    def bits_per_character(self) -> float:
-        return self.nats_per_character / math.log(2)
+    bits_per_character: float
 
 
 def independent_window_loss(
@@ -59,10 +56,11 @@ def loss_by_context(
         doublings = np.frexp(seen)[1]  # 0 of 0, 1 of 1, 2 of 2 and 3, 3 of 4 to 7, …
         totals += np.bincount(doublings, nats, minlength=powers + 1)
         counts += np.bincount(doublings, minlength=powers + 1)
-    return [
-        ContextPoint(2 ** (power - 1) if power else 0, float(totals[power] / counts[power]))
-        for power in np.flatnonzero(counts).tolist()
-    ]
+    points = []
+    for power in np.flatnonzero(counts).tolist():
+        mean = float(totals[power] / counts[power])
+        points.append(ContextPoint(2 ** (power - 1) if power else 0, mean, mean / math.log(2)))
+    return points
 
 
 def curve_characters(text: Text) -> int:

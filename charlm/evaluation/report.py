@@ -1,16 +1,17 @@
-"""All metrics of a model on a text, under the names that ``charlm eval --json`` prints."""
+"""All metrics of a model on a text, as ``charlm eval`` reports them."""
 
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from charlm.config import DynamicSettings
+from charlm.corpus.floors import Floors
 from charlm.corpus.loading import Corpus
 from charlm.evaluation import cold
 from charlm.evaluation.dynamic import evaluate_dynamically
-from charlm.evaluation.passes import Evaluation, evaluate
+from charlm.evaluation.passes import evaluate
 from charlm.evaluation.subject import Subject, floors_of
 from charlm.model.language_model import CharacterModel
 
@@ -32,6 +33,46 @@ class ExtraMetrics:
     context_loss: bool = False
 
 
+@dataclass(frozen=True)
+class DynamicLoss:
+    """The loss of a model that keeps learning from the text."""
+
+    nats_per_character: float
+    bits_per_character: float
+    settings: DynamicSettings
+
+
+@dataclass(frozen=True)
+class IndependentWindowLoss:
+    """The loss where each window is read by itself."""
+
+    window_characters: int
+    nats_per_character: float
+    bits_per_character: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """The loss of a model on a text, and the extra metrics that were asked for. ``unit``: what a character is."""
+
+    text: str
+    unit: str
+    exact: bool
+    num_segments: int
+    nats_per_character: float
+    bits_per_character: float
+    bits_per_byte: float
+    perplexity: float
+    characters: int
+    unknown_characters: int | None = None  # of a byte-level model, no byte is unknown
+    size_bytes: int = field(metadata={"key": "bytes"})
+    seconds: float
+    dynamic: DynamicLoss | None = None
+    independent_windows: IndependentWindowLoss | None = None
+    baselines: Floors | None = None
+    context_loss: list[cold.ContextPoint] | None = None
+
+
 def measure(
     model: CharacterModel,
     subject: Subject,
@@ -39,8 +80,8 @@ def measure(
     num_segments: int,
     extra: ExtraMetrics,
     progress: Progress,
-) -> dict[str, Any]:
-    """The loss of a model on a text, and the extra metrics asked for. Keys name the unit of the model.
+) -> EvaluationReport:
+    """Measure a model on a text.
 
     ``own``: the corpus of the run, whose training text dynamic evaluation and the baselines need.
     """
@@ -48,39 +89,39 @@ def measure(
     started = time.monotonic()
     with progress("evaluating", len(text)) as bar:
         static = evaluate(model, text, num_segments, on_progress=bar.update)
-    report: dict[str, Any] = {
-        "text": subject.name,
-        "unit": unit,
-        "exact": static.exact,
-        "num_segments": static.num_segments,
-        **_means(static, unit),
-        "bits_per_byte": static.bits_per_byte(subject.size_bytes),
-        "perplexity": static.perplexity,
-        f"{unit}s": len(text),
-        **({"unknown_characters": static.unknown} if unit == "character" else {}),
-        "bytes": subject.size_bytes,
-        "seconds": time.monotonic() - started,
-    }
+    report = EvaluationReport(
+        text=subject.name,
+        unit=unit,
+        exact=static.exact,
+        num_segments=static.num_segments,
+        nats_per_character=static.nats_per_character,
+        bits_per_character=static.bits_per_character,
+        bits_per_byte=static.bits_per_byte(subject.size_bytes),
+        perplexity=static.perplexity,
+        characters=len(text),
+        unknown_characters=static.unknown if unit == "character" else None,
+        size_bytes=subject.size_bytes,
+        seconds=time.monotonic() - started,
+    )
     if extra.dynamic is not None:
         assert own is not None
         with progress("dynamic evaluation", len(text)) as bar:
-            learning = evaluate_dynamically(model, text, own.part(own.split.train), extra.dynamic, bar.update)
-        report["dynamic"] = {**_means(learning, unit), "settings": extra.dynamic.model_dump()}
+            dynamic = evaluate_dynamically(model, text, own.part(own.split.train), extra.dynamic, bar.update)
+        loss = DynamicLoss(dynamic.nats_per_character, dynamic.bits_per_character, extra.dynamic)
+        report = replace(report, dynamic=loss)
     if extra.independent_window is not None:
         with progress("independent windows", len(text)) as bar:
-            alone = cold.independent_window_loss(model, text, extra.independent_window, bar.update)
-        report["independent_windows"] = {f"window_{unit}s": extra.independent_window, **_means(alone, unit)}
+            windows = cold.independent_window_loss(model, text, extra.independent_window, bar.update)
+        report = replace(
+            report,
+            independent_windows=IndependentWindowLoss(
+                extra.independent_window, windows.nats_per_character, windows.bits_per_character
+            ),
+        )
     if extra.baselines:
         assert own is not None
-        report["baselines"] = floors_of(subject, own).record(unit)
+        report = replace(report, baselines=floors_of(subject, own))
     if extra.context_loss:
         with progress("loss by context", cold.curve_characters(text)) as bar:
-            points = cold.loss_by_context(model, text, bar.update)
-        report["context_loss"] = [
-            {f"context_{unit}s": point.context_characters, **_means(point, unit)} for point in points
-        ]
+            report = replace(report, context_loss=cold.loss_by_context(model, text, bar.update))
     return report
-
-
-def _means(measured: Evaluation | cold.ContextPoint, unit: str) -> dict[str, float]:
-    return {f"nats_per_{unit}": measured.nats_per_character, f"bits_per_{unit}": measured.bits_per_character}
