@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,53 @@ def test_imports_go_one_way(path: Path) -> None:
     level = LEVELS.get(here, -1)  # charlm/__init__.py is above all
     upwards = {other for other in rooms_imported(path) if other != here and LEVELS[other] <= level}
     assert upwards == set()
+
+
+def imports_when_run(path: Path) -> set[str]:
+    """The modules of charlm that a module imports when it runs: not for its types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    names = {".".join(("charlm", *each.relative_to(PACKAGE).with_suffix("").parts)) for each in MODULES}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & names
+
+
+def test_imports_go_in_no_circle() -> None:
+    graph = {
+        ".".join(("charlm", *path.relative_to(PACKAGE).with_suffix("").parts)): imports_when_run(path)
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@each_module
+def test_only_files_writes(path: Path) -> None:
+    """TensorBoard's writer, in its one module, excepted."""
+    if room(path) == "files":
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    writing = {"write_text", "write_bytes", "mkdir", "makedirs", "unlink", "rmdir", "rmtree", "touch", "symlink_to"}
+    writing |= {"hardlink_to", "copyfile", "copytree", "mkdtemp", "mkstemp", "NamedTemporaryFile", "save_file"}
+    called = {ast.unparse(call.func) for call in calls}
+    assert {name.rpartition(".")[2] for name in called}.isdisjoint(writing)
+    assert called.isdisjoint({"os.replace", "os.rename", "os.remove", "os.truncate", "shutil.move"})
+    modes = [
+        ast.literal_eval(mode)
+        for call in calls
+        if ast.unparse(call.func) in ("open", "io.open", "os.fdopen")
+        for mode in [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    ]
+    assert not [mode for mode in modes if set(mode) & set("wax+")]
+    if path.name != "board.py":
+        assert not [name for name in called if name.endswith("SummaryWriter")]
 
 
 @each_module
