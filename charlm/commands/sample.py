@@ -21,11 +21,10 @@ from charlm.commands.options import (
     settings_options,
     threads_option,
 )
-from charlm.commands.terminal import print_json, standard_output
+from charlm.commands.output import Output, output_option
 from charlm.config import SampleSettings, resolve
 from charlm.console import console
 from charlm.errors import CharlmError, UsageError
-from charlm.generation.terminal import Output
 
 
 @click.command("sample", cls=Command)
@@ -43,6 +42,7 @@ from charlm.generation.terminal import Output
 @threads_option
 @device_option
 @json_option
+@output_option
 @common_options
 @settings_options({"Sampling": SampleSettings})
 @click.pass_context
@@ -58,6 +58,7 @@ def command(
     threads: int,
     device: str,
     json: bool,
+    output: Output,
     quiet: bool,
     **options: object,
 ) -> None:
@@ -77,7 +78,7 @@ def command(
     charlm sample checkpoints/play --top-k 10 --top-p 0.9 --min-p 0.05 --seed 42 --precision fp32
     charlm sample checkpoints/play --ban "0123456789" --stop "ACT" --stop "SCENE"
     charlm sample checkpoints/play --allow "abcdefghijklmnopqrstuvwxyz " --stop-at-newline
-    charlm sample checkpoints/play --num-samples 64 --json
+    charlm sample checkpoints/play --num-samples 64 --json --output samples.jsonl
     charlm sample checkpoints/play --prompt "To be, or not to b" --next-probabilities 5
     charlm sample checkpoints/play --checkpoint latest --interactive --no-echo
     """
@@ -90,6 +91,7 @@ def command(
             "--next-probabilities": next_probabilities,
             "--prompt-file": prompt_file,
             "--num-samples": settings.num_samples > 1,
+            "--output": output.is_file,
         }
         if excluded := ", ".join(name for name, value in others.items() if value):
             raise UsageError(f"--interactive cannot be used with {excluded}.", f"Remove --interactive or {excluded}.")
@@ -105,18 +107,17 @@ def command(
     if prompt_file is not None:
         settings = settings.model_copy(update={"prompt": _read(prompt_file, unit)})
     model = chosen.model(place)
-    with standard_output():
-        if interactive:
-            _converse(Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)
-            return
-        sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
-        if next_probabilities:
-            _show_next(sampler.next_characters(next_probabilities), unit, json)
-        elif json:
-            for sample in sampler.samples():
-                print_json(_object(sample, settings.prompt, unit), indent=None)
-        else:
-            _write(sampler, settings.prompt if echo else "", quiet)
+    if interactive:
+        _converse(output, Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)
+        return
+    sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
+    if next_probabilities:
+        _show_next(output, sampler.next_characters(next_probabilities), unit, json)
+    elif json:
+        for sample in sampler.samples():
+            output.write_json(_object(sample, settings.prompt, unit), indent=None)
+    else:
+        _write(output, sampler, settings.prompt if echo else "", quiet)
 
 
 def _read(name: str, unit: str) -> str:
@@ -132,9 +133,9 @@ def _read(name: str, unit: str) -> str:
         ) from None
 
 
-def _write(sampler: Any, prompt: str, quiet: bool) -> None:
+def _write(output: Output, sampler: Any, prompt: str, quiet: bool) -> None:
     """The first sample as it is made, then the others."""
-    output, samples = Output(sys.stdout), sampler.begin()
+    samples = sampler.begin()
 
     def begin(sample: Any) -> None:
         if len(samples) > 1 and not quiet:
@@ -164,21 +165,19 @@ def _object(sample: Any, prompt: str, unit: str) -> dict[str, Any]:
     }
 
 
-def _show_next(characters: list[tuple[str, float]], unit: str, as_json: bool) -> None:
+def _show_next(output: Output, characters: list[tuple[str, float]], unit: str, as_json: bool) -> None:
     if unit == "byte":
         found: list[tuple[str | int, float]] = [(ord(byte), probability) for byte, probability in characters]
     else:
         found = list(characters)
     if as_json:
-        print_json([{unit: what, "probability": probability} for what, probability in found])
+        output.write_json([{unit: what, "probability": probability} for what, probability in found])
         return
-    output = Output(sys.stdout)
     for what, probability in found:
         output.write(f"{probability:8.4f}  {what!r}\n")
 
 
-def _converse(conversation: Any, echo: bool) -> None:
-    output = Output(sys.stdout)
+def _converse(output: Output, conversation: Any, echo: bool) -> None:
     if conversation.prompt:
         _answer(output, conversation.prompt if echo else "", conversation.again())
     for line in _lines():
