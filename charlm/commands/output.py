@@ -40,7 +40,7 @@ class Output:
     def write(self, text: str) -> None:
         raise NotImplementedError
 
-    def write_bytes(self, data: bytes, final: bool = False) -> None:
+    def write_raw(self, data: bytes, final: bool = False) -> None:
         """``final``: these bytes are the end of a text; a character that is not whole by then never will be."""
         raise NotImplementedError
 
@@ -71,7 +71,7 @@ class TerminalOutput(Output):
             self.stream.write(shown.encode(self.encoding, "backslashreplace").decode(self.encoding))
             self.stream.flush()
 
-    def write_bytes(self, data: bytes, final: bool = False) -> None:
+    def write_raw(self, data: bytes, final: bool = False) -> None:
         self.write(self.decoder.decode(data, final))
 
 
@@ -96,7 +96,7 @@ class PipeOutput(Output):
         else:
             self._send(self.binary, data)
 
-    def write_bytes(self, data: bytes, final: bool = False) -> None:
+    def write_raw(self, data: bytes, final: bool = False) -> None:
         if self.binary is None:
             self._send(self.stream, data.decode("utf-8", "backslashreplace"))
         else:
@@ -125,7 +125,7 @@ class FileOutput(Output):
             data = text.encode("utf-8", "surrogateescape")
         self.file.write(data)
 
-    def write_bytes(self, data: bytes, final: bool = False) -> None:
+    def write_raw(self, data: bytes, final: bool = False) -> None:
         self.file.write(data)
 
 

@@ -376,8 +376,8 @@ def test_bytes_are_shown_as_text_and_what_is_no_text_is_escaped(piecewise: bool)
     stream = Terminal()
     output = TerminalOutput(stream)
     for piece in [data[i : i + 1] for i in range(len(data))] if piecewise else [data]:
-        output.write_bytes(piece)
-    output.write_bytes(b"", final=True)
+        output.write_raw(piece)
+    output.write_raw(b"", final=True)
     assert stream.getvalue() == "é 漢\n\\xff\\x80\\x1b[31m\\xc3"
 
 
