@@ -180,8 +180,8 @@ def output_file(path: Path) -> Iterator[OutputFile]:
     """
     with _told(path):
         target = _end_of(path)
-        if target.exists() and not target.is_file():
-            what = "a folder" if target.is_dir() else "not a regular file, and is not overwritten"
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file, and is not overwritten"
             raise UsageError(f"{path}: is {what}.", ELSEWHERE)
         if target.exists() and not os.access(target, os.W_OK):
             raise UsageError(f"{path}: is read-only.", ELSEWHERE)

@@ -27,13 +27,14 @@ def prepare_streams() -> None:
         sys.stdin = sys.stdin or nowhere("r")  # in this order: each takes the number that the missing one has left
         sys.stdout = sys.stdout or nowhere("w")
         sys.stderr = sys.stderr or nowhere("w")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=chosen_errors() or "backslashreplace")
-    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
-        sys.stdout.reconfigure(newline="\n")
-        if not os.environ.get("PYTHONIOENCODING", "").partition(":")[0]:
-            sys.stdout.reconfigure(encoding="utf-8", errors=chosen_errors() or "backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if not sys.stdout.isatty():
+            sys.stdout.reconfigure(newline="\n")
+            if not os.environ.get("PYTHONIOENCODING", "").partition(":")[0]:
+                sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(errors=chosen_errors() or "backslashreplace")
 
 
 def chosen_errors() -> str:

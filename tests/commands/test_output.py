@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from charlm.commands.output import TerminalOutput, open_output
 from charlm.commands.terminal import prepare_streams
 from charlm.errors import CharlmError, UsageError
+from charlm.generation.streams import Sample, Sampler
 from charlm.generation.terminal import harmless
 from charlm.training import session
 from tests.commands.conftest import Cli
@@ -250,6 +251,51 @@ def test_what_a_command_reads_and_what_makes_a_run_are_not_overwritten(
     for name in ("config.toml", "corpus.json", "metrics.jsonl", "step-00000004/model.safetensors", "step-00000004/x"):
         assert cli("info", trained, "--output", trained / name).code == 2, name
     assert cli("info", trained / "step-00000004", "--output", trained / "step-00000004" / "x").code == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs device files and named pipes")
+def test_a_device_and_a_pipe_are_not_replaced(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (os.devnull, tmp_path / "pipe"):
+        result = cli("info", trained, "--output", place)
+        assert result.code == 2
+        assert str(place) in result.err
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_the_environment_names_the_file_as_it_does_every_option(
+    cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARLM_INFO_OUTPUT", "page.txt")
+    assert cli("info", trained).out == ""
+    assert (tmp_path / "page.txt").read_text("utf-8") == cli("info", trained, "--output", "-").out
+
+
+def test_an_interrupt_writes_nothing(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Sampler) -> Iterator[Sample]:
+        sample = self.begin()[0]
+        yield sample
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sampler, "in_order", interrupted)
+    assert cli("sample", trained, "--prompt", "Die", "--output", "out").code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_a_model_are_always_listed_in_the_same_order(cli: Cli, trained: Path) -> None:
+    parts = [list(json.loads(cli("info", trained, "--json").out)["parameters"]) for _ in range(5)]
+    assert parts == [["embedding", "layer 0", "layer 1", "output", "total"]] * 5
+
+
+def test_messages_never_have_question_marks(cli: Cli, chinese: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream("cp1252")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252:replace")  # Python itself leaves standard error alone
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        assert cli("sample", chinese, "--prompt", "雪").code == 1
+        stream.flush()
+    assert b"\\u96ea" in stream.written.getvalue()
+    assert b"?" not in stream.written.getvalue()
 
 
 def test_a_link_stays_and_the_file_that_it_leads_to_is_written(cli: Cli, trained: Path, tmp_path: Path) -> None:
