@@ -146,8 +146,8 @@ class Model:
     def sample_many(self, prompt: str = "", **settings: Any) -> list[Sample]:
         """Generate ``num_samples`` continuations in parallel.
 
-        Each has its ``text``, its ``log_probability_nats`` and its ``finish_reason``: ``length``, ``stop`` or
-        ``newline``.
+        Each has its ``text``, its ``data`` (bytes: those of a byte-level model, or the text in UTF-8), its
+        ``log_probability_nats`` and its ``finish_reason``: ``length``, ``stop`` or ``newline``.
         """
         return self._sampler(prompt, settings).samples()
 

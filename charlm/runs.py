@@ -255,6 +255,8 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
         part = name.rsplit(".", 1)[0] if "." in name else "output"
         part = part.replace("recurrent.layers.", "layer ")
         parameters[part] = parameters.get(part, 0) + weight.numel()
+    # A file of tensors has them in any order; layer 10 comes after layer 2
+    parameters = dict(sorted(parameters.items(), key=lambda part: (part[0].split()[0], len(part[0]), part[0])))
     metrics = dict(chosen.metrics)
     for entry in json_lines(run / METRICS):
         if entry.get("step") == chosen.step:

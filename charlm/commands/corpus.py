@@ -15,7 +15,8 @@ from charlm.commands.options import (
     json_option,
     settings_options,
 )
-from charlm.commands.terminal import print_json, print_path, standard_output
+from charlm.commands.output import Output, output_option
+from charlm.commands.terminal import print_path, standard_output
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.console import console, open_bar
 from charlm.corpus import download
@@ -87,6 +88,7 @@ def get(name: str, dir: Path, quiet: bool) -> None:
 @corpus_argument
 @cache_option
 @json_option
+@output_option
 @common_options
 @settings_options({"Data": CorpusSettings})
 @click.pass_context
@@ -96,6 +98,7 @@ def inspect(
     corpus: tuple[str, ...],
     cache_dir: Path | None,
     json: bool,
+    output: Output,
     quiet: bool,
     **options: object,
 ) -> None:
@@ -118,8 +121,7 @@ def inspect(
         report = inspection.inspect(loaded, bar.update)
         report["advice"] = likeness.advice(loaded, settings)
         report.update(_presets(loaded, settings, bar))
-    with standard_output():
-        print_json(report) if json else click.echo(_page(report))
+    output.write_json(report) if json else output.write(_page(report) + "\n")
 
 
 def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:

@@ -22,25 +22,27 @@ class Result:
     code: int
     out: str
     err: str
+    data: bytes = b""  # what went to standard output, before it was decoded
 
 
 Cli = Callable[..., Result]
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Iterator[Cli]:
     """Calls ``charlm`` with these arguments, in ``tmp_path``: a process of its own takes seconds to import torch."""
 
     def call(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["charlm", *map(str, arguments)])
-        capsys.readouterr()
+        capsysbinary.readouterr()
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             with pytest.raises(SystemExit) as ended:
                 main()
-        captured = capsys.readouterr()
+        captured = capsysbinary.readouterr()
         assert isinstance(ended.value.code, int)
-        return Result(ended.value.code, captured.out, captured.err)
+        out, errors = (data.decode("utf-8", "surrogateescape") for data in captured)
+        return Result(ended.value.code, out, errors, captured.out)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
