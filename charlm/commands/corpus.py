@@ -110,12 +110,13 @@ def inspect(
     zcat old.txt.gz | charlm corpus inspect - --encoding cp1252
     """
     settings = resolve(CorpusSettings, given(context, CorpusSettings))
-    from charlm.corpus import inspection, likeness, loading
+    from charlm.corpus import loading
+    from charlm.corpus.analysis import inspection, likeness
 
     loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
     stages = inspection.STAGES + len(SUGGESTED)
     with open_bar(quiet, total=stages, desc="inspecting", leave=False) as bar:
-        report = inspection.inspect(loaded, bar.update)
+        report = inspection.inspect_corpus(loaded, bar.update)
         report["advice"] = likeness.advice(loaded, settings)
         report.update(_presets(loaded, settings, bar))
     with standard_output():

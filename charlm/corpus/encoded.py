@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from charlm import files, reading
 from charlm.config import CorpusSettings
-from charlm.corpus import sources
 from charlm.corpus.decoding import characters
 from charlm.corpus.record import FileRecord
+from charlm.corpus.streams import open_source
 from charlm.corpus.vocabulary import CODE_POINTS, code_points
 
 Ids = NDArray[np.integer[Any]]
@@ -62,14 +62,14 @@ def build(
 ) -> list[FileRecord]:
     """Read files once and write their ids to ``folder``; ``on_bytes`` is told the bytes read since it was told last.
 
-    Raises what :func:`charlm.corpus.sources.opened` and :func:`charlm.corpus.decoding.characters` raise.
+    Raises what :func:`charlm.corpus.streams.open_source` and :func:`charlm.corpus.decoding.characters` raise.
     """
     read = []
     with files.scratch(folder / IDS) as file:
         spool = Spool(file)
         for path in paths:
             before, told = spool.length, 0
-            with sources.opened(path) as (stream, hashed):
+            with open_source(path) as (stream, hashed):
                 for piece in characters(stream, path, settings):
                     spool.add(piece)
                     on_bytes(hashed.size_bytes - told)

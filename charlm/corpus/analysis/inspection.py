@@ -6,20 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from charlm.corpus.floors import floors
-from charlm.corpus.likeness import compare
+from charlm.corpus.analysis.baselines import compute_baselines
+from charlm.corpus.analysis.likeness import compare
+from charlm.corpus.analysis.overlap import find_overlap
+from charlm.corpus.analysis.statistics import (
+    CharacterCount,
+    control_characters,
+    line_ends,
+    line_lengths,
+    rare_characters,
+)
 from charlm.corpus.loading import Corpus
-from charlm.corpus.repeats import repeats
-from charlm.corpus.statistics import CharacterCount, control_characters, line_ends, line_lengths, rare
 from charlm.corpus.vocabulary import Vocabulary, show
 from charlm.records import to_json
 
 STAGES = 4
-LISTED = 1000  # rare and control characters at most; their numbers are reported too
-VALIDATION_AT_MOST = 5_000_000  # characters that are looked up in the training text: memory grows with them
+MAX_LISTED = 1000  # rare and control characters at most; their numbers are reported too
+MAX_CHECKED_CHARACTERS = 5_000_000  # characters that are looked up in the training text: memory grows with them
 
 
-def inspect(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> dict[str, Any]:
+def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Sizes, characters, lines, splits, overlap and baselines, under the names that ``charlm corpus inspect --json``
     prints, which say byte for character if the text is read as bytes. Calls ``on_stage`` after each of ``STAGES``.
 
@@ -29,10 +35,10 @@ def inspect(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> di
     alphabet = Vocabulary(encoded.alphabet, unit)
     train = encoded.ids[split.train.start : split.train.stop]
     validation = encoded.ids[split.validation.start : split.validation.stop]
-    odd = control_characters(encoded.alphabet, encoded.counts)
+    control = control_characters(encoded.alphabet, encoded.counts)
     if unit == "byte":
-        odd = [counted for counted in odd if counted.character.isascii()]  # others may be part of any character
-    scarce = rare(encoded.alphabet, encoded.counts)
+        control = [counted for counted in control if counted.character.isascii()]  # others may be part of any character
+    rare = rare_characters(encoded.alphabet, encoded.counts)
     frequent = [encoded.alphabet[id_] for id_ in np.argsort(-encoded.counts, kind="stable")[:100]]
     report: dict[str, Any] = {
         "name": corpus.name,
@@ -46,25 +52,25 @@ def inspect(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> di
         "documents": len(corpus.text.document_starts),
         "ranges": split.record(),
         "bigram_bits": asdict(alike) if (alike := compare(train, validation, len(alphabet))) else None,
-        f"rare_{unit}s": len(scarce),
-        "rare": [_record(counted, unit) for counted in scarce[:LISTED]],
-        f"control_{unit}s": sum(counted.count for counted in odd),
-        "control": [_record(counted, unit) for counted in odd[:LISTED]],
+        f"rare_{unit}s": len(rare),
+        "rare": [_record(counted, unit) for counted in rare[:MAX_LISTED]],
+        f"control_{unit}s": sum(counted.count for counted in control),
+        "control": [_record(counted, unit) for counted in control[:MAX_LISTED]],
     }
     on_stage()
     report["lines"] = asdict(line_lengths(encoded.ids, alphabet))
     report["line_ends"] = asdict(line_ends(encoded.ids, alphabet))
     on_stage()
-    checked = validation[:VALIDATION_AT_MOST]
-    found = repeats(train, checked)
+    checked = validation[:MAX_CHECKED_CHARACTERS]
+    found = find_overlap(train, checked)
     report["overlap"] = {
         "min_length": found.min_length,
         f"validation_{unit}s": found.validation_characters,
         f"validation_{unit}s_checked": len(checked),
-        "longest": [asdict(stretch) for stretch in found.longest],
+        "longest": [asdict(passage) for passage in found.longest],
     }
     on_stage()
-    report["baselines"] = to_json(floors(train, validation, alphabet), unit)
+    report["baselines"] = to_json(compute_baselines(train, validation, alphabet), unit)
     on_stage()
     return report
 
