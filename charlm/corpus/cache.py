@@ -27,6 +27,7 @@ from charlm.config import CorpusSettings
 from charlm.corpus import documents, encoded, shuffling, sources
 from charlm.corpus.decoding import codec_name
 from charlm.corpus.encoded import Encoded
+from charlm.corpus.record import hash_files
 from charlm.corpus.text import Positions
 from charlm.errors import CharlmError, warn_once
 
@@ -89,13 +90,13 @@ def get(
 
 def load_document_starts(encoded: Encoded, settings: CorpusSettings) -> Positions:
     """Positions where documents begin, in order; none where ``settings`` know no documents."""
-    file_starts, separator = documents.file_starts(encoded, settings), settings.document_separator
-    if not separator:
+    file_starts = encoded.file_starts if settings.document_per_file else np.empty(0, dtype=np.int64)
+    if not (separator := settings.document_separator):
         return file_starts
 
     def compute() -> Iterator[Positions]:
         count = 0
-        for starts in documents.find_document_starts(encoded, settings):
+        for starts in documents.find_document_starts(encoded, settings, file_starts):
             count += len(starts)
             yield starts
         yield np.array([-count])  # so that a file which is not whole is recognized
@@ -207,16 +208,17 @@ def _read(
     files.make_folder(texts)
     files.remove_half_built(texts)
     began_ns, stats_before = time.time_ns(), _stats(paths)
+    is_settled = stats_before is not None and _settled(stats_before, began_ns)
     with files.built(texts) as building:
         on_begin()
         read = encoded.build(building.folder, paths, settings, on_bytes)
-        place = _place(cache, encoded.digest_of(file.sha256 for file in read), settings)
+        place = _place(cache, hash_files(read), settings)
         _opened(place)  # removes a damaged one, which would stay otherwise
         building.path = place
     result = _opened(place)
     if result is None:
         raise OSError(f"{place}: removed by another process")
-    if stats_before is not None and stats_before == _stats(paths) and _settled(stats_before, began_ns):
+    if stats_before is not None and is_settled and stats_before == _stats(paths):
         with suppress(OSError):  # a convenience: without it the text is read once more
             files.make_folder(cache / INDEX)
             entry = {"format_version": encoded.FORMAT_VERSION, "encoded": place.name}
@@ -258,11 +260,10 @@ def _stats(paths: Sequence[Path]) -> list[tuple[str, int, int, int]] | None:
     """Path, size, time and inode of each file; ``None`` where one of them is no file that stays."""
     if not all(sources.is_file(path) for path in paths):
         return None
-    try:
+    with suppress(OSError):
         stats = [(str(path.absolute()), path.stat()) for path in paths]
-    except OSError:
-        return None
-    return [(path, of.st_size, of.st_mtime_ns, of.st_ino) for path, of in stats]
+        return [(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in stats]
+    return None
 
 
 def _settled(stats: list[tuple[str, int, int, int]], read_ns: int) -> bool:
@@ -292,8 +293,8 @@ def _digest(data: bytes) -> str:
 
 
 def _size_bytes(folder: Path) -> int:
-    sizes = 0
-    for path in folder.rglob("*"):
+    size_bytes = 0
+    for path in filter(Path.is_file, folder.rglob("*")):
         with suppress(FileNotFoundError):
-            sizes += path.stat().st_size if path.is_file() else 0
-    return sizes
+            size_bytes += path.stat().st_size
+    return size_bytes

@@ -10,19 +10,14 @@ from charlm.corpus.text import Positions
 from charlm.corpus.vocabulary import Vocabulary
 
 
-def file_starts(encoded: Encoded, settings: CorpusSettings) -> Positions:
-    """Where documents begin because a file does; nowhere unless ``settings`` say that each file is one."""
-    return encoded.file_starts if settings.document_per_file else np.empty(0, dtype=np.int64)
-
-
-def find_document_starts(encoded: Encoded, settings: CorpusSettings) -> Iterator[Positions]:
-    """0, what follows each separator, these found from left to right, none overlapping another, and where files begin.
+def find_document_starts(encoded: Encoded, settings: CorpusSettings, file_starts: Positions) -> Iterator[Positions]:
+    """0, what follows each separator, these found from left to right, none overlapping another, and ``file_starts``.
 
     In ascending order, block by block of the text.
     """
     # Where bytes are the characters, those of its bytes; an id of -1 is a character that the text does not have
     separator = Vocabulary(encoded.alphabet).ids_of(Vocabulary([], settings.unit).spelled(settings.document_separator))
-    starts_of_files, length = file_starts(encoded, settings), len(separator)
+    length = len(separator)
     last = -length  # start of the separator that was found last
     for first, block in blocks(encoded.ids, overlap=length - 1):
         matches = np.ones(max(0, len(block) - length + 1), dtype=bool)
@@ -37,7 +32,7 @@ def find_document_starts(encoded: Encoded, settings: CorpusSettings) -> Iterator
             at = np.array(kept, dtype=np.int64)
         # separators that begin in this block end up to where the next one's do
         done, to_do = (first + length if first else 0), first + len(block) + 1
-        here = starts_of_files[np.searchsorted(starts_of_files, done) : np.searchsorted(starts_of_files, to_do)]
+        here = file_starts[np.searchsorted(file_starts, done) : np.searchsorted(file_starts, to_do)]
         found = np.union1d(np.append(at + length, here), np.zeros(0 if first else 1, dtype=np.int64))
         yield found[found < len(encoded.ids)]
 

@@ -121,7 +121,10 @@ def of(
             f"{where}: contains only the {settings.unit} {show(encoded.alphabet[0], settings.unit)}, repeated.",
             "Use a text with at least two distinct characters.",
         )
-    vocabulary = vocabulary or vocabulary_of(encoded, settings)
+    if vocabulary is None and settings.unit == "byte":
+        vocabulary = Vocabulary.of_bytes()
+    elif vocabulary is None:
+        vocabulary = Vocabulary.of_counts(encoded.alphabet, encoded.counts.tolist(), settings.min_count)
     if len(vocabulary) == 1:
         raise TextError(f"--min-count {settings.min_count}: no character occurs that often.", "Use a smaller value.")
     starts = cache.load_document_starts(encoded, settings)
@@ -136,12 +139,6 @@ def of(
     kept = [] if sources.is_built_in(names) else list(names)
     shuffle_seed = shuffling.SEED if settings.shuffle_documents else None
     return Corpus(sources.name_of(names), kept, encoded, text, split, shuffle_seed)
-
-
-def vocabulary_of(encoded: Encoded, settings: CorpusSettings) -> Vocabulary:
-    if settings.unit == "byte":
-        return Vocabulary.of_bytes()
-    return Vocabulary.of_counts(encoded.alphabet, encoded.counts.tolist(), settings.min_count)
 
 
 def read_by(vocabulary: Vocabulary, encoded: Encoded, document_starts: Positions) -> Text:

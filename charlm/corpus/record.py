@@ -3,9 +3,12 @@
 Every checkpoint holds one; :mod:`charlm.run_corpus` adds what the ``corpus.json`` of a run holds.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from charlm import files
 
 Range = Annotated[list[int], Field(min_length=2, max_length=2)]
 """First position and the one after the last."""
@@ -34,6 +37,11 @@ class FileRecord(Record):
     size_bytes: int
     sha256: str
     length: int
+
+
+def hash_files(records: Iterable[FileRecord]) -> str:
+    """What a run knows its text by: the SHA-256 of the files' SHA-256s, in their order."""
+    return files.sha256("".join(f"{record.sha256}\n" for record in records).encode())
 
 
 class SplitRecord(Record):

@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from charlm.corpus.record import FileRecord
 from charlm.errors import TextError, UsageError, quote
 from charlm.reading import UnsuitableFileError, open_descriptor
 
@@ -46,9 +45,6 @@ class HashingStream:
         self.digest.update(data)
         self.size_bytes += len(data)
         return data
-
-    def record(self, path: Path, length: int) -> FileRecord:
-        return FileRecord(path=str(path), size_bytes=self.size_bytes, sha256=self.digest.hexdigest(), length=length)
 
 
 class ErrorReportingStream:

@@ -1,5 +1,6 @@
 """What is in the run folder before training: nothing, a run to replace, or a checkpoint to resume."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 from charlm import runs
 from charlm.checkpoint import Checkpoint
 from charlm.config import CorpusSettings, Layer, ModelSettings, RegularizationSettings, TrainSettings, resolve
+from charlm.corpus import sources
 from charlm.errors import UsageError
 from charlm.training.request import TrainingRequest
+
+RESERVED = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)  # by Windows
 
 # The state that was saved would not fit, or would not mean the same
 FIXED_ON_RESUME = (
@@ -28,14 +32,14 @@ FIXED_ON_RESUME = (
 @dataclass(frozen=True)
 class FoundRun:
     folder: Path
-    known_checkpoints: list[str]  # names of their folders
+    known_checkpoints: list[Path]
     checkpoint: Checkpoint | None = None  # to resume
     is_replaced: bool = False  # what is there is removed
 
 
 def find_new_run(request: TrainingRequest) -> FoundRun:
     """The folder of a new run. Raises ``UsageError`` if something is in it that must not be replaced."""
-    run = request.run_folder
+    run = request.out or default_run_folder(request.corpus_names)
     runs.check_path(run)
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file.", "Choose another --out.")
@@ -48,7 +52,7 @@ def find_new_run(request: TrainingRequest) -> FoundRun:
             f"{run}: a run already exists here.",
             "Continue it with --resume auto, replace it with --overwrite, or choose another folder with --out.",
         )
-    return FoundRun(run, checkpoint_names(run), is_replaced=request.overwrite)
+    return FoundRun(run, runs.checkpoints(run), is_replaced=request.overwrite)
 
 
 def find_run_to_resume(path: Path, out: Path | None) -> FoundRun:
@@ -59,7 +63,7 @@ def find_run_to_resume(path: Path, out: Path | None) -> FoundRun:
     run = path.absolute().parent if runs.is_checkpoint(path) else path
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
-    known_checkpoints = checkpoint_names(run)
+    known_checkpoints = runs.checkpoints(run)
     checkpoint = runs.read(path, "latest")
     runs.check_later(run, checkpoint.step)
     if not runs.has_settings(run):
@@ -80,5 +84,12 @@ def resolve_on_resume(path: Path, checkpoint: Checkpoint, settings_sources: Sequ
     return settings
 
 
-def checkpoint_names(run: Path) -> list[str]:
-    return [folder.name for folder in runs.checkpoints(run)]
+def default_run_folder(corpus_names: Sequence[str]) -> Path:
+    return Path("checkpoints") / portable_name(sources.name_of(corpus_names))
+
+
+def portable_name(name: str) -> str:
+    """A name that a folder may have on every system, as near to ``name`` as can be."""
+    name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ")
+    start, dot, rest = name.partition(".")
+    return f"{start}_{dot}{rest}" if RESERVED.fullmatch(start.rstrip()) else name or "corpus"

@@ -21,7 +21,7 @@ from charlm.model.sizes import count_parameters
 from charlm.run_corpus import CorpusFile, RunCorpus
 from charlm.training.estimate import check_memory
 from charlm.training.finetuning import grown_vocabulary, resolve_for_finetuning
-from charlm.training.found import FoundRun, checkpoint_names, find_new_run, find_run_to_resume, resolve_on_resume
+from charlm.training.found import FoundRun, default_run_folder, find_new_run, find_run_to_resume, resolve_on_resume
 from charlm.training.monitor import Monitor
 from charlm.training.request import TrainingRequest
 from charlm.training.startup_messages import startup_messages
@@ -55,7 +55,7 @@ class TrainingPlan:
         with explained_memory(self.settings):
             try:
                 with runs.locked(self.run):
-                    if checkpoint_names(self.run) != self.found.known_checkpoints:
+                    if runs.checkpoints(self.run) != self.found.known_checkpoints:
                         raise UsageError(f"{self.run}: another process changed this run just now.", "Try again.")
                     return self.trainer(quiet).train()
             except OSError as error:
@@ -88,7 +88,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
             "--resume and --overwrite cannot be used together.", "--resume continues a run, --overwrite replaces it."
         )
     if request.resume == "auto":
-        run = request.run_folder
+        run = request.out or default_run_folder(request.corpus_names)
         if runs.checkpoints(run):
             request = replace(request, resume=run)
         else:  # a run that was killed before its first save starts again from step 0

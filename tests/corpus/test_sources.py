@@ -41,7 +41,8 @@ def found(*names: object, settings: CorpusSettings = CHARACTERS) -> list[str]:
 def read(path: Path | str) -> tuple[bytes, FileRecord]:
     with streams.open_source(Path(path)) as (stream, hashed):
         data = b"".join(iter(lambda: stream.read(1000), b""))
-    return data, hashed.record(Path(path), len(data))
+    sha256 = hashed.digest.hexdigest()
+    return data, FileRecord(path=str(path), size_bytes=hashed.size_bytes, sha256=sha256, length=len(data))
 
 
 # Names

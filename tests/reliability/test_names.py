@@ -17,8 +17,9 @@ from charlm import files, runs
 from charlm.config import TrainSettings, read_toml, resolve
 from charlm.errors import CharlmWarning, UsageError
 from charlm.run_corpus import CorpusFile
+from charlm.training.found import default_run_folder, portable_name
 from charlm.training.plan import plan_training
-from charlm.training.request import TrainingRequest, default_run_folder, portable_name
+from charlm.training.request import TrainingRequest
 from tests.conftest import ROOT, SMALL
 from tests.training.conftest import SETTINGS, Make, make_trainer
 
