@@ -20,6 +20,7 @@ from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml,
 from charlm.console import console, open_bar
 from charlm.corpus import download
 from charlm.errors import CharlmError, pluralize
+from charlm.records import to_json
 
 SUGGESTED = ("tiny", "default")  # presets whose training time is estimated; on a GPU, large too
 SHOWN = 10  # entries of a list in the report for people; JSON has more
@@ -116,7 +117,7 @@ def inspect(
     loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
     stages = inspection.STAGES + len(SUGGESTED)
     with open_bar(quiet, total=stages, desc="inspecting", leave=False) as bar:
-        report = inspection.inspect_corpus(loaded, bar.update)
+        report = to_json(inspection.inspect_corpus(loaded, bar.update), settings.unit)
         report["advice"] = likeness.advice(loaded, settings)
         report.update(_presets(loaded, settings, bar))
     with standard_output():

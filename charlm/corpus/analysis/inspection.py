@@ -1,16 +1,17 @@
-"""All that is known about a corpus before anything is trained on it, ready for JSON."""
+"""All that is known about a corpus before anything is trained on it."""
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from charlm.corpus.analysis.baselines import compute_baselines
-from charlm.corpus.analysis.likeness import compare
-from charlm.corpus.analysis.overlap import find_overlap
+from charlm.corpus.analysis.baselines import Baselines, compute_baselines
+from charlm.corpus.analysis.likeness import Likeness, compare
+from charlm.corpus.analysis.overlap import Overlap, find_overlap
 from charlm.corpus.analysis.statistics import (
     CharacterCount,
+    LineEndings,
+    LineLengths,
     control_characters,
     line_ends,
     line_lengths,
@@ -18,16 +19,46 @@ from charlm.corpus.analysis.statistics import (
 )
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import Vocabulary, show
-from charlm.records import to_json
 
 STAGES = 4
 MAX_LISTED = 1000  # rare and control characters at most; their numbers are reported too
 MAX_CHECKED_CHARACTERS = 5_000_000  # characters that are looked up in the training text: memory grows with them
 
 
-def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Sizes, characters, lines, splits, overlap and baselines, under the names that ``charlm corpus inspect --json``
-    prints, which say byte for character if the text is read as bytes. Calls ``on_stage`` after each of ``STAGES``.
+@dataclass(frozen=True)
+class ListedCharacter:
+    character: str | int  # of a text that is read as bytes, the byte
+    description: str
+    count: int
+
+
+@dataclass(frozen=True)
+class InspectionReport:
+    """Sizes, characters, lines, splits, overlap and baselines. ``unit``: what a character is here."""
+
+    name: str
+    unit: str
+    files: int
+    size_bytes: int
+    characters: int
+    distinct_characters: int
+    unseen_in_training: int
+    most_frequent: str | list[int]
+    documents: int
+    ranges: dict[str, list[int]]
+    bigram_bits: Likeness | None
+    rare_characters: int
+    rare: list[ListedCharacter]
+    control_characters: int  # occurrences
+    control: list[ListedCharacter]
+    lines: LineLengths
+    line_ends: LineEndings
+    overlap: Overlap
+    baselines: Baselines
+
+
+def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> InspectionReport:
+    """Inspect a corpus. Calls ``on_stage`` after each of ``STAGES``.
 
     Everything is counted on the text itself: a character is one here even if ``min_count`` hides it from the model.
     """
@@ -40,44 +71,39 @@ def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None
         control = [counted for counted in control if counted.character.isascii()]  # others may be part of any character
     rare = rare_characters(encoded.alphabet, encoded.counts)
     frequent = [encoded.alphabet[id_] for id_ in np.argsort(-encoded.counts, kind="stable")[:100]]
-    report: dict[str, Any] = {
-        "name": corpus.name,
-        "unit": unit,
-        "files": len(encoded.files),
-        "size_bytes": sum(source.size_bytes for source in encoded.files),
-        f"{unit}s": len(encoded.ids),
-        f"distinct_{unit}s": len(encoded.alphabet),
-        "unseen_in_training": corpus.only_outside_training(),
-        "most_frequent": "".join(frequent) if unit == "character" else list(map(ord, frequent)),
-        "documents": len(corpus.text.document_starts),
-        "ranges": split.record(),
-        "bigram_bits": asdict(alike) if (alike := compare(train, validation, len(alphabet))) else None,
-        f"rare_{unit}s": len(rare),
-        "rare": [_record(counted, unit) for counted in rare[:MAX_LISTED]],
-        f"control_{unit}s": sum(counted.count for counted in control),
-        "control": [_record(counted, unit) for counted in control[:MAX_LISTED]],
-    }
+    unseen, bigram_bits = corpus.only_outside_training(), compare(train, validation, len(alphabet))
     on_stage()
-    report["lines"] = asdict(line_lengths(encoded.ids, alphabet))
-    report["line_ends"] = asdict(line_ends(encoded.ids, alphabet))
+    lines, endings = line_lengths(encoded.ids, alphabet), line_ends(encoded.ids, alphabet)
     on_stage()
-    checked = validation[:MAX_CHECKED_CHARACTERS]
-    found = find_overlap(train, checked)
-    report["overlap"] = {
-        "min_length": found.min_length,
-        f"validation_{unit}s": found.validation_characters,
-        f"validation_{unit}s_checked": len(checked),
-        "longest": [asdict(passage) for passage in found.longest],
-    }
+    overlap = find_overlap(train, validation[:MAX_CHECKED_CHARACTERS])
     on_stage()
-    report["baselines"] = to_json(compute_baselines(train, validation, alphabet), unit)
+    baselines = compute_baselines(train, validation, alphabet)
     on_stage()
-    return report
+    return InspectionReport(
+        name=corpus.name,
+        unit=unit,
+        files=len(encoded.files),
+        size_bytes=sum(file.size_bytes for file in encoded.files),
+        characters=len(encoded.ids),
+        distinct_characters=len(encoded.alphabet),
+        unseen_in_training=unseen,
+        most_frequent="".join(frequent) if unit == "character" else list(map(ord, frequent)),
+        documents=len(corpus.text.document_starts),
+        ranges=split.record(),
+        bigram_bits=bigram_bits,
+        rare_characters=len(rare),
+        rare=[_list(counted, unit) for counted in rare[:MAX_LISTED]],
+        control_characters=sum(counted.count for counted in control),
+        control=[_list(counted, unit) for counted in control[:MAX_LISTED]],
+        lines=lines,
+        line_ends=endings,
+        overlap=overlap,
+        baselines=baselines,
+    )
 
 
-def _record(counted: CharacterCount, unit: str) -> dict[str, Any]:
+def _list(counted: CharacterCount, unit: str) -> ListedCharacter:
+    character, description = counted.character, counted.description
     if unit == "character":
-        return asdict(counted)
-    byte = ord(counted.character)
-    description = counted.description if counted.character.isascii() else show(counted.character, unit)
-    return {"byte": byte, "description": description, "count": counted.count}
+        return ListedCharacter(character, description, counted.count)
+    return ListedCharacter(ord(character), description if character.isascii() else show(character, unit), counted.count)

@@ -32,6 +32,7 @@ class Passage:
 class Overlap:
     min_length: int  # characters that a passage must have to count
     validation_characters: int  # in one passage or more
+    validation_characters_checked: int
     longest: list[Passage]
 
 
@@ -45,7 +46,7 @@ def find_overlap(train: Ids, validation: Ids, length: int = 100, limit: int = 5)
     than those listed may be missed; those listed are as long as it says.
     """
     if min(len(train), len(validation)) < length:
-        return Overlap(length, 0, [])
+        return Overlap(length, 0, len(validation), [])
     # Windows are all passages of exactly that length; equal ones are of one kind
     known, examples, kinds = np.unique(_window_hashes(validation, length), return_index=True, return_inverse=True)
     starts = _best_starts(train, validation, known, length)
@@ -53,7 +54,8 @@ def find_overlap(train: Ids, validation: Ids, length: int = 100, limit: int = 5)
     found = np.flatnonzero(starts[kinds] >= 0)  # validation windows, by their starts
     covered = np.minimum(np.diff(found, append=found[-1:] + length), length).sum()
     passages = _passages(found, starts[kinds[found]], train, validation, length)
-    return Overlap(length, int(covered), heapq.nlargest(limit, passages, key=lambda passage: passage.length))
+    longest = heapq.nlargest(limit, passages, key=lambda passage: passage.length)
+    return Overlap(length, int(covered), len(validation), longest)
 
 
 def _best_starts(train: Ids, validation: Ids, known: NDArray[np.uint64], length: int) -> IntArray:

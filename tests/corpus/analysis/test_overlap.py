@@ -79,7 +79,7 @@ def test_texts_of_the_same_hash_are_not_taken_for_the_same(train: str, validatio
 
 def test_an_anagram_is_no_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MULTIPLIER", 1)
-    assert find_overlap(as_ids("abcd"), as_ids("dcba"), 4) == Overlap(4, 0, [])
+    assert find_overlap(as_ids("abcd"), as_ids("dcba"), 4) == Overlap(4, 0, 4, [])
 
 
 @pytest.mark.parametrize("period", [1, 2, 99, 1000])
@@ -107,11 +107,11 @@ def test_a_part_of_the_training_text_is_found_as_a_whole_and_the_longest_few_are
         validation[here] = train[passage.train_start : passage.train_start + passage.length]
         validation[here.stop : here.stop + 1] = 200
         validation[here.start - 1 : here.start] = 200
-    assert find_overlap(train, validation, 100) == Overlap(100, 21_150, planted)
+    assert find_overlap(train, validation, 100) == Overlap(100, 21_150, len(validation), planted)
     assert find_overlap(train, validation, 100, limit=2).longest == planted[:2]
 
 
 def test_texts_may_be_memory_maps(tmp_path: Path) -> None:
     np.arange(1000, dtype=np.uint32).tofile(tmp_path / "ids")
     ids = np.memmap(tmp_path / "ids", dtype=np.uint32, mode="r")
-    assert find_overlap(ids[:900], ids[100:300], 100) == Overlap(100, 200, [Passage(0, 100, 200)])
+    assert find_overlap(ids[:900], ids[100:300], 100) == Overlap(100, 200, 200, [Passage(0, 100, 200)])
