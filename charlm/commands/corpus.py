@@ -21,6 +21,7 @@ from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml,
 from charlm.console import console, open_bar
 from charlm.corpus import download
 from charlm.errors import CharlmError, pluralize
+from charlm.records import to_json
 
 SUGGESTED = ("tiny", "default")  # presets whose training time is estimated; on a GPU, large too
 SHOWN = 10  # entries of a list in the report for people; JSON has more
@@ -113,12 +114,13 @@ def inspect(
     zcat old.txt.gz | charlm corpus inspect - --encoding cp1252
     """
     settings = resolve(CorpusSettings, given(context, CorpusSettings))
-    from charlm.corpus import inspection, likeness, loading
+    from charlm.corpus import loading
+    from charlm.corpus.analysis import inspection, likeness
 
     loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
     stages = inspection.STAGES + len(SUGGESTED)
     with open_bar(quiet, total=stages, desc="inspecting", leave=False) as bar:
-        report = inspection.inspect(loaded, bar.update)
+        report = to_json(inspection.inspect_corpus(loaded, bar.update), settings.unit)
         report["advice"] = likeness.advice(loaded, settings)
         report.update(_presets(loaded, settings, bar))
     output.write_json(report) if json else output.write(_page(report) + "\n")

@@ -20,7 +20,8 @@ from charlm.generation import streams
 from charlm.generation.streams import Sampler
 from charlm.model import products
 from charlm.model.language_model import CharacterModel
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli, Result
 from tests.conftest import ROOT
 
@@ -356,7 +357,7 @@ def of_bytes(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
     layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
-    session.plan([str(folder / "poem.txt")], layers, out=folder / "run").trainer(quiet=True).train()
+    plan_training(TrainingRequest([str(folder / "poem.txt")], layers, out=folder / "run")).trainer(quiet=True).train()
     return folder / "run"
 
 
