@@ -60,7 +60,7 @@ def toml(folder: Path, text: str) -> Path:
 def problems(*layers: dict[str, Any]) -> list[str]:
     """The lines of what is wrong with these layers."""
     with pytest.raises(UsageError) as raised:
-        resolve(TrainSettings, [(f"layer{number}", layer) for number, layer in enumerate(layers)])
+        resolve(TrainSettings, [SettingsSource(f"layer{number}", layer) for number, layer in enumerate(layers)])
     assert raised.value.exit_code == 2
     return raised.value.message.splitlines()
 
@@ -101,7 +101,7 @@ def test_all_generated_files_are_known(generate: ModuleType) -> None:
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_resolves(path: Path) -> None:
     values = config.read_toml(path)
-    resolved = resolve(TrainSettings, [(path.name, values)])
+    resolved = resolve(TrainSettings, [SettingsSource(path.name, values)])
     assert {name: getattr(resolved, name) for name in values} == values
 
 
@@ -149,8 +149,8 @@ def test_later_layers_come_before_earlier_ones_and_defaults_fill_up() -> None:
     resolved = resolve(
         TrainSettings,
         [
-            ("preset", {"hidden_size": 1, "num_layers": 1, "batch_size": 1}),
-            ("environment", {"num_layers": 2, "batch_size": 2}),
+            SettingsSource("preset", {"hidden_size": 1, "num_layers": 1, "batch_size": 1}),
+            SettingsSource("environment", {"num_layers": 2, "batch_size": 2}),
             SettingsSource.command_line({"batch_size": 3}),
         ],
     )
@@ -179,7 +179,10 @@ def test_a_length_turns_off_the_default_one() -> None:
 def test_lengths_of_one_layer_hold_together() -> None:
     resolved = resolve(
         TrainSettings,
-        [SettingsSource("preset", {"max_epochs": 2.0}), SettingsSource("x", {"max_steps": 5, "max_minutes": 1.0})],
+        [
+            SettingsSource("preset", {"max_epochs": 2.0}),
+            SettingsSourceSettingsSource("x", {"max_steps": 5, "max_minutes": 1.0}),
+        ],
     )
     assert (resolved.max_steps, resolved.max_epochs, resolved.max_minutes) == (5, 0.0, 1.0)
 
@@ -187,7 +190,10 @@ def test_lengths_of_one_layer_hold_together() -> None:
 def test_turning_one_length_off_leaves_those_below() -> None:
     resolved = resolve(
         TrainSettings,
-        [SettingsSource("preset", {"max_steps": 5, "max_epochs": 2.0}), SettingsSource("x", {"max_steps": 0})],
+        [
+            SettingsSource("preset", {"max_steps": 5, "max_epochs": 2.0}),
+            SettingsSourceSettingsSource("x", {"max_steps": 0}),
+        ],
     )
     assert (resolved.max_steps, resolved.max_epochs) == (0, 2.0)
 
@@ -282,7 +288,10 @@ def test_a_value_out_of_range_is_refused_with_its_place(values: dict[str, object
 
 def test_a_problem_of_the_command_line_is_named_as_an_option() -> None:
     with pytest.raises(UsageError, match=r"^--hidden-size: must be at least 1 \(got 0\)\."):
-        resolve(TrainSettings, [("tiny.toml", {"hidden_size": 8}), SettingsSource.command_line({"hidden_size": 0})])
+        resolve(
+            TrainSettings,
+            [SettingsSource("tiny.toml", {"hidden_size": 8}), SettingsSource.command_line({"hidden_size": 0})],
+        )
 
 
 @pytest.mark.parametrize(
@@ -303,9 +312,13 @@ def test_a_value_that_is_refused_is_named_with_what_is_allowed(values: dict[str,
 
 
 def test_conflicts_name_options_where_one_was_given_and_keys_elsewhere() -> None:
-    for source, says in (("command line", "--tie-weights needs --embedding-size ="), ("x", "tie_weights needs embed")):
+    values = {"tie_weights": True}
+    for source, says in (
+        (SettingsSource.command_line(values), "--tie-weights needs --embedding-size ="),
+        (SettingsSource("x", values), "tie_weights needs embed"),
+    ):
         with pytest.raises(UsageError, match=f"^{says}"):
-            resolve(TrainSettings, [("a.toml", {"hidden_size": 8}), (source, {"tie_weights": True})])
+            resolve(TrainSettings, [SettingsSource("a.toml", {"hidden_size": 8}), source])
 
 
 def test_all_problems_are_told_together() -> None:

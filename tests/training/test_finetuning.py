@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from charlm import runs
-from charlm.config import SettingsSource
+from charlm.config import SettingsSource, SourceKind
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
 from charlm.model.language_model import CharacterModel
@@ -33,7 +33,10 @@ def new_text(tmp_path: Path) -> Path:
 
 
 def plan(origin: Path, text: Path, run: str = "new", **changes: object) -> TrainingPlan:
-    layers = [("preset.toml", SETTINGS), SettingsSource.command_line({"init_from": str(origin), **changes})]
+    layers = [
+        SettingsSource("preset.toml", SETTINGS, SourceKind.FILE),
+        SettingsSource.command_line({"init_from": str(origin), **changes}),
+    ]
     return plan_training(TrainingRequest([str(text)], layers, out=text.parent / run))
 
 
@@ -90,7 +93,7 @@ def test_an_unknown_symbol_is_taken_along(make_trainer: Make, new_text: Path, po
 
 def test_its_shape_comes_before_that_of_a_preset_and_dropout_is_free(origin: Path, new_text: Path) -> None:
     layers = [
-        ("preset.toml", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}),
+        SettingsSource("preset.toml", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}, SourceKind.FILE),
         SettingsSource.command_line({"init_from": str(origin)}),
     ]
     settings = plan_training(TrainingRequest([str(new_text)], layers, out=new_text.parent / "new")).settings
