@@ -1,4 +1,4 @@
-"""What the Tab key offers: runs, checkpoints, texts, presets. It imports neither torch nor numpy, so it answers at once.
+"""What the Tab key offers: runs, checkpoints, texts, presets. Importing neither torch nor numpy, it answers at once.
 
 The shells list files and folders themselves, since they know about quotes and ``~``. Where names are offered too, this
 module gives the names, and the scripts that it gives the shells put both together.
@@ -7,7 +7,6 @@ module gives the names, and the scripts that it gives the shells put both togeth
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -42,9 +41,9 @@ def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> Item
 
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
-    """Offers runs and checkpoints, and those in the usual place before its name is typed; where there are none, folders.
+    """Offers the runs and checkpoints in a folder, or folders where there are none.
 
-    So ``checkpoints/`` lists runs, ``checkpoints/play/`` checkpoints, and anything else leads on to them.
+    Before a folder is typed, those in the usual place are offered too.
     """
     found = list(_runs_at(incomplete))
     if "/" not in incomplete:
@@ -62,7 +61,8 @@ def checkpoints(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     """Offers ``best``, ``latest`` and the steps that the run already typed has."""
     steps = []
     for run in ctx.args[:1]:  # where click leaves arguments when the value of an option is lacking
-        steps = [int(found[1]) for name in _folders_in(run) if (found := STEP.fullmatch(name))]
+        names = _folders_in(os.path.expanduser(run))  # noqa: PTH111  # which leaves ~nobody alone
+        steps = [int(found[1]) for name in names if (found := STEP.fullmatch(name))]
     return _starting(incomplete, ["best", "latest", *map(str, sorted(steps))])
 
 
@@ -80,9 +80,7 @@ def texts(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
 def corpora(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
     """Offers the corpora that can be downloaded."""
     return [
-        CompletionItem(name, help=corpus.description)
-        for name, corpus in CORPORA.items()
-        if name.startswith(incomplete)
+        CompletionItem(name, help=corpus.description) for name, corpus in CORPORA.items() if name.startswith(incomplete)
     ]
 
 
@@ -125,18 +123,18 @@ def _is_run_or_checkpoint(path: str) -> bool:
     return MANIFEST in inside or inside.issuperset(RUN_FILES) or any(map(STEP.fullmatch, inside))
 
 
-def _folders_in(folder: str | Path) -> list[str]:
+def _folders_in(folder: str) -> list[str]:
     return _names_in(folder, os.DirEntry.is_dir)
 
 
-def _files_in(folder: str | Path) -> list[str]:
+def _files_in(folder: str) -> list[str]:
     return _names_in(folder, os.DirEntry.is_file)
 
 
-def _names_in(folder: str | Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
+def _names_in(folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
     """In their order; none where the folder cannot be read."""
     try:
-        with os.scandir(os.path.expanduser(str(folder)) or ".") as entries:  # noqa: PTH111  # Path raises for ~nobody
+        with os.scandir(folder or ".") as entries:
             return sorted(entry.name for entry in entries if wanted(entry))
     except (OSError, ValueError):
         return []

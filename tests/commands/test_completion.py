@@ -1,10 +1,10 @@
 """The Tab key: what is offered where, in bash, zsh and fish, without importing torch."""
 
 import os
-import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -121,7 +121,9 @@ DEVICES = ["auto", "cpu", "cuda", "mps"]
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_is_offered(monkeypatch: pytest.MonkeyPatch, shell: str, words: tuple[str, ...], expected: list[str]) -> None:
+def test_what_is_offered(
+    monkeypatch: pytest.MonkeyPatch, shell: str, words: tuple[str, ...], expected: list[str]
+) -> None:
     assert offered(monkeypatch, shell, *words) == expected
 
 
@@ -176,7 +178,11 @@ finally:
         sys.exit("imported")
 """
     for words in ("sample ", "eval checkpoints/play --checkpoint ", "train --config "):
-        environment = {"COMP_WORDS": f"charlm {words}", "COMP_CWORD": str(len(words.split(" "))), "PYTHONPATH": str(ROOT)}
+        environment = {
+            "COMP_WORDS": f"charlm {words}",
+            "COMP_CWORD": str(len(words.split(" "))),
+            "PYTHONPATH": str(ROOT),
+        }
         process = subprocess.run(
             [sys.executable, "-c", program],
             env={**os.environ, **environment, "_CHARLM_COMPLETE": "bash_complete"},
@@ -196,9 +202,9 @@ START = {
     "zsh": ["zsh", "-f"],
     "fish": ["fish", "--no-config", "--private"],
 }
-SETUP = {
+SETUP = {  # as the README has it
     "bash": 'eval "$(_CHARLM_COMPLETE=bash_source charlm)"',
-    "zsh": 'autoload -Uz compinit; compinit -u -d zcompdump; eval "$(_CHARLM_COMPLETE=zsh_source charlm)"',
+    "zsh": 'eval "$(_CHARLM_COMPLETE=zsh_source charlm)"',
     "fish": "_CHARLM_COMPLETE=fish_source charlm | source",
 }
 TYPED = {  # with the Tab key, and what the command gets, but for a slash after a folder
@@ -216,12 +222,14 @@ TYPED = {  # with the Tab key, and what the command gets, but for a slash after 
 
 def type_into(shell: str, folder: Path, lines: list[str]) -> list[list[str]]:
     """Types lines into a shell on a terminal; what ``charlm`` was called with each time."""
+    import pty  # there is none on Windows
+
     called = folder / "called"
     (folder / "bin").mkdir()
     program = folder / "bin/charlm"
     program.write_text(
         f'#!/bin/sh\nif [ -n "$_CHARLM_COMPLETE" ]; then exec "{sys.executable}" -m charlm; fi\n'
-        f"{{ printf '%s\\n' \"$@\"; echo; }} >>\"{called}\"\n"
+        f'{{ printf \'%s\\n\' "$@"; echo; }} >>"{called}"\n'
     )
     program.chmod(0o755)
     environment = {
@@ -234,9 +242,10 @@ def type_into(shell: str, folder: Path, lines: list[str]) -> list[list[str]]:
     pid, terminal = pty.fork()
     if not pid:
         os.chdir(folder)
-        os.execvpe(START[shell][0], START[shell], environment)  # noqa: S606
+        os.execvpe(START[shell][0], START[shell], environment)
     found: list[list[str]] = []
-    os.write(terminal, f"{SETUP[shell]}\r".encode())
+    initialize = "autoload -Uz compinit; compinit -u -d zcompdump; " * (shell == "zsh")  # most people's does
+    os.write(terminal, f"{initialize}{SETUP[shell]}\r".encode())
     screen = b""
     for line in lines:
         os.write(terminal, f"charlm {line}\r".encode())
@@ -247,15 +256,24 @@ def type_into(shell: str, folder: Path, lines: list[str]) -> list[list[str]]:
             if called.exists():
                 found = [call.split("\n") for call in called.read_text().split("\n\n")[:-1]]
         assert len(found) == lines.index(line) + 1, screen.decode(errors="replace")
-    os.write(terminal, b"exit\r")
+    os.kill(pid, signal.SIGKILL)
     os.close(terminal)
     os.waitpid(pid, 0)
     return found
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_readme_says_how_to_set_it_up(shell: str) -> None:
+    assert f"`{SETUP[shell]}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "shell", [pytest.param(s, marks=pytest.mark.skipif(not shutil.which(s), reason=f"needs {s}")) for s in SHELLS]
+    "shell",
+    [
+        pytest.param(s, marks=pytest.mark.skipif(os.name != "posix" or not shutil.which(s), reason=f"needs {s}"))
+        for s in SHELLS
+    ],
 )
 def test_the_tab_key_in_a_real_shell(shell: str, place: Path) -> None:
     shutil.rmtree(place / "settings")
