@@ -22,7 +22,7 @@ from charlm.config import (
     read_toml,
     resolve,
 )
-from charlm.console import console
+from charlm.console import announce, is_heard
 from charlm.corpus import likeness, loading, sources
 from charlm.corpus.loading import Corpus
 from charlm.corpus.recorded import RecordedCorpus
@@ -68,9 +68,9 @@ class Plan:
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
-        if not quiet:
+        if is_heard(quiet):
             for line in self.announcement():
-                console.say(line)
+                announce(line, quiet)
         with explained_memory(self.settings):
             try:
                 with runs.locked(self.run):
