@@ -1,5 +1,6 @@
 """``charlm sample``."""
 
+import io
 import math
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from charlm.commands.options import (
     settings_options,
     threads_option,
 )
+from charlm.commands.prompts import explained
 from charlm.commands.terminal import print_json, standard_output
 from charlm.config import SampleSettings, resolve
 from charlm.console import console
@@ -30,7 +32,7 @@ from charlm.generation.terminal import Output
 
 @click.command("sample", cls=Command)
 @run_argument
-@option("--prompt-file", type=click.Path(), help="Read the prompt from this file; - for standard input.")
+@option("--prompt-file", type=click.Path(), help="Read the prompt, literally, from this file; - for standard input.")
 @option("--echo/--no-echo", default=True, help="Print the prompt before the generated text.  [default: on]")
 @integer_option(
     "--next-probabilities",
@@ -102,14 +104,18 @@ def command(
     prepare_process(threads)
     chosen = runs.read(run, checkpoint)
     unit = chosen.settings.unit
+    given_prompt = settings.prompt
     if prompt_file is not None:
         settings = settings.model_copy(update={"prompt": _read(prompt_file, unit)})
     model = chosen.model(place)
     with standard_output():
         if interactive:
-            _converse(Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)
+            with explained(given_prompt, quiet):
+                conversation = Conversation(model, chosen.vocabulary, settings, chosen.settings)
+            _converse(conversation, echo)
             return
-        sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
+        with explained(given_prompt, quiet):
+            sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
         if next_probabilities:
             _show_next(sampler.next_characters(next_probabilities), unit, json)
         elif json:
@@ -183,7 +189,7 @@ def _converse(conversation: Any, echo: bool) -> None:
         _answer(output, conversation.prompt if echo else "", conversation.again())
     for line in _lines():
         is_prompt = not line.startswith(":")
-        _answer(output, line if echo and is_prompt else "", conversation.answer(line))
+        _answer(output, conversation.begun + line if echo and is_prompt else "", conversation.answer(line))
         if conversation.ended:
             return
 
@@ -205,6 +211,8 @@ def _answer(output: Output, prompt: str, pieces: Iterator[str]) -> None:
 
 def _lines() -> Iterator[str]:
     """What is typed, line by line, with a history where the system has one; or what comes through a pipe."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what cannot be decoded is told of its line, and ends nothing
     if not sys.stdin.isatty():
         yield from (line.removesuffix("\n") for line in sys.stdin)
         return
