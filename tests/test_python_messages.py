@@ -11,7 +11,7 @@ import pytest
 import charlm
 from charlm import console, errors
 from charlm.errors import CharlmWarning
-from charlm.training import session
+from charlm.training.plan import TrainingPlan
 from charlm.training.trainer import Trainer
 
 TINY: dict[str, Any] = {"hidden_size": 8, "batch_size": 4, "sequence_length": 16, "threads": 1, "sample_length": 0}
@@ -76,7 +76,7 @@ def test_what_happens_in_the_middle_is_logged_too(
 
 
 def test_nothing_is_worked_out_for_nobody(poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session.Plan, "announcement", None)
+    monkeypatch.setattr(TrainingPlan, "startup_messages", None)
     train(poem_file, tmp_path / "run")
 
 

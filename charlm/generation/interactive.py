@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from charlm.config import ESCAPES, INTERACTIVE, CorpusSettings, SampleSettings, resolve
+from charlm.config import ESCAPES, CorpusSettings, SampleSettings, SettingsSource, SourceKind, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError, did_you_mean
 from charlm.generation.streams import AS_IT_IS, Sampler
@@ -42,7 +42,7 @@ class Conversation:
         self.begun = ""  # of the next prompt: lines that :newline gave
         self.ended = False
 
-    def answer(self, line: str) -> Iterator[str]:
+    def answer(self, line: str) -> Iterator[str | bytes]:
         """Yield the answer to a line as it is generated. Raises ``CharlmError`` if the line is wrong."""
         if self.vocabulary.unit == "character" and (stray := re.search("[\udc80-\udcff]", line)):
             byte = ord(stray[0]) - 0xDC00
@@ -65,15 +65,16 @@ class Conversation:
             yield "\n".join(_commands(self.settings))
         elif name in CHANGEABLE:
             changed = {**self.settings.model_dump(), name: _value(name, value)}
-            self.settings = resolve(SampleSettings, [(INTERACTIVE, changed)])
+            self.settings = resolve(SampleSettings, [SettingsSource("", changed, SourceKind.INTERACTIVE)])
         else:
             known = [*CHANGEABLE, "again", "newline", "help", "settings", "quit"]
             raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", "Type :help for a list.")
 
-    def again(self) -> Iterator[str]:
-        """Yield a continuation of the last prompt, which is at first that of the settings."""
+    def again(self) -> Iterator[str | bytes]:
+        """Yield a continuation of the last prompt, at first that of the settings; from a byte-level model, bytes."""
         settings = self.settings.model_copy(update={"prompt": self.prompt})
-        yield from Sampler(self.model, self.vocabulary, settings, self.corpus, self.steppers).stream()
+        sampler = Sampler(self.model, self.vocabulary, settings, self.corpus, self.steppers)
+        yield from sampler.stream_bytes() if self.vocabulary.unit == "byte" else sampler.stream()
 
 
 def _commands(settings: SampleSettings) -> Iterator[str]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from charlm.training import session
+from charlm.config import SettingsSource
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli, Result
 from tests.conftest import ROOT
 
@@ -22,7 +24,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("code")
     (folder / "code.txt").write_text("print('one\\ntwo')\nabc\n" * 200)
     settings = {"hidden_size": 8, "batch_size": 4, "sequence_length": 16, "threads": 1, "max_steps": 2}
-    plan = session.plan([str(folder / "code.txt")], [("test", settings)], out=folder / "run")
+    request = TrainingRequest([str(folder / "code.txt")], [SettingsSource("test", settings)], out=folder / "run")
+    plan = plan_training(request)
     plan.trainer(quiet=True).train()
     return folder / "run"
 
