@@ -77,7 +77,8 @@ def train(
 
     ``corpus``: files, folders, glob patterns or names of downloaded corpora; without any, the source code of Python's
     standard library. ``settings``: those of :class:`charlm.config.TrainSettings`, named like the options of
-    ``charlm train``, with underscores. With ``quiet=False``, progress is printed to standard error.
+    ``charlm train``, with underscores. With ``quiet=False``, messages and progress are printed to standard error.
+    Messages also go to the logger ``charlm`` (level INFO), warnings to :mod:`warnings` as ``CharlmWarning``.
 
     Every known problem raises a :class:`charlm.errors.CharlmError`, whose message names command-line options. A signal
     raises ``TrainingInterruptedError`` after a checkpoint is saved.
