@@ -68,6 +68,7 @@ class Trace:
     """
 
     cell: str
+    hidden_size: int
     characters: list[str]
     layers: tuple[LayerTrace, ...]
     log_probabilities: NDArray[np.float64]
@@ -164,6 +165,7 @@ def trace_text(
             on_progress(len(window.inputs))
     return Trace(
         settings.cell,
+        settings.hidden_size,
         [alphabet[id_] for id_ in text.stored.tolist()],
         tuple(recorder.result() for recorder in recorders),
         -np.concatenate(nats)[:-1],
