@@ -1,12 +1,13 @@
 """What every unit of every layer does at each character of a text, from the gate-by-gate cell of ``model/cells.py``.
 
 What is recorded at a character is what the model computes when it reads it: its gates, the states after it, and from
-these the probabilities of the next character. Before the first one stands the start token; its step is kept apart. Where
-another document begins, the model reads the start token instead of the last character before it, from a zero state.
+these the probabilities of the next character. Before the first one stands the start token; its step is kept apart.
+Where another document begins, the model reads the start token instead of the last character before it, from a zero
+state.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -210,7 +211,13 @@ def _score(window: Window, predictions: Predictions, text: Text) -> tuple[NDArra
     return nats, ranks[:, 0].cpu().numpy()
 
 
-def iter_units(trace: Trace) -> Iterator[tuple[int, int]]:
-    """Layer and index, from 0, of each unit that is kept."""
-    for layer, traced in enumerate(trace.layers):
-        yield from ((layer, int(unit)) for unit in traced.units)
+def keep_units(trace: Trace, units: Units) -> Trace:
+    """The same trace with these units only. All of them must be in it."""
+    layers = []
+    for index, layer in enumerate(trace.layers):
+        kept = np.array(units.get(index, ()), dtype=np.int64)
+        where = np.searchsorted(layer.units, kept)
+        signals = {name: values[:, where] for name, values in layer.signals.items()}
+        start = {name: values[where] for name, values in layer.start.items()}
+        layers.append(LayerTrace(kept, signals, start, layer.use))
+    return replace(trace, layers=tuple(layers))

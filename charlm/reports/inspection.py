@@ -1,7 +1,7 @@
 """A page that shows what happens inside a model while it reads a text, for people who have never seen an LSTM.
 
-The page holds numbers of 8 bits: for each layer and signal a block ``(unit, 1 + character)``, the start token first. All
-units are in it while they fit; of a longer text only some are: see :func:`choose_units`.
+The page holds numbers of 8 bits: for each layer and signal a block ``(unit, 1 + character)``, the start token first.
+All units are in it while they fit; of a longer text only some are: see :func:`choose_units`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,20 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.inspection.tracking import TrackedProperty
-from charlm.inspection.traces import LayerTrace, Trace, Units, memory_name, signal_names
+from charlm.corpus.text import Text
+from charlm.inspection.properties import text_for_properties
+from charlm.inspection.traces import (
+    LayerTrace,
+    OnProgress,
+    Trace,
+    Units,
+    keep_units,
+    memory_name,
+    signal_names,
+    trace_text,
+)
+from charlm.inspection.tracking import TrackedProperty, rank_units
+from charlm.model.language_model import CharacterModel
 from charlm.records import to_json
 from charlm.reports.page import (
     Writable,
@@ -80,11 +92,42 @@ def max_characters(num_units: int, num_signals: int) -> int:
     return (MAX_PAGE_BYTES - RESERVED_BYTES) * 3 // 4 // (num_units * num_signals + BYTES_PER_CHARACTER)
 
 
+def trace_for_page(
+    model: CharacterModel,
+    text: Text,
+    alphabet: Sequence[str],
+    named: Sequence[UnitName],
+    wants_all_units: bool = False,
+    on_progress: OnProgress = lambda characters: None,
+) -> tuple[Trace, Trace, list[TrackedProperty]]:
+    """The trace for a page, the trace of all that was recorded, and which units track what.
+
+    A text whose traces do not all fit is read twice, so that they need not all be kept in memory; unless all units are
+    wanted for something else.
+    """
+    settings = model.settings
+    num_units = settings.hidden_size * settings.num_layers
+    fits = len(text) <= max_characters(num_units, len(signal_names(settings.cell)))
+    keeps_all = fits or wants_all_units
+    names = None if keeps_all else [memory_name(settings.cell)]
+    trace = trace_text(model, text, alphabet, names, on_progress=on_progress)
+    tracked = rank_units(trace.memory(), text_for_properties(trace.characters, text.vocabulary.unit))
+    if fits:
+        return trace, trace, tracked
+    units = choose_units(named, tracked, settings.hidden_size)
+    if wants_all_units:
+        return keep_units(trace, units), trace, tracked
+    of_page = trace_text(model, text, alphabet, units=units, on_progress=on_progress)
+    return of_page, of_page, tracked
+
+
 def choose_units(named: Sequence[UnitName], tracked: Sequence[TrackedProperty], hidden_size: int) -> Units:
     """The units for the page of a text that is too long for all: those named, then of each property the best ones,
     the second best ones, …; where nothing is tracked, the first ones of the first layer.
     """
-    ranked = [UnitName(unit.layer, unit.unit) for row in zip_longest(*(p.units for p in tracked)) for unit in row if unit]
+    ranked = [
+        UnitName(unit.layer, unit.unit) for row in zip_longest(*(p.units for p in tracked)) for unit in row if unit
+    ]
     fallback = [] if ranked or named else [UnitName(1, index + 1) for index in range(min(MAX_UNITS, hidden_size))]
     chosen = list(dict.fromkeys([*named, *ranked, *fallback]))[:MAX_UNITS]
     layers = sorted({unit.layer for unit in chosen})

@@ -35,10 +35,10 @@ def write_page(
         f".s{index + 1} {{ background: rgb(var(--heat) / {_opacity(index):.2f}) }}" for index in range(len(SHADES))
     ]
     legend = [f'<i class="s{index}">{"" if index else "< "}{limit:g}</i>' for index, limit in _legend()]
-    script = read_asset("surprisal.js")
+    style, script = read_asset("surprisal.css") + " ".join(shades), read_asset("surprisal.js")
     file.write(
         encode_page(
-            f"{start_page(title, read_asset('surprisal.css') + ' '.join(shades), script)}<h1>{html.escape(title)}</h1>\n"
+            f"{start_page(title, style, script)}<h1>{html.escape(title)}</h1>\n"
             f"<p>{len(ids):,} {unit}s, {bits.mean():.4f} bits per {unit} on average. The darker the shading, the "
             f"less the model expected the {unit}; hover to see its bits and its rank (1: the likeliest).</p>\n"
             f'<p class="legend">bits {"".join(legend)}</p>\n<noscript><p>Shading requires JavaScript.</p></noscript>\n'

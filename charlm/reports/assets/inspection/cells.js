@@ -6,11 +6,11 @@ const kinds = {
     signals: {
       cell: {
         title: "Cell state", symbol: "c", equation: "c<sub>t</sub> = f<sub>t</sub> ⊙ c<sub>t−1</sub> + i<sub>t</sub> ⊙ g<sub>t</sub>",
-        words: "The unit’s memory. At each step it keeps a part of its old value and adds something new. It is not confined to −1…1, so it can count, and it can hold a value for a long time.",
+        words: "The unit’s memory. At each step it keeps a part of its old value and adds something new. It is not confined to the range from −1 to 1, so it can count, and it can hold a value for a long time.",
       },
       hidden: {
         title: "Hidden state", symbol: "h", equation: "h<sub>t</sub> = o<sub>t</sub> ⊙ tanh(c<sub>t</sub>)",
-        words: "What the unit tells the rest of the network: its memory, squashed to −1…1, as far as the output gate lets it through.",
+        words: "What the unit tells the rest of the network: its memory, squashed into the range from −1 to 1, as far as the output gate lets it through.",
       },
       forget: {
         title: "Forget gate", symbol: "f", equation: `f<sub>t</sub> = σ(${sum("f")})`,
@@ -64,7 +64,7 @@ const kinds = {
   },
 };
 const kind = kinds[content.cell];
-const symbolsExplained = "σ squashes any number to 0…1, tanh to −1…1. x<sub>t</sub> is the input, h<sub>t−1</sub> the layer’s hidden values one step before; W, U and b were learned. ⊙ multiplies unit by unit.";
+const symbolsExplained = "σ squashes any number into the range from 0 to 1, tanh from −1 to 1. x<sub>t</sub> is the input, h<sub>t−1</sub> the layer’s hidden values one step before; W, U and b were learned. ⊙ multiplies unit by unit.";
 const shortNames = {cell: "Cell state", hidden: "Hidden state", forget: "Forget gate", input: "Input gate", candidate: "Candidate",
   output: "Output gate", update: "Update gate", reset: "Reset gate"};
 const signalOrder = Object.keys(kind.signals);

@@ -64,7 +64,7 @@ const number = (value, digits = 2) => {
   return minus(Number(text) === 0 ? text.replace("-", "") : text);
 };
 const count = value => value.toLocaleString("en-US");
-const percent = share => share > 0 && share < .005 ? "<1 %" : share < 1 && share > .995 ? ">99 %" : `${Math.round(100 * share)} %`;
+const percent = share => share > 0 && share < .005 ? "<1%" : share < 1 && share > .995 ? ">99%" : `${Math.round(100 * share)}%`;
 const named = {" ": "space", "\n": "newline", "\t": "tab"};
 const nameOf = label => named[label] ?? label;
 

@@ -1,5 +1,5 @@
 // The state of the page, which its address holds too, and what changes it.
-const view = {layer: content.first.layer, unit: content.first.unit, signal: content.first_signal, at: Math.min(characters.length - 1, 0)};
+const view = {layer: content.first.layer, unit: content.first.unit, signal: content.first_signal, at: Math.min(characters.length - 1, 20)};
 const layerChoice = document.getElementById("layer-choice"), signalChoice = document.getElementById("signal-choice");
 const unitInput = document.getElementById("unit");
 

@@ -10,7 +10,7 @@ function linkTo(layer, unit, signal, text = `${layer}:${unit}`) {
 function showTracked() {
   document.getElementById("tracking-lead").textContent = content.tracked.length
     ? `Some units follow a property of the text that nobody told the network about. These are the ones whose ${content.memory} state follows best. They were
-      chosen on the first half of the text; the number says how well they did on the second. For yes-or-no properties it is the area under the ROC curve:
+      chosen on the first half of the text, the best first; the number says how well they did on the second half. For yes-or-no properties it is the area under the ROC curve:
       0.5 is chance, 1 is perfect. For numbers it is R²: 0 is no better than always guessing the mean, 1 is perfect. ↓ marks units that go down where others go up.`
     : "This text is too short to tell, or too uniform: a property counts only if it occurs at least 20 times in each half of the text.";
   document.getElementById("tracked").replaceChildren(...content.tracked.map(property => element("div", {class: "panel"},
@@ -30,12 +30,14 @@ function shares(layer) {
   const rows = gateNames.flatMap(name => {
     const closed = mean(layer.closed[name]), open = mean(layer.open[name]), between = 1 - closed - open;
     const part = (type, value) => element("span", {class: type, style: {flex: `${value} 0 0`}, title: `${type}: ${percent(value)}`,
-      text: value > .12 ? `${type} ${percent(value)}` : ""});
+      text: value > .1 ? percent(value) : ""});
     return [element("span", {text: shortNames[name]}), element("div", {class: "stack", role: "img",
       "aria-label": `${shortNames[name]}: closed ${percent(closed)}, between ${percent(between)}, open ${percent(open)}`},
       part("closed", closed), part("between", between), part("open", open))];
   });
-  return element("div", {class: "shares"}, ...rows);
+  const key = [["closed", "closed (below 0.1)"], ["between", "between"], ["open", "open (above 0.9)"]].map(([type, text]) =>
+    element("span", {class: "stack"}, element("i", {class: type}), text));
+  return element("div", {}, element("p", {class: "key muted small"}, ...key), element("div", {class: "shares"}, ...rows));
 }
 
 // Each unit is a dot: how often its gate is closed, to the right, and open, upwards
@@ -73,7 +75,7 @@ function timeConstants(layer, layerNumber) {
   const sorted = [...constants].sort((a, b) => a - b), median = sorted[Math.floor((sorted.length - 1) / 2)];
   const longest = constants.indexOf(sorted[sorted.length - 1]) + 1;
   return element("figure", {},
-    element("p", {}, "A unit that keeps a share f of its memory at every step has lost most of it (63 %) after τ = −1 / ln f ",
+    element("p", {}, "A unit that keeps a share f of its memory at every step has lost most of it (63%) after τ = −1 / ln f ",
       `${content.unit}s. From the mean of each unit’s ${kind.keeping}: half of the units have a τ below ${tau(median)}; the longest is `,
       `${tau(sorted[sorted.length - 1])} (`, linkTo(layerNumber, longest, content.memory, `unit ${longest}`), ")."),
     drawn("svg", {viewBox: "0 0 600 178", class: "small", role: "img", "aria-label": `Units of layer ${layerNumber} by time constant`}, ...bars,

@@ -28,7 +28,7 @@ function label(x, y, anchor, ...parts) {
   return text;
 }
 
-const signInk = value => value < 0 ? "negative-ink" : "positive-ink";
+const signInk = value => Math.abs(value) < .005 ? "" : value < 0 ? "negative-ink" : "positive-ink";
 const labelled = (x, y, anchor, symbol, value, ink = "gate-ink") => label(x, y, anchor, {symbol}, " ", {value, ink});
 const signed = (x, y, anchor, symbol, value) => labelled(x, y, anchor, symbol, value, signInk(value));
 
@@ -55,51 +55,51 @@ function box(x, sign, name, value, isOpen) {
 // The input and the old hidden values, which all boxes read
 function inputs(view, index, xs) {
   const fromBelow = view.layer > 1;
-  const shown = fromBelow ? `layer ${view.layer - 1}` : nameOf(characters[index]);
+  const shown = fromBelow ? `layer ${view.layer - 1}` : resets.has(index) ? "the start token" : nameOf(characters[index]);
   return [
-    line(`M20 330 H${xs[xs.length - 1]}`), line("M62 428 V330"), dot(62, 330),
+    line(`M20 330 H${xs[xs.length - 1]}`), line("M80 428 V330"), dot(80, 330),
     ...xs.map(x => wire(`M${x} 330 V304`)), ...xs.slice(0, -1).map(x => dot(x, 330)),
-    label(76, 426, "start", {symbol: "x", index: "t"}, " ", {note: fromBelow ? "hidden values of " : "the character "}, shown),
+    label(94, 426, "start", {symbol: "x", index: "t"}, " ", {note: fromBelow ? "hidden values of " : resets.has(index) ? "" : `the ${content.unit} `}, shown),
     label(16, 318, "start", {symbol: "h", index: "t−1"}),
-    label(16, 356, "start", {note: `of all`}), label(16, 375, "start", {note: `${content.hidden_size}`}),
+    label(14, 356, "start", {note: `all ${content.hidden_size}`}), label(14, 375, "start", {note: "units"}),
   ];
 }
 
 function memoryLine(symbol, before, after) {
   return [
     label(16, 70, "start", {symbol, index: "t−1"}), label(16, 122, "start", {value: before, ink: signInk(before)}),
-    label(624, 70, "end", {symbol, index: "t"}), label(624, 122, "end", {value: after, ink: signInk(after)}),
+    label(684, 70, "end", {symbol, index: "t"}), label(684, 122, "end", {value: after, ink: signInk(after)}),
   ];
 }
 
 const drawings = {
   lstm(view, index, v) {
     return [
-      drawn("rect", {x: 92, y: 34, width: 470, height: 344, rx: 22, class: "body"}),
-      ...inputs(view, index, [165, 265, 355, 445]),
-      wire("M20 90 H616", "memory"),
+      drawn("rect", {x: 92, y: 34, width: 508, height: 344, rx: 22, class: "body"}),
+      ...inputs(view, index, [165, 265, 355, 457]),
+      wire("M20 90 H676", "memory"),
       wire("M165 248 V113"), line("M265 248 V185"), wire("M265 185 H332"), wire("M355 248 V208"), wire("M355 167 V113"),
-      wire("M510 92 V117"), wire("M510 156 V192"), line("M445 248 V215"), wire("M445 215 H487"),
-      line("M510 233 V330"), wire("M510 330 H616"),
-      drawn("ellipse", {cx: 510, cy: 138, rx: 33, ry: 18, class: "node"}),
-      drawn("text", {x: 510, y: 144, "text-anchor": "middle"}, "tanh"),
-      node(165, 90, "×"), node(355, 90, "+"), node(355, 185, "×"), node(510, 215, "×"),
+      wire("M545 92 V117"), wire("M545 156 V192"), line("M457 248 V215"), wire("M457 215 H522"),
+      line("M545 233 V330"), wire("M545 330 H676"),
+      drawn("ellipse", {cx: 545, cy: 138, rx: 33, ry: 18, class: "node"}),
+      drawn("text", {x: 545, y: 144, "text-anchor": "middle"}, "tanh"),
+      node(165, 90, "×"), node(355, 90, "+"), node(355, 185, "×"), node(545, 215, "×"),
       box(165, "σ", "forget", v.forget, true), box(265, "σ", "input", v.input, true),
-      box(355, "tanh", "candidate", v.candidate, false), box(445, "σ", "output", v.output, true),
+      box(355, "tanh", "candidate", v.candidate, false), box(457, "σ", "output", v.output, true),
       labelled(157, 176, "end", "f", v.forget), labelled(274, 175, "start", "i", v.input),
-      signed(364, 238, "start", "g", v.candidate), labelled(447, 205, "end", "o", v.output),
+      signed(364, 238, "start", "g", v.candidate), labelled(459, 206, "start", "o", v.output),
       signed(260, 76, "middle", "f·c", v.forget * v.before), signed(365, 146, "start", "i·g", v.input * v.candidate),
-      label(520, 180, "start", {value: Math.tanh(v.cell), ink: signInk(v.cell)}),
+      label(556, 181, "start", {value: Math.tanh(v.cell), ink: signInk(v.cell)}),
       ...memoryLine("c", v.before, v.cell),
-      label(624, 318, "end", {symbol: "h", index: "t"}), label(624, 358, "end", {value: v.hidden, ink: signInk(v.hidden)}),
+      label(684, 318, "end", {symbol: "h", index: "t"}), label(684, 358, "end", {value: v.hidden, ink: signInk(v.hidden)}),
     ];
   },
   gru(view, index, v) {
     const rest = 1 - v.update;
     return [
-      drawn("rect", {x: 92, y: 34, width: 470, height: 344, rx: 22, class: "body"}),
+      drawn("rect", {x: 92, y: 34, width: 508, height: 344, rx: 22, class: "body"}),
       ...inputs(view, index, [165, 275, 395]),
-      wire("M20 90 H616", "memory"),
+      wire("M20 90 H676", "memory"),
       wire("M165 248 V113"), line("M165 165 H440"), wire("M440 165 H457"), dot(165, 165),
       line("M395 248 V225 H480"), wire("M480 225 V188"), wire("M480 147 V113"), wire("M313 274 H352"),
       node(165, 90, "×"), node(480, 90, "+"), node(480, 165, "×"),
@@ -112,12 +112,12 @@ const drawings = {
   },
   rnn(view, index, v) {
     return [
-      drawn("rect", {x: 92, y: 34, width: 470, height: 344, rx: 22, class: "body"}),
-      ...inputs(view, index, [320]), line("M320 248 V90"), wire("M320 90 H616", "memory"),
+      drawn("rect", {x: 92, y: 34, width: 508, height: 344, rx: 22, class: "body"}),
+      ...inputs(view, index, [320]), line("M320 248 V90"), wire("M320 90 H676", "memory"),
       box(320, "tanh", "the new state", v.hidden, false),
       label(16, 70, "start", {symbol: "h", index: "t−1"}), label(16, 122, "start", {value: v.before, ink: signInk(v.before)}),
       label(16, 145, "start", {note: "not kept"}),
-      label(624, 70, "end", {symbol: "h", index: "t"}), label(624, 122, "end", {value: v.hidden, ink: signInk(v.hidden)}),
+      label(684, 70, "end", {symbol: "h", index: "t"}), label(684, 122, "end", {value: v.hidden, ink: signInk(v.hidden)}),
     ];
   },
 };
@@ -125,13 +125,14 @@ const drawings = {
 function showStep(view) {
   const index = view.at, values = {before: stateBefore(view.layer, view.unit, content.memory, index)};
   for (const signal of content.signals) values[signal] = valueAt(view.layer, view.unit, signal, index);
-  const words = sentences[content.cell](view, index, values);
+  const steps = sentences[content.cell](view, index, values);
   const arrow = (id, size) => drawn("marker", {id, viewBox: "0 0 10 10", refX: 8, refY: 5, markerWidth: size, markerHeight: size, orient: "auto"},
     drawn("path", {d: "M0 0 L10 5 L0 10 z", fill: id === "arrow" ? "var(--muted)" : "var(--ink)"}));
   document.getElementById("drawing").replaceChildren(drawn("svg",
-    {viewBox: "0 0 640 440", role: "img", "aria-label": words.map(part => typeof part === "string" ? part : part.textContent).join("")},
+    {viewBox: "0 0 700 440", role: "img", "aria-label": `The cell at the ${content.unit} ${nameOf(characters[index])}; the numbers are in the list that follows`},
     drawn("defs", {}, arrow("arrow", 6), arrow("big-arrow", 4)), ...drawings[content.cell](view, index, values)));
-  document.getElementById("step-words").replaceChildren(...words);
+  document.getElementById("step-words").replaceChildren(...steps.map(([title, ...parts]) =>
+    element("li", {}, element("b", {class: "title", text: title}), " ", element("span", {}, ...parts))));
   showContext(index);
 }
 
@@ -147,23 +148,32 @@ function showContext(index) {
 const strong = (value, ink) => element("b", {class: ink, text: typeof value === "number" ? number(value) : value});
 const share = value => strong(percent(value), "gate-ink");
 const amount = value => strong(value, signInk(value));
-function opening(view, index) {
-  return [resets.has(index) ? "A new document begins after " : "At ", glyph(characters[index]),
-    resets.has(index) ? ": the network forgets everything and starts anew. This " : ", this ", `unit `];
-}
 const verdict = (value, low, high, between) => value < .1 ? low : value > .9 ? high : between;
+const memoryBefore = (view, index, v, name) => resets.has(index)
+  ? ["A new document begins here, so the network has forgotten everything: the ", name, " is ", amount(0), ". "] : [];
 
+// What happens in a step, as headings and sentences
 const sentences = {
-  lstm: (view, index, v) => [...opening(view, index),
-    verdict(v.forget, "forgets nearly everything: it keeps ", "remembers: it keeps ", "keeps "), share(v.forget), " of its memory of ", amount(v.before),
-    ", which leaves ", amount(v.forget * v.before), ". The candidate is ", amount(v.candidate), "; ",
-    verdict(v.input, "the input gate lets only ", "the input gate lets ", "the input gate lets "), share(v.input), " of it in, which adds ",
-    amount(v.input * v.candidate), ". So the memory is now ", amount(v.cell), ". The output gate shows ", share(v.output), " of tanh ", number(v.cell), " = ",
-    number(Math.tanh(v.cell)), ": the unit tells the network ", amount(v.hidden), "."],
-  gru: (view, index, v) => [...opening(view, index),
-    verdict(v.update, "forgets nearly everything: it keeps ", "remembers: it keeps ", "keeps "), share(v.update), " of its old value of ", amount(v.before),
-    ", which leaves ", amount(v.update * v.before), ". The rest is filled with the candidate: ", share(1 - v.update), " of ", amount(v.candidate), " is ",
-    amount((1 - v.update) * v.candidate), ". For the candidate, the old hidden values counted ", share(v.reset), ". The new value is ", amount(v.hidden), "."],
-  rnn: (view, index, v) => [...opening(view, index), "goes from ", amount(v.before), " to ", amount(v.hidden),
-    ". The new value is computed from the input and all hidden values before; there is no gate that could keep the old one."],
+  lstm: (view, index, v) => [
+    ["Forget", ...memoryBefore(view, index, v, "memory"), verdict(v.forget, "The forget gate is nearly closed: the unit keeps only ",
+      "The forget gate is wide open: the unit keeps ", "The unit keeps "), share(v.forget), " of its memory of ", amount(v.before),
+      ", which leaves ", amount(v.forget * v.before), "."],
+    ["Write", "The candidate is ", amount(v.candidate), ". ", verdict(v.input, "The input gate is nearly closed and lets only ",
+      "The input gate is wide open and lets ", "The input gate lets "), share(v.input), " of it in, which adds ", amount(v.input * v.candidate), "."],
+    ["Remember", "Together that makes the new memory: ", amount(v.cell), "."],
+    ["Show", verdict(v.output, "The output gate is nearly closed. It lets out only ", "The output gate is wide open. It lets out ", "The output gate lets out "),
+      share(v.output), ` of tanh(${number(v.cell)}) = ${number(Math.tanh(v.cell))}, so the rest of the network sees `, amount(v.hidden), "."],
+  ],
+  gru: (view, index, v) => [
+    ["Keep", ...memoryBefore(view, index, v, "old value"), verdict(v.update, "The update gate is nearly closed: the unit keeps only ",
+      "The update gate is wide open: the unit keeps ", "The unit keeps "), share(v.update), " of its old value of ", amount(v.before),
+      ", which leaves ", amount(v.update * v.before), "."],
+    ["Replace", "The rest comes from the candidate, ", amount(v.candidate), ": ", share(1 - v.update), " of it is ", amount((1 - v.update) * v.candidate),
+      ". In the candidate, the old hidden values counted ", share(v.reset), "."],
+    ["Show", "Together that makes the new value, which the rest of the network sees too: ", amount(v.hidden), "."],
+  ],
+  rnn: (view, index, v) => [
+    ["Compute", ...memoryBefore(view, index, v, "old value"), "The unit goes from ", amount(v.before), " to ", amount(v.hidden),
+      ". The new value is computed from the input and all hidden values of the step before; there is no gate that could keep the old one."],
+  ],
 };
