@@ -37,7 +37,7 @@ class Browser:
         self.process = subprocess.Popen(
             [
                 *("bash", "-c", shell, "bash", CHROMIUM, *FLAGS),
-                *("--remote-debugging-pipe", f"--user-data-dir={profile}"),
+                *("--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"),
             ],
             pass_fds=(commands_out, answers_in),
             stdout=subprocess.DEVNULL,

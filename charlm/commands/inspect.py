@@ -185,9 +185,9 @@ def _choose_text(
         "--split": bool(split),
     }
     given = [source for source, is_given in sources.items() if is_given]
-    if len(given) > 1:
+    if len(given) > 1 and given != ["TEXT", "--split"]:  # of these two, what reads them says more
         raise UsageError(f"{' and '.join(given)} cannot be used together.", "Use only one of them.")
-    if encoding is not None and not names:
+    if encoding is not None and (string is not None or sample is not None):
         raise UsageError(f"--encoding {encoding}: only applies to TEXT.", "Remove --encoding.")
     if string is not None:
         if not string:

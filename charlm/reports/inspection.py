@@ -38,7 +38,7 @@ from charlm.reports.page import (
 )
 
 MAX_PAGE_BYTES = 16 << 20
-RESERVED_BYTES = 1 << 20  # of these, for all that is not traces: scripts, the text, the overview of the layers
+RESERVED_BYTES = 1 << 19  # of these, for all that is not traces: scripts, the text, the overview of the layers
 MAX_UNITS = 64  # of a longer text
 BYTES_PER_CHARACTER = 26  # of what is stored once for each: bits and rank, the likeliest next, the character itself
 MAX_BITS = 655.35  # hundredths, in 16 bits

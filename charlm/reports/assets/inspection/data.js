@@ -5,20 +5,29 @@ const gateNames = Object.keys(content.layers[0].closed);
 const resets = new Set(content.resets);
 const decoded = new Map();
 
-function bytesOf(name) {
-  if (!decoded.has(name)) {
-    const binary = atob(document.getElementById(name).textContent);
-    decoded.set(name, Uint8Array.from(binary, character => character.charCodeAt(0)));
-  }
+function once(name, make) {
+  if (!decoded.has(name)) decoded.set(name, make());
   return decoded.get(name);
 }
 
+// Some of the bytes of a block, and no more: four characters of base64 are three bytes
+function bytesOf(name, start, end) {
+  const text = once(name, () => document.getElementById(name).textContent), first = Math.floor(start / 3);
+  const binary = atob(text.slice(4 * first, 4 * Math.ceil(end / 3)));
+  return Uint8Array.from({length: end - start}, (_, i) => binary.charCodeAt(start - 3 * first + i));
+}
+
 function wordsOf(name) { // numbers of 16 bits, the lower byte first
-  if (!decoded.has(name + ":words")) {
-    const bytes = bytesOf(name);
-    decoded.set(name + ":words", Uint16Array.from({length: bytes.length / 2}, (_, i) => bytes[2 * i] + 256 * bytes[2 * i + 1]));
-  }
-  return decoded.get(name + ":words");
+  return once(`${name}:words`, () => {
+    const binary = atob(document.getElementById(name).textContent);
+    return Uint16Array.from({length: binary.length / 2}, (_, i) => binary.charCodeAt(2 * i) + 256 * binary.charCodeAt(2 * i + 1));
+  });
+}
+
+// A signal of a unit that is in the page: a byte for the start token, then one for each character
+function rowOf(layer, unit, signal) {
+  const length = characters.length + 1, start = placeOf(layer, unit) * length, name = `layer-${layer}-${signal}`;
+  return once(`${name}:${unit}`, () => bytesOf(name, start, start + length));
 }
 
 const isGate = signal => gateNames.includes(signal);
@@ -33,15 +42,12 @@ function scaleOf(layer, unit, signal) {
 
 // A signal at all characters, from -1 to 1 or 0 to 1 of its scale
 function fractionsOf(layer, unit, signal) {
-  const length = characters.length + 1, start = placeOf(layer, unit) * length;
-  const bytes = bytesOf(`layer-${layer}-${signal}`).subarray(start, start + length);
-  return Float32Array.from(bytes, isGate(signal) ? byte => byte / 255 : byte => (byte - 127) / 127);
+  return Float32Array.from(rowOf(layer, unit, signal), isGate(signal) ? byte => byte / 255 : byte => (byte - 127) / 127);
 }
 
 // A signal at one character; index -1: at the start token
 function valueAt(layer, unit, signal, index) {
-  const place = placeOf(layer, unit) * (characters.length + 1) + index + 1;
-  const byte = bytesOf(`layer-${layer}-${signal}`)[place];
+  const byte = rowOf(layer, unit, signal)[index + 1];
   return isGate(signal) ? byte / 255 : (byte - 127) / 127 * scaleOf(layer, unit, signal);
 }
 

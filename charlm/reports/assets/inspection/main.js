@@ -15,7 +15,7 @@ function showUnit() { // all that depends on layer, unit or signal
   unitInput.value = view.unit;
   unitInput.max = content.hidden_size;
   document.getElementById("unit-range").textContent = units.length === content.hidden_size
-    ? `of ${count(content.hidden_size)}` : `${count(units.length)} of ${count(content.hidden_size)} are in this page`;
+    ? `of ${count(content.hidden_size)}` : `(${count(units.length)} of ${count(content.hidden_size)} are in this page)`;
   document.getElementById("unit-list").replaceChildren(...units.length < content.hidden_size ? units.map(unit => element("option", {value: unit})) : []);
   document.getElementById("step-unit").textContent = `layer ${view.layer}, unit ${view.unit}`;
   shadeText(view);

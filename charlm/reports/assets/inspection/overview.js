@@ -75,8 +75,7 @@ function timeConstants(layer, layerNumber) {
   const sorted = [...constants].sort((a, b) => a - b), median = sorted[Math.floor((sorted.length - 1) / 2)];
   const longest = constants.indexOf(sorted[sorted.length - 1]) + 1;
   return element("figure", {},
-    element("p", {}, "A unit that keeps a share f of its memory at every step has lost most of it (63%) after τ = −1 / ln f ",
-      `${content.unit}s. From the mean of each unit’s ${kind.keeping}: half of the units have a τ below ${tau(median)}; the longest is `,
+    element("p", {}, `Half of the units have a time constant below ${tau(median)} ${content.unit}s; the longest is `,
       `${tau(sorted[sorted.length - 1])} (`, linkTo(layerNumber, longest, content.memory, `unit ${longest}`), ")."),
     drawn("svg", {viewBox: "0 0 600 178", class: "small", role: "img", "aria-label": `Units of layer ${layerNumber} by time constant`}, ...bars,
       drawn("path", {d: "M20 132H580", class: "axis"}),
@@ -92,6 +91,8 @@ function showOverview() {
   shown.append(element("p", {text: `A gate that is nearly always below 0.1 (closed) or above 0.9 (open) makes yes-or-no decisions; one in between mixes. The bars add up all units and
     ${content.unit}s. In the plots each dot is a unit: how often its gate is closed (to the right) and open (upwards). Dots near the slanted line are always one or the other;
     dots near the corner at the lower left hardly ever are. Click a dot to see the unit.`}));
+  shown.append(element("p", {text: `A unit that keeps a share f of its memory at every step has lost most of it (63%) after τ = −1 / ln f steps. This time constant is
+    computed from the mean of each unit’s ${kind.keeping}.`}));
   content.layers.forEach((layer, index) => {
     const constants = layer.time_constants ? [element("div", {}, element("h3", {text: "How long it remembers"}), timeConstants(layer, index + 1))] : [];
     shown.append(element("div", {class: "panel layer"}, element("h3", {text: `Layer ${index + 1}`}), element("div", {class: "layer-grid"},
