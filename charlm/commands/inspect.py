@@ -19,12 +19,12 @@ from charlm.commands.options import (
     device_option,
     evaluation_text_options,
     integer_option,
-    output_file,
     run_argument,
     run_path,
     text_argument,
     threads_option,
 )
+from charlm.commands.output import output_file
 from charlm.commands.progress import SharingBar
 from charlm.commands.terminal import print_path, standard_output
 from charlm.errors import TextError, UsageError, pluralize
@@ -176,7 +176,7 @@ def _choose_text(
 ) -> "tuple[str, Text, list[str]]":
     """The name of the text, the text, and the characters of its stored ids."""
     from charlm.corpus.strings import encode_string
-    from charlm.evaluation import subject
+    from charlm.evaluation.evaluation_text import select_text
 
     sources = {
         "TEXT": bool(names),
@@ -197,7 +197,7 @@ def _choose_text(
         if sample > MAX_CHARACTERS:
             raise UsageError(f"--sample {sample}: must be at most {MAX_CHARACTERS:,}.")
         return f"{sample:,} generated {saved.settings.unit}s", _generate(model, saved, sample), _labels(saved)
-    chosen = subject.choose(names, split, encoding, saved, run, cache_dir, quiet)
+    chosen = select_text(names, split, encoding, saved, run, cache_dir, quiet)
     if names or len(chosen.text) <= DEFAULT_CHARACTERS:
         return chosen.name, _limited(chosen.name, chosen.text), chosen.alphabet
     start = chosen.text.part(range(DEFAULT_CHARACTERS))

@@ -12,7 +12,8 @@ import pytest
 import charlm
 from charlm.commands import inspect
 from charlm.reports import inspection
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
 from tests.commands.test_bad_input import refused
 
@@ -145,7 +146,8 @@ def byte_run(tmp_path: Path, poem_file: Path) -> Path:
         "sample_length": 0,
         "document_separator": "\n",
     }
-    session.plan([str(poem_file)], [("test", settings)], out=tmp_path / "run").trainer(quiet=True).train()
+    request = TrainingRequest([str(poem_file)], [("test", settings)], out=tmp_path / "run")
+    plan_training(request).trainer(quiet=True).train()
     return tmp_path / "run"
 
 
