@@ -94,10 +94,16 @@ function start() {
   textPanel.setAttribute("aria-label", `The text. Arrow keys move from ${content.unit} to ${content.unit}.`);
   textPanel.append(...spans);
   const kept = content.layers.reduce((total, layer) => total + layer.units.length, 0), all = layers * content.hidden_size;
-  document.getElementById("contents").textContent = kept === all
-    ? `All ${count(all)} units are in this page.`
-    : `This page holds ${count(kept)} of ${count(all)} units: those that track something, and those that were named. To see others, name them when you write the page, ` +
-      `for example with --neuron ${layers}:1 (layer:unit), at most 64. All units fit in the page of a text of at most ${count(content.max_characters)} ${content.unit}s.`;
+  const contents = document.getElementById("contents");
+  if (kept === all) contents.textContent = `All ${count(all)} units are in this page.`;
+  else {
+    contents.append(`The text is too long for all ${count(all)} units. This page holds ${count(kept)}: those that track something, and those that were named (`);
+    content.layers.flatMap((layer, index) => layer.units.map(unit => linkTo(index + 1, unit, content.memory)))
+      .forEach((link, place) => contents.append(place ? ", " : "", link));
+    contents.append("). To see others, name them when you write the page, at most 64: ",
+      element("code", {text: `charlm inspect RUN TEXT --html FILE --neuron ${layers}:1`}),
+      `. Of a text of at most ${count(content.max_characters)} ${content.unit}s, all units fit.`);
+  }
   document.getElementById("step-lead").textContent = stepLeads[content.cell];
   showTracked();
   showOverview();

@@ -22,9 +22,8 @@ function showLegend(view) {
   const [left, right] = isGate(view.signal) ? [" closed", " open"] : ["", ""];
   document.getElementById("legend").replaceChildren(
     element("b", {text: `Layer ${view.layer}, unit ${view.unit}: ${title.toLowerCase()} ${symbol}`}),
-    element("span", {text: ends[0] + left}),
-    element("span", {class: "bar", "aria-hidden": "true", style: {background: `linear-gradient(90deg, ${steps.join()})`}}),
-    element("span", {text: ends[1] + right}),
+    element("span", {class: "scale"}, ends[0] + left,
+      element("span", {class: "bar", "aria-hidden": "true", style: {background: `linear-gradient(90deg, ${steps.join()})`}}), ends[1] + right),
   );
 }
 
