@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from charlm import checkpoint
+from charlm.checkpoint import loading, writing
 from charlm.corpus.record import CorpusFile, CorpusRecord
 from charlm.errors import CheckpointError, TextError, quote
 
@@ -14,7 +14,7 @@ AT_MOST_BYTES = 1 << 28  # more than a million files
 
 def encode(record: CorpusFile) -> bytes:
     """The content of the file. Raises ``TextError`` if it would be too large to be read again."""
-    data = checkpoint.to_json(record.model_dump())
+    data = writing.encode_json(record.model_dump())
     if len(data) > AT_MOST_BYTES:
         raise TextError(
             f"{record.name}: the list of {record.num_files:,} files takes {len(data):,} bytes, more than {NAME} may.",
@@ -27,9 +27,9 @@ def read(run: Path) -> CorpusFile:
     """Raises ``CheckpointError`` if it is missing or cannot be read."""
     path = run / NAME
     try:
-        return CorpusFile(**checkpoint.read_json(path, AT_MOST_BYTES))
+        return CorpusFile(**loading.read_json(path, AT_MOST_BYTES))
     except (CheckpointError, ValidationError) as error:
-        reason = checkpoint.first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
+        reason = loading.first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
         raise CheckpointError(
             f"{path}: cannot tell which text this run was trained on: {reason}.",
             f"Pass the text again: charlm train TEXT --resume {quote(run)}",

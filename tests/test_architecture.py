@@ -22,7 +22,7 @@ ORDER = (
     {"api"},
     {"benchmark"},
     {"training"},
-    {"generation", "evaluation", "reports"},
+    {"generation", "evaluation", "reports", "summary"},
     {"runs"},
     {"texts"},
     {"checkpoint"},

@@ -100,11 +100,11 @@ def command(
 
     place = choose_device(device)
     prepare_process(threads)
-    chosen = runs.read(run, checkpoint)
+    chosen = runs.load_model(run, checkpoint)
     unit = chosen.settings.unit
     if prompt_file is not None:
         settings = settings.model_copy(update={"prompt": _read(prompt_file, unit)})
-    model = chosen.model(place)
+    model = chosen.build_model(place)
     with standard_output():
         if interactive:
             _converse(Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)

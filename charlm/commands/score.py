@@ -77,8 +77,8 @@ def command(
 
     place = choose_device(device)
     balancer = prepare_process(threads)
-    saved = runs.read(run, checkpoint)
-    model = saved.model(place)
+    saved = runs.load_model(run, checkpoint)
+    model = saved.build_model(place)
     scored = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
     hidden = quiet or (html is None and sys.stdout.isatty())  # the lines themselves show how far it is
     unit = SHORT_UNITS[saved.settings.unit]

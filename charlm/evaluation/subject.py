@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from charlm import runs, texts
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import SavedModel
 from charlm.config import COMMAND_LINE, TrainSettings, resolve
 from charlm.corpus import documents, floors, loading, sources
 from charlm.corpus.encoded import blocks
@@ -40,7 +40,7 @@ def choose(
     names: Sequence[str],
     split: str | None,
     encoding: str | None,
-    saved: Checkpoint,
+    saved: SavedModel,
     run: Path,
     cache_folder: Path | None = None,
     quiet: bool = True,
@@ -60,7 +60,7 @@ def choose(
 
 
 def own_corpus(
-    saved: Checkpoint,
+    saved: SavedModel,
     run: Path,
     cache_folder: Path | None = None,
     quiet: bool = True,
@@ -89,7 +89,7 @@ def part_of(corpus: Corpus, part: str) -> Subject:
 
 def another(
     names: Sequence[str],
-    saved: Checkpoint,
+    saved: SavedModel,
     encoding: str | None = None,
     cache_folder: Path | None = None,
     quiet: bool = True,

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm import runs, texts
-from charlm.checkpoint import Checkpoint, config_json, describe_process
+from charlm.checkpoint.contents import Checkpoint, SavedModel
+from charlm.checkpoint.environment import describe_environment
+from charlm.checkpoint.writing import encode_config
 from charlm.config import (
     CorpusSettings,
     Layer,
@@ -64,7 +66,7 @@ class Plan:
     saved: Checkpoint | None
     overwrite: bool
     seen: list[str]  # the checkpoints that were there
-    origin: Checkpoint | None = None  # whose weights it starts from
+    origin: SavedModel | None = None  # whose weights it starts from
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
@@ -93,11 +95,11 @@ class Plan:
         prepare_process(trainer.balancer.most)
         # What could not be read again is refused here, before anything is removed
         texts.encode(record)
-        environment = describe_process(trainer.device, trainer.precision)
-        config_json(trainer.state.checkpoint(self.settings, self.corpus, {}, environment))
+        environment = describe_environment(trainer.device, trainer.precision)
+        encode_config(trainer.state.checkpoint(self.settings, self.corpus, {}, environment).model)
         if self.saved is not None:
             trainer.restore(self.saved)
-            runs.forget_after(self.run, self.saved.step)
+            runs.forget_after(self.run, self.saved.model.step)
         elif self.overwrite and runs.is_occupied(self.run):
             runs.remove(self.run)
         runs.start(self.run, self.settings, record)
@@ -135,23 +137,24 @@ class Plan:
             more = len(text.vocabulary) - len(self.origin.vocabulary)
             yield f"Finetuning {self.origin.folder}; {pluralize(more, f'new {settings.unit}')}."
         if self.saved is not None:
-            yield f"Resuming {self.run} from step {self.saved.step}."
-            if later := runs.later_checkpoints(self.run, self.saved.step):
+            saved = self.saved.model
+            yield f"Resuming {self.run} from step {saved.step}."
+            if later := runs.later_checkpoints(self.run, saved.step):
                 yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
             precision = choose_precision(settings.precision, device)
             threads = choose_threads(settings.threads, settings, lanes, precision)
-            now = describe_process(device, precision, threads)
-            then = self.saved.environment
+            now = describe_environment(device, precision, threads).model_dump()
+            then = saved.environment.model_dump()
             names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
             if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):
                 yield (
                     f"The environment changed ({changed}): results may not be bit-identical to those of an "
                     "uninterrupted run."
                 )
-            if moves := self.saved.progress.thread_changes:
+            if moves := saved.progress.thread_changes:
                 steps = ", ".join(str(change.step) for change in moves)
                 yield f"The number of threads changed at step {steps}, so this run cannot be reproduced bit for bit."
-            before = self.saved.settings
+            before = saved.settings
             learning = [*OptimizationSettings.model_fields, "precision"]
             if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
                 changes = ", ".join(f"{name} {getattr(before, name)} → {getattr(settings, name)}" for name in new)
@@ -249,9 +252,9 @@ def _fresh(
     return Plan(settings, corpus, run, None, overwrite, [folder.name for folder in runs.checkpoints(run)], origin)
 
 
-def _shaped(layers: Sequence[Layer], path: Path) -> tuple[TrainSettings, Checkpoint]:
+def _shaped(layers: Sequence[Layer], path: Path) -> tuple[TrainSettings, SavedModel]:
     """The settings of a training that starts from another's model, whose shape comes before a preset's."""
-    origin = runs.read(path)
+    origin = runs.load_model(path)
     shape = {name: getattr(origin.settings, name) for name in SHAPE}
     presets = [layer for layer in layers if layer[0].endswith(".toml")]  # what is asked for comes after them
     asked = [layer for layer in layers if layer not in presets]
@@ -276,7 +279,8 @@ def _resumed(
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
     seen = [folder.name for folder in runs.checkpoints(run)]
-    saved = runs.read(path, "latest")
+    checkpoint = runs.load_checkpoint(path)
+    saved = checkpoint.model
     runs.check_later(run, saved.step)
     if not runs.has_settings(run):
         raise UsageError(f"{path}: not inside a run folder.", "Move the checkpoint back into its run folder.")
@@ -294,7 +298,7 @@ def _resumed(
     files = texts.find(run, saved.corpus)
     recorded = RecordedCorpus(run, saved.corpus, files, _where_now(path), another)
     corpus = recorded.load(corpus_names, settings, saved.vocabulary, cache_folder, quiet)
-    return Plan(settings, corpus, run, saved, False, seen)
+    return Plan(settings, corpus, run, checkpoint, False, seen)
 
 
 def _where_now(path: Path) -> str:

@@ -152,7 +152,7 @@ def test_a_shuffled_run_resumes_and_is_evaluated_on_its_own_split(path: Path) ->
     plan = session.plan([str(path)], [("test", asked)], out=out)
     plan.train(quiet=True)
     validation = plan.corpus.part(plan.corpus.split.validation)[:].tolist()
-    saved = runs.read(out)
+    saved = runs.load_model(out)
     assert subject.choose([], "validation", None, saved, out).text[:].tolist() == validation
     assert texts.read(out).shuffle_seed == saved.corpus.shuffle_seed == shuffling.SEED
     other_seed = session.plan([str(path)], [("test", {**asked, "seed": 7})], out=path.parent / "other")

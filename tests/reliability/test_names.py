@@ -15,7 +15,9 @@ from tensorboard.summary.writer import record_writer
 
 from charlm import files, runs, texts
 from charlm.config import TrainSettings, read_toml, resolve
+from charlm.corpus.record import CorpusFile
 from charlm.errors import CharlmWarning, UsageError
+from charlm.summary import summarize
 from charlm.training import session
 from charlm.training.session import default_run, portable_name
 from tests.conftest import ROOT, SMALL
@@ -59,11 +61,11 @@ def test_texts_and_runs_may_have_any_name(poem: str, name: str) -> None:
     assert texts.read(run).files[0].path == str(text)
     assert any(path.name.startswith("events.out.tfevents") and path.stat().st_size for path in run.iterdir())
     session.plan([], [("test", {"max_steps": 4})], resume=str(run)).train(quiet=True)
-    assert runs.read(run, "latest").step == 4
-    assert runs.summary(run)["corpus"]["files"][0]["path"] == str(Path.cwd() / text)
+    assert runs.load_model(run, "latest").step == 4
+    assert CorpusFile.model_validate(summarize(run).corpus).files[0].path == str(Path.cwd() / text)
     layers = [("test", {**SETTINGS, "max_steps": 2, "init_from": str(run)})]
     session.plan([str(text)], layers, out=Path("tuned")).train(quiet=True)
-    assert runs.read(Path("tuned")).settings.init_from == str(run)
+    assert runs.load_model(Path("tuned")).settings.init_from == str(run)
     assert session.plan([], [], resume="tuned").settings.init_from == str(run)
     same = resolve(TrainSettings, [("", read_toml(Path("tuned/config.toml")))])
     assert Path.cwd() / same.init_from == Path.cwd() / run
@@ -158,14 +160,14 @@ def test_a_folder_with_texts_and_runs_may_be_moved(poem: str, monkeypatch: pytes
     shutil.move("project", "elsewhere")
     run, empty = Path("elsewhere/checkpoints/texts"), tmp_path / "empty cache"
     session.plan([], [("test", {"max_steps": 4})], resume=str(run), cache_folder=empty).train(quiet=True)
-    assert runs.read(run, "latest").step == 4
+    assert runs.load_model(run, "latest").step == 4
     shutil.move("elsewhere/checkpoints/texts", "alone")  # its record now says where the texts are
     session.plan([], [("test", {"max_steps": 6})], resume="alone", cache_folder=tmp_path / "empty too").train(
         quiet=True
     )
     shutil.rmtree("elsewhere")
     session.plan([], [("test", {"max_steps": 8})], resume="alone", cache_folder=empty).train(quiet=True)
-    assert runs.read(Path("alone"), "latest").step == 8
+    assert runs.load_model(Path("alone"), "latest").step == 8
 
 
 # TensorBoard
@@ -188,7 +190,7 @@ def test_whatever_tensorboards_writer_raises_is_said_once(
         trainer.train()
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
-    assert runs.read(trainer.run, "latest").step == 12
+    assert runs.load_model(trainer.run, "latest").step == 12
 
 
 def test_the_failure_of_another_thread_is_not_taken_for_tensorboards(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import Checkpoint
 from charlm.config import TrainSettings
 from charlm.errors import CharlmError, UsageError
 from charlm.model import device as device_module
