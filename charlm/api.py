@@ -41,7 +41,8 @@ from charlm.evaluation.scores import Scores, joined, scores
 from charlm.generation.streams import Sample, Sampler
 from charlm.model.device import choose_device
 from charlm.model.stepper import Steppers
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 
 AnyPath = str | os.PathLike[str]  # a Run is one too
 CorpusPaths = AnyPath | Iterable[AnyPath]
@@ -98,7 +99,8 @@ def train(
     overwrite = check(overwrite, bool, "true or false", "charlm.train(): overwrite")
     quiet = check(quiet, bool, "true or false", "charlm.train(): quiet")
     resumed = resume if isinstance(resume, str) else path("resume", resume)
-    plan = session.plan(names, layers, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
+    request = TrainingRequest(names, layers, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
+    plan = plan_training(request)
     validation = plan.train(quiet)
     return Run(plan.run, validation)
 
@@ -163,8 +165,8 @@ class Model:
     def sample_many(self, prompt: str = "", **settings: Any) -> list[Sample]:
         """Generate ``num_samples`` continuations in parallel.
 
-        Each has its ``text``, its ``log_probability_nats`` and its ``finish_reason``: ``length``, ``stop`` or
-        ``newline``.
+        Each has its ``text``, its ``data`` (bytes: those of a byte-level model, or the text in UTF-8), its
+        ``log_probability_nats`` and its ``finish_reason``: ``length``, ``stop`` or ``newline``.
         """
         return self._sampler(prompt, settings).samples()
 

@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from charlm import files, reading, texts
+from charlm import files, reading, run_corpus
 from charlm.checkpoint import loading, writing
 from charlm.checkpoint.contents import CONFIG, MANIFEST, Checkpoint, SavedModel
 from charlm.config import TrainSettings, parse_toml, to_toml
-from charlm.corpus.record import CorpusFile
 from charlm.errors import CharlmWarning, CheckpointError, UnreadableError, UsageError, VersionError
+from charlm.run_corpus import CorpusFile
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
@@ -35,7 +35,7 @@ def start(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
     files.make_folder(run)
     files.remove_leftovers(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
-    files.write_file(run / texts.NAME, texts.encode(record))
+    files.write_file(run / run_corpus.NAME, record.encode())
 
 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:
@@ -231,7 +231,7 @@ def remove(run: Path) -> None:
         files.remove_folder(folder)
     for path in run.glob("events.out.tfevents.*"):
         files.remove_file(path)
-    for name in (METRICS, texts.NAME, "config.toml"):  # the last says that this is a run, should we be killed here
+    for name in (METRICS, run_corpus.NAME, "config.toml"):  # the last says that this is a run, should we be killed here
         files.remove_file(run / name)
 
 

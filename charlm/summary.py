@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from charlm import runs, texts
+from charlm import runs
 from charlm.checkpoint.environment import Environment
 from charlm.config import TrainSettings
 from charlm.corpus.record import CorpusRecord
+from charlm.run_corpus import CorpusFile
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def summarize(path: Path, which: str = "best") -> RunSummary:
         part = name.rsplit(".", 1)[0] if "." in name else "output"
         part = part.replace("recurrent.layers.", "layer ")
         parameters[part] = parameters.get(part, 0) + weight.numel()
+    # A file of tensors has them in any order; layer 10 comes after layer 2
+    parameters = dict(sorted(parameters.items(), key=lambda part: (part[0].split()[0], len(part[0]), part[0])))
     metrics = dict(model.metrics)
     for entry in runs.json_lines(run / runs.METRICS):
         if entry.get("step") == model.step:
@@ -44,7 +47,7 @@ def summarize(path: Path, which: str = "best") -> RunSummary:
         vocabulary=model.vocabulary.characters,
         metrics=metrics,
         training_seconds=model.progress.training_seconds,
-        corpus=texts.find(run, model.corpus) or model.corpus,
+        corpus=CorpusFile.find(run, model.corpus) or model.corpus,
         environment=model.environment,
         checkpoints=[runs.step_of(folder) for folder in reversed(runs.checkpoints(run))],
     )

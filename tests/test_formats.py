@@ -13,7 +13,8 @@ import safetensors.torch
 from charlm import runs
 from charlm.config import TrainSettings
 from charlm.corpus import cache
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -55,7 +56,7 @@ def written(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for unit in ("character", "byte"):
         layers = [("test", {**SETTINGS, "unit": unit})]
         text, out = str(folder / "poem.txt"), folder / unit
-        session.plan([text], layers, out=out, cache_folder=folder / "cache").train(quiet=True)
+        plan_training(TrainingRequest([text], layers, out=out, cache_folder=folder / "cache")).train(quiet=True)
     return folder
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm import config, files, runs, texts
+from charlm import config, files, runs
 from charlm.checkpoint import loading, writing
 from charlm.checkpoint.contents import Checkpoint, SavedModel
 from charlm.checkpoint.environment import describe_environment
@@ -20,6 +20,7 @@ from charlm.errors import CharlmWarning, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
 from charlm.progress import TrainingProgress
 from charlm.records import to_json
+from charlm.run_corpus import CorpusFile
 from charlm.summary import summarize
 from tests.conftest import corpus_file, corpus_record
 
@@ -75,7 +76,7 @@ def run(tmp_path: Path) -> Path:
 def test_a_run_starts_with_its_settings_and_its_corpus(run: Path) -> None:
     assert config.resolve(TrainSettings, [("", config.read_toml(run / "config.toml"))]) == SETTINGS
     assert json.loads((run / "corpus.json").read_bytes()) == CORPUS.model_dump()
-    assert texts.read(run) == CORPUS
+    assert CorpusFile.read(run) == CORPUS
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
 
 
@@ -95,7 +96,7 @@ def test_a_corpus_record_without_a_field_is_refused(run: Path, path: str) -> Non
     del part[name]
     (run / "corpus.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match=f"{re.escape(str(run / 'corpus.json'))}: .*{path}") as raised:
-        texts.read(run)
+        CorpusFile.read(run)
     assert raised.value.hint
 
 
@@ -105,7 +106,7 @@ def test_a_corpus_record_that_cannot_be_read_is_refused(run: Path, data: bytes |
     if data is not None:
         (run / "corpus.json").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"corpus\.json") as raised:
-        texts.read(run)
+        CorpusFile.read(run)
     assert raised.value.hint
 
 

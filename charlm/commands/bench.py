@@ -12,7 +12,7 @@ from charlm.commands.options import (
     json_option,
     settings_options,
 )
-from charlm.commands.terminal import print_json, standard_output
+from charlm.commands.output import Output, output_option
 from charlm.config import (
     BenchSettings,
     DeviceSettings,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @option("--config", default="default", metavar="NAME|FILE.toml", help="Preset or TOML file.  [default: default]")
 @integer_option("--rounds", 1, "Timed rounds; the median is reported.", default=5)
 @json_option
+@output_option
 @common_options
 @settings_options(
     {
@@ -46,7 +47,16 @@ if TYPE_CHECKING:
     }
 )
 @click.pass_context
-def command(context: click.Context, /, config: str, rounds: int, json: bool, quiet: bool, **options: object) -> None:
+def command(
+    context: click.Context,
+    /,
+    config: str,
+    rounds: int,
+    json: bool,
+    output: Output,
+    quiet: bool,
+    **options: object,
+) -> None:
     """Benchmark training and sampling, in characters per second, against plain PyTorch loops.
 
     Training on random ids is compared with the same model built on nn.LSTM, and with a model shaped like char-rnn's
@@ -59,6 +69,8 @@ def command(context: click.Context, /, config: str, rounds: int, json: bool, qui
     charlm bench --hidden-size 512 --batch-size 64 --sequence-length 64
     charlm bench --config tiny --json
     """
+    if not json:
+        output.require("×")
     preset = preset_path(config)
     whole = resolve(TrainSettings, [(str(preset), read_toml(preset))])
     known = whole.model_dump(include=set(BenchSettings.model_fields))
@@ -69,8 +81,7 @@ def command(context: click.Context, /, config: str, rounds: int, json: bool, qui
     prepare_process(settings.threads)
     with open_bar(quiet, total=benchmark.turns(rounds), desc="measuring", leave=False) as bar:
         result = benchmark.run(settings, rounds, bar.update)
-    with standard_output():
-        print_json(to_json(result)) if json else click.echo(_page(result))
+    output.write_json(to_json(result)) if json else output.write(_page(result) + "\n")
 
 
 def _page(result: "BenchmarkReport") -> str:

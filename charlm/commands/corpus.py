@@ -15,11 +15,13 @@ from charlm.commands.options import (
     json_option,
     settings_options,
 )
-from charlm.commands.terminal import print_json, print_path, standard_output
+from charlm.commands.output import Output, output_option
+from charlm.commands.terminal import print_path, standard_output
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.console import console, open_bar
 from charlm.corpus import download
 from charlm.errors import CharlmError, pluralize
+from charlm.records import to_json
 
 SUGGESTED = ("tiny", "default")  # presets whose training time is estimated; on a GPU, large too
 SHOWN = 10  # entries of a list in the report for people; JSON has more
@@ -87,6 +89,7 @@ def get(name: str, dir: Path, quiet: bool) -> None:
 @corpus_argument
 @cache_option
 @json_option
+@output_option
 @common_options
 @settings_options({"Data": CorpusSettings})
 @click.pass_context
@@ -96,6 +99,7 @@ def inspect(
     corpus: tuple[str, ...],
     cache_dir: Path | None,
     json: bool,
+    output: Output,
     quiet: bool,
     **options: object,
 ) -> None:
@@ -110,16 +114,16 @@ def inspect(
     zcat old.txt.gz | charlm corpus inspect - --encoding cp1252
     """
     settings = resolve(CorpusSettings, given(context, CorpusSettings))
-    from charlm.corpus import inspection, likeness, loading
+    from charlm.corpus import loading
+    from charlm.corpus.analysis import inspection, likeness
 
     loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
     stages = inspection.STAGES + len(SUGGESTED)
     with open_bar(quiet, total=stages, desc="inspecting", leave=False) as bar:
-        report = inspection.inspect(loaded, bar.update)
+        report = to_json(inspection.inspect_corpus(loaded, bar.update), settings.unit)
         report["advice"] = likeness.advice(loaded, settings)
         report.update(_presets(loaded, settings, bar))
-    with standard_output():
-        print_json(report) if json else click.echo(_page(report))
+    output.write_json(report) if json else output.write(_page(report) + "\n")
 
 
 def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:

@@ -16,15 +16,14 @@ from charlm.commands.options import (
     given,
     integer_option,
     json_option,
-    output_file,
     run_argument,
     run_path,
     settings_options,
     text_argument,
     threads_option,
 )
+from charlm.commands.output import Output, output_file, output_option
 from charlm.commands.progress import SharingBar
-from charlm.commands.terminal import print_json, standard_output
 from charlm.config import DynamicSettings, resolve
 from charlm.errors import UsageError, pluralize
 from charlm.records import to_json
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
 @threads_option
 @cache_option
 @json_option
+@output_option
 @common_options
 @settings_options({"Dynamic evaluation": DynamicSettings})
 @click.pass_context
@@ -82,6 +82,7 @@ def command(
     threads: int,
     cache_dir: Path | None,
     json: bool,
+    output: Output,
     quiet: bool,
     **options: object,
 ) -> None:
@@ -94,6 +95,7 @@ def command(
     charlm eval checkpoints/play
     charlm eval checkpoints/play hamlet.txt letters/ --encoding latin-1
     charlm eval checkpoints/play --split test --json
+    charlm eval checkpoints/play --output report.txt
     charlm eval checkpoints/play --checkpoint latest --num-segments 32
     charlm eval checkpoints/play --baselines --independent-windows 256 --context-loss
     charlm eval checkpoints/play --context-plot context.svg
@@ -104,9 +106,11 @@ def command(
     settings = resolve(DynamicSettings, layers)
     if not dynamic and layers[-1][1]:
         raise UsageError("--dynamic-* options only apply to dynamic evaluation.", "Add --dynamic.")
+    if not json and (context_loss or context_plot):
+        output.require("–")
     from charlm import runs
     from charlm.corpus.vocabulary import SHORT_UNITS
-    from charlm.evaluation import subject
+    from charlm.evaluation import evaluation_text
     from charlm.evaluation.report import ExtraMetrics, measure
     from charlm.model.device import choose_device, prepare_process
     from charlm.reports.curve import picture
@@ -121,10 +125,12 @@ def command(
         return SharingBar(balancer, quiet, total=characters, desc=what, unit=short, unit_scale=True, leave=False)
 
     model = saved.build_model(place)
-    evaluated = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
-    own = None
+    evaluated = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
+    run_corpus = None
     if needing := [name for name, value in (("--baselines", baselines), ("--dynamic", dynamic)) if value]:
-        own = subject.own_corpus(saved, run, cache_dir, quiet, instead=f"remove {' and '.join(needing)}")
+        run_corpus = evaluation_text.load_run_corpus(
+            saved, run, cache_dir, quiet, instead=f"remove {' and '.join(needing)}"
+        )
     extra = ExtraMetrics(
         dynamic=settings if dynamic else None,
         independent_window=independent_windows,
@@ -132,18 +138,17 @@ def command(
         context_loss=context_loss or context_plot is not None,
     )
     with output_file(context_plot) if context_plot else nullcontext() as svg_file:
-        report = measure(model, evaluated, own, num_segments, extra, progress)
+        report = measure(model, evaluated, run_corpus, num_segments, extra, progress)
         if svg_file is not None:
             points = report.context_loss or []
             lengths = [point.context_characters for point in points]
             bits = [point.bits_per_character for point in points]
             svg = picture(lengths, bits, report.bits_per_character, unit, f"{run}, {evaluated.name}")
             svg_file.write(svg.encode("utf-8", "xmlcharrefreplace"))
-    with standard_output():
-        if json:
-            print_json({"run": str(run), "step": saved.step, **to_json(report, unit)})
-        else:
-            click.echo(_page(f"{run}, step {saved.step}", report))
+    if json:
+        output.write_json({"run": str(run), "step": saved.step, **to_json(report, unit)})
+    else:
+        output.write(_page(f"{run}, step {saved.step}", report) + "\n")
 
 
 def _page(model: str, report: "EvaluationReport") -> str:

@@ -8,7 +8,7 @@ import click
 
 from charlm.commands.layout import Command, argument
 from charlm.commands.options import checkpoint_option, common_options, format_value, json_option, run_path
-from charlm.commands.terminal import print_json, standard_output
+from charlm.commands.output import Output, output_option
 from charlm.config import SECTIONS
 from charlm.errors import CharlmError, CharlmWarning, pluralize
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 @argument("runs", type=run_path, nargs=-1, required=True, description="Run folders, or checkpoints of runs.")
 @checkpoint_option
 @json_option
+@output_option
 @common_options
-def command(runs: tuple[Path, ...], checkpoint: str, json: bool, quiet: bool) -> None:
+def command(runs: tuple[Path, ...], checkpoint: str, json: bool, output: Output, quiet: bool) -> None:
     """Show a run's settings, parameter counts, vocabulary, metrics and environment; compare several RUNS in a table.
 
     \b
     charlm info checkpoints/play
     charlm info checkpoints/*/
-    charlm info checkpoints/play --json
+    charlm info checkpoints/play --json --output play.json
     """
     from charlm.records import to_json
     from charlm.summary import summarize
@@ -40,13 +41,10 @@ def command(runs: tuple[Path, ...], checkpoint: str, json: bool, quiet: bool) ->
             if len(runs) == 1:
                 raise
             warnings.warn(f"skipped: {error.message}", CharlmWarning, stacklevel=1)
-    with standard_output():
-        if json:
-            print_json(to_json(found if len(runs) > 1 else found[0]))
-        elif len(runs) > 1:
-            click.echo(_table(found))
-        else:
-            click.echo(_page(found[0]))
+    if json:
+        output.write_json(to_json(found if len(runs) > 1 else found[0]))
+    else:
+        output.write((_table(found) if len(runs) > 1 else _page(found[0])) + "\n")
 
 
 def _page(run: "RunSummary") -> str:

@@ -1,10 +1,9 @@
 """From settings to click options, and from presets, environment and flags back to settings."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -12,11 +11,8 @@ from pydantic.fields import FieldInfo
 
 from charlm.commands.layout import argument, option
 from charlm.config import COMMAND_LINE, ESCAPES, DeviceSettings, Layer, Settings
-from charlm.errors import UsageError
-from charlm.files import written
 from charlm.generation.terminal import backslashed, unescaped
 
-ELSEWHERE = "Choose a different path."
 NO_BREAK = "\N{NO-BREAK SPACE}"  # or a line of help may end between a sign and its number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -108,43 +104,6 @@ def given(context: click.Context, kind: type[Settings]) -> list[Layer]:
         }
         layers.append((origin, values))
     return layers
-
-
-class OutputFile:
-    """What :func:`output_file` gives."""
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path = path
-        self.file = file
-
-    def write(self, data: bytes) -> None:
-        with _told(self.path):
-            self.file.write(data)
-
-
-@contextmanager
-def output_file(path: Path) -> Iterator[OutputFile]:
-    """A file for what the block works out, begun before it: who cannot write there learns it at once.
-
-    Raises ``UsageError`` where it cannot be written; what else the block raises is its own.
-    """
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "not a regular file, and is not overwritten"
-        raise UsageError(f"{path}: is {what}.", ELSEWHERE)
-    with ExitStack() as stack:
-        with _told(path):
-            file = stack.enter_context(written(path))
-        yield OutputFile(path, file)
-        with _told(path):
-            stack.close()
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}.", ELSEWHERE) from None
 
 
 def integer_option(

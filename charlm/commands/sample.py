@@ -1,5 +1,7 @@
 """``charlm sample``."""
 
+import base64
+import io
 import math
 import sys
 from collections.abc import Iterator
@@ -21,11 +23,12 @@ from charlm.commands.options import (
     settings_options,
     threads_option,
 )
-from charlm.commands.terminal import print_json, standard_output
+from charlm.commands.output import Output, output_option
 from charlm.config import SampleSettings, resolve
-from charlm.console import console
+from charlm.console import console, open_bar
 from charlm.errors import CharlmError, UsageError
-from charlm.generation.terminal import Output
+
+BAR_AFTER_SECONDS = 2.0  # what is done sooner needs no bar
 
 
 @click.command("sample", cls=Command)
@@ -43,6 +46,7 @@ from charlm.generation.terminal import Output
 @threads_option
 @device_option
 @json_option
+@output_option
 @common_options
 @settings_options({"Sampling": SampleSettings})
 @click.pass_context
@@ -58,17 +62,19 @@ def command(
     threads: int,
     device: str,
     json: bool,
+    output: Output,
     quiet: bool,
     **options: object,
 ) -> None:
     """Generate text with the model in RUN.
 
-    Text is streamed to standard output. Multiple samples are generated in parallel: the first is streamed, the others
-    are printed when they are complete, with separators on standard error.
+    Text is streamed to standard output. Multiple samples are generated in parallel and printed in order as they are
+    generated, with separators on standard error; with --stop-at-newline, one per line. A byte-level model writes raw
+    bytes to a pipe or a file: the prompt and what was generated, with nothing added; a terminal shows them as text.
 
     Filters apply in this order: --ban and --allow, --temperature, --top-k, --top-p, --min-p. --json prints one object
-    per sample: text, seed, log-probability in nats under the filtered distribution, bits per character (for byte-level
-    models, per byte), and why it ended.
+    per sample on a line of its own: text, seed, log-probability in nats under the filtered distribution, bits per
+    character (for byte-level models, per byte, and the bytes as base64), and why it ended.
 
     \b
     charlm sample checkpoints/play
@@ -77,7 +83,10 @@ def command(
     charlm sample checkpoints/play --top-k 10 --top-p 0.9 --min-p 0.05 --seed 42 --precision fp32
     charlm sample checkpoints/play --ban "0123456789" --stop "ACT" --stop "SCENE"
     charlm sample checkpoints/play --allow "abcdefghijklmnopqrstuvwxyz " --stop-at-newline
-    charlm sample checkpoints/play --num-samples 64 --json
+    charlm sample checkpoints/play --num-samples 64 --json --output samples.jsonl
+    charlm sample checkpoints/names --num-samples 20000 --stop-at-newline > names.txt
+    charlm sample checkpoints/sounds --length 80000 | aplay      8-bit audio
+    charlm sample checkpoints/tunes --prompt-file start.mid --length 4000 --output new.mid
     charlm sample checkpoints/play --prompt "To be, or not to b" --next-probabilities 5
     charlm sample checkpoints/play --checkpoint latest --interactive --no-echo
     """
@@ -90,6 +99,7 @@ def command(
             "--next-probabilities": next_probabilities,
             "--prompt-file": prompt_file,
             "--num-samples": settings.num_samples > 1,
+            "--output": output.is_file,
         }
         if excluded := ", ".join(name for name, value in others.items() if value):
             raise UsageError(f"--interactive cannot be used with {excluded}.", f"Remove --interactive or {excluded}.")
@@ -105,18 +115,21 @@ def command(
     if prompt_file is not None:
         settings = settings.model_copy(update={"prompt": _read(prompt_file, unit)})
     model = chosen.build_model(place)
-    with standard_output():
-        if interactive:
-            _converse(Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)
-            return
-        sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
-        if next_probabilities:
-            _show_next(sampler.next_characters(next_probabilities), unit, json)
-        elif json:
-            for sample in sampler.samples():
-                print_json(_object(sample, settings.prompt, unit), indent=None)
+    if interactive:
+        _converse(output, Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)
+        return
+    sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
+    if next_probabilities:
+        _show_next(output, sampler.next_characters(next_probabilities), unit, json)
+        return
+    with _open_bar(quiet or output.is_terminal, settings, unit) as bar:
+        samples = _followed(sampler.in_order(), bar, settings.num_samples == 1)
+        if json:
+            for sample in samples:
+                if sample.finish_reason:
+                    output.write_json(_object(sample, settings.prompt, unit), indent=None)
         else:
-            _write(sampler, settings.prompt if echo else "", quiet)
+            _write(output, samples, settings, unit, echo, quiet)
 
 
 def _read(name: str, unit: str) -> str:
@@ -132,75 +145,124 @@ def _read(name: str, unit: str) -> str:
         ) from None
 
 
-def _write(sampler: Any, prompt: str, quiet: bool) -> None:
-    """The first sample as it is made, then the others."""
-    output, samples = Output(sys.stdout), sampler.begin()
+def _open_bar(hidden: bool, settings: SampleSettings, unit: str) -> Any:
+    """Of what takes long and is not seen as it is made: of samples, or of the characters of a single one."""
+    one = settings.num_samples == 1
+    total, what = (settings.length, unit) if one else (settings.num_samples, "sample")
+    options = {"unit": what, "unit_scale": one, "leave": False, "delay": BAR_AFTER_SECONDS}
+    return open_bar(hidden, total=total, desc="sampling", **options)
 
-    def begin(sample: Any) -> None:
-        if len(samples) > 1 and not quiet:
-            console.say(f"--- {sample.index + 1} of {len(samples)}, seed {sample.seed}")
-        output.write(prompt)
 
-    begin(samples[0])
-    for _ in sampler.write(samples):
-        output.write(samples[0].newest)
-    output.write("\n")
-    for sample in samples[1:]:
-        begin(sample)
-        output.write(sample.text + "\n")
+def _followed(samples: Iterator[Any], bar: Any, one: bool) -> Iterator[Any]:
+    """The samples as they grow, while a bar shows how far they are."""
+    for sample in samples:
+        yield sample
+        bar.update(len(sample.characters) - bar.n if one else bool(sample.finish_reason))
+
+
+def _write(
+    output: Output, samples: Iterator[Any], settings: SampleSettings, unit: str, echo: bool, quiet: bool
+) -> None:
+    """Each sample as it is made: bytes as they are, text with a line end after it unless it ends with one."""
+    many, raw = settings.num_samples > 1 and not quiet, unit == "byte" and not output.is_terminal
+    apart = not (output.is_file or settings.stop_at_newline)  # else there is nothing to see between samples
+    current = None
+    for sample in samples:
+        if sample is not current:
+            current, written = sample, 0
+            if many and apart:
+                console.say(f"--- {sample.index + 1} of {settings.num_samples}, seed {sample.seed}")
+            elif many and not sample.index:
+                console.say(f"{settings.num_samples:,} samples, seed {sample.seed}")
+            _put(output, settings.prompt if echo else "", unit)
+        if unit == "byte":
+            output.write_raw(sample.data_from(written), final=bool(sample.finish_reason))
+        else:
+            output.write("".join(sample.pieces[written:]))
+        written = len(sample.characters)
+        if sample.finish_reason and not raw and sample.finish_reason != "newline":
+            output.write("\n")
+
+
+def _put(output: Output, text: str, unit: str) -> None:
+    """Text that came in, as it came in."""
+    if unit == "byte":
+        output.write_raw(_bytes_of(text))
+    else:
+        output.write(text)
+
+
+def _bytes_of(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _object(sample: Any, prompt: str, unit: str) -> dict[str, Any]:
     nats = sample.log_probability_nats
-    return {
+    found = {
         "index": sample.index,
         "seed": sample.seed,
-        "prompt": prompt,
+        "prompt": _bytes_of(prompt).decode("utf-8", "replace") if unit == "byte" else prompt,
         "text": sample.text,
         f"{unit}s": len(sample.characters),
         "log_probability_nats": nats,
         f"bits_per_{unit}": -nats / math.log(2) / len(sample.characters) if sample.characters else None,
         "finish_reason": sample.finish_reason,
     }
+    if unit == "byte":  # of which text is only a view
+        found["prompt_base64"] = base64.b64encode(_bytes_of(prompt)).decode("ascii")
+        found["text_base64"] = base64.b64encode(sample.data).decode("ascii")
+    return found
 
 
-def _show_next(characters: list[tuple[str, float]], unit: str, as_json: bool) -> None:
+def _show_next(output: Output, characters: list[tuple[str, float]], unit: str, as_json: bool) -> None:
     if unit == "byte":
         found: list[tuple[str | int, float]] = [(ord(byte), probability) for byte, probability in characters]
     else:
         found = list(characters)
     if as_json:
-        print_json([{unit: what, "probability": probability} for what, probability in found])
+        output.write_json([{unit: what, "probability": probability} for what, probability in found])
         return
-    output = Output(sys.stdout)
     for what, probability in found:
         output.write(f"{probability:8.4f}  {what!r}\n")
 
 
-def _converse(conversation: Any, echo: bool) -> None:
-    output = Output(sys.stdout)
+def _converse(output: Output, conversation: Any, echo: bool) -> None:
+    unit = conversation.vocabulary.unit
+    if unit == "byte" and isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # a prompt may be any bytes
     if conversation.prompt:
-        _answer(output, conversation.prompt if echo else "", conversation.again())
+        _answer(output, conversation.prompt if echo else "", conversation.again(), unit)
     for line in _lines():
         is_prompt = not line.startswith(":")
-        _answer(output, line if echo and is_prompt else "", conversation.answer(line))
+        _answer(output, line if echo and is_prompt else "", conversation.answer(line), unit)
         if conversation.ended:
             return
 
 
-def _answer(output: Output, prompt: str, pieces: Iterator[str]) -> None:
+def _answer(output: Output, prompt: str, pieces: Iterator[str | bytes], unit: str) -> None:
     """One answer, a line of its own; nothing where there is nothing to say."""
     begun = False
     try:
         for piece in pieces:
-            output.write(piece if begun else prompt + piece)
+            if not begun:
+                _put(output, prompt, unit)
             begun = True
+            if isinstance(piece, bytes):
+                output.write_raw(piece)
+            else:
+                output.write(piece)
         if begun:
-            output.write("\n")
+            _end_answer(output, unit)
     except CharlmError as error:
         console.say(str(error))
     except KeyboardInterrupt:  # ends this text, not the conversation
-        output.write("\n")
+        _end_answer(output, unit)
+
+
+def _end_answer(output: Output, unit: str) -> None:
+    if unit == "byte":
+        output.write_raw(b"", final=True)
+    output.write("\n")
 
 
 def _lines() -> Iterator[str]:

@@ -1,7 +1,6 @@
 """``charlm score``."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,18 +14,19 @@ from charlm.commands.options import (
     common_options,
     device_option,
     evaluation_text_options,
-    output_file,
     run_argument,
     run_path,
     text_argument,
     threads_option,
 )
+from charlm.commands.output import Output, output_file, output_option
 from charlm.commands.progress import SharingBar
 from charlm.commands.terminal import print_path, standard_output
+from charlm.errors import UsageError
 
 if TYPE_CHECKING:
+    from charlm.evaluation.evaluation_text import EvaluationText
     from charlm.evaluation.scores import Scores
-    from charlm.evaluation.subject import Subject
 
 
 @click.command("score", cls=Command)
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @device_option
 @threads_option
 @cache_option
+@output_option
 @common_options
 def command(
     run: Path,
@@ -54,6 +55,7 @@ def command(
     device: str,
     threads: int,
     cache_dir: Path | None,
+    output: Output,
     quiet: bool,
 ) -> None:
     """Score every character of TEXT with the model in RUN.
@@ -63,14 +65,16 @@ def command(
     reports.
 
     \b
-    charlm score checkpoints/play hamlet.txt > hamlet.jsonl
+    charlm score checkpoints/play hamlet.txt --output hamlet.jsonl
     charlm score checkpoints/play hamlet.txt --encoding latin-1 --html hamlet.html
     echo "To be, or not to be" | charlm score checkpoints/play -
     charlm score checkpoints/play --split test --checkpoint latest
     """
+    if html is not None and output.is_file:
+        raise UsageError("--html and --output cannot be used together.", "--html names its own file.")
     from charlm import runs
     from charlm.corpus.vocabulary import SHORT_UNITS
-    from charlm.evaluation import subject
+    from charlm.evaluation import evaluation_text
     from charlm.evaluation.scores import joined, scores
     from charlm.model.device import choose_device, prepare_process
     from charlm.reports.surprisal import write_page
@@ -79,17 +83,15 @@ def command(
     balancer = prepare_process(threads)
     saved = runs.load_model(run, checkpoint)
     model = saved.build_model(place)
-    scored = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
-    hidden = quiet or (html is None and sys.stdout.isatty())  # the lines themselves show how far it is
+    scored = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
+    hidden = quiet or (html is None and output.is_terminal)  # the lines themselves show how far it is
     unit = SHORT_UNITS[saved.settings.unit]
     total = len(scored.text)
     with SharingBar(balancer, hidden, total=total, desc="scoring", unit=unit, unit_scale=True, leave=False) as bar:
         stretches = scores(model, scored.text, on_progress=bar.update)
         if html is None:
-            with standard_output():
-                for lines in _json_lines(scored, stretches):
-                    sys.stdout.write(lines)
-                    sys.stdout.flush()
+            for lines in _json_lines(scored, stretches):
+                output.write(lines)
             return
         with output_file(html) as file:
             found = joined(stretches)
@@ -107,7 +109,7 @@ def command(
         print_path(html)
 
 
-def _json_lines(scored: "Subject", stretches: "Iterator[Scores]") -> Iterator[str]:
+def _json_lines(scored: "EvaluationText", stretches: "Iterator[Scores]") -> Iterator[str]:
     """The lines of each stretch of characters; in ASCII, so that no terminal and no pipe can spoil them."""
     unit = scored.text.vocabulary.unit
     spelled = [str(ord(c)) if unit == "byte" else json.dumps(c) for c in scored.alphabet]

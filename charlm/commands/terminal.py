@@ -2,11 +2,10 @@
 
 import errno
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -17,9 +16,10 @@ READER_GONE = (errno.EPIPE, errno.EINVAL)  # a broken pipe; what Windows says of
 
 
 def prepare_streams() -> None:
-    """Have standard streams that are closed lead nowhere, and those that are open take every character.
+    """Have standard streams that are closed lead nowhere, and those that are open lose nothing.
 
-    For a character that its encoding lacks, an output gets a question mark.
+    Standard output that is not a terminal is UTF-8, unless the user set an encoding, with line ends as they are
+    written. What an encoding lacks is escaped in messages and help; for what commands print, see ``output.py``.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
         from charlm.files import nowhere
@@ -27,14 +27,20 @@ def prepare_streams() -> None:
         sys.stdin = sys.stdin or nowhere("r")  # in this order: each takes the number that the missing one has left
         sys.stdout = sys.stdout or nowhere("w")
         sys.stderr = sys.stderr or nowhere("w")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if not sys.stdout.isatty():
+            sys.stdout.reconfigure(newline="\n")
+            if not os.environ.get("PYTHONIOENCODING", "").partition(":")[0]:
+                sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(errors=chosen_errors() or "backslashreplace")
 
 
-def print_json(content: object, indent: int | None = 1) -> None:
-    """An object on standard output, in ASCII: every encoding has it, and no terminal obeys it."""
-    click.echo(json.dumps(content, indent=indent))
+def chosen_errors() -> str:
+    """How the user wants characters to be handled that an encoding lacks: ``PYTHONIOENCODING=cp1252:replace``."""
+    handler = os.environ.get("PYTHONIOENCODING", "").partition(":")[2]
+    return "" if handler == "strict" else handler
 
 
 def print_path(path: Path) -> None:
@@ -54,4 +60,10 @@ def standard_output() -> Iterator[None]:
     except OSError as error:
         if error.errno not in READER_GONE:
             raise
+        lead_away()
+
+
+def lead_away() -> None:
+    """What standard output still holds, and what is yet to come, goes nowhere, also when Python ends."""
+    with suppress(OSError, ValueError, AttributeError):  # it is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

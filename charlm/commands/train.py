@@ -67,11 +67,10 @@ def command(
     preset = preset_path(config)
     if resume is None or context.get_parameter_source("config") is not click.core.ParameterSource.DEFAULT:
         layers = [(str(preset), read_toml(preset)), *layers]
-    from charlm.training import session  # torch comes with it, so only once the command line is known to be right
+    from charlm.training.plan import plan_training  # torch comes with it, so only once the command line is right
+    from charlm.training.request import TrainingRequest
 
-    plan = session.plan(
-        corpus, layers, out=out, resume=resume, overwrite=overwrite, cache_folder=cache_dir, quiet=quiet
-    )
+    plan = plan_training(TrainingRequest(corpus, layers, out, resume, overwrite, cache_dir, quiet))
     exact = plan.train(quiet)
     if not quiet:
         unit = plan.settings.unit

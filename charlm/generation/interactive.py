@@ -39,7 +39,7 @@ class Conversation:
         self.prompt = settings.prompt
         self.ended = False
 
-    def answer(self, line: str) -> Iterator[str]:
+    def answer(self, line: str) -> Iterator[str | bytes]:
         """Yield the answer to a line as it is generated. Raises ``CharlmError`` if the line is wrong."""
         if not line.startswith(":"):
             self.prompt = line
@@ -62,10 +62,11 @@ class Conversation:
             known = [*CHANGEABLE, "again", "help", "settings", "quit"]
             raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", "Type :help for a list.")
 
-    def again(self) -> Iterator[str]:
-        """Yield a continuation of the last prompt, which is at first that of the settings."""
+    def again(self) -> Iterator[str | bytes]:
+        """Yield a continuation of the last prompt, at first that of the settings; from a byte-level model, bytes."""
         settings = self.settings.model_copy(update={"prompt": self.prompt})
-        yield from Sampler(self.model, self.vocabulary, settings, self.corpus, self.steppers).stream()
+        sampler = Sampler(self.model, self.vocabulary, settings, self.corpus, self.steppers)
+        yield from sampler.stream_bytes() if self.vocabulary.unit == "byte" else sampler.stream()
 
 
 def _commands(settings: SampleSettings) -> Iterator[str]:

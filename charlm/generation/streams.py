@@ -2,10 +2,11 @@
 
 import codecs
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from charlm.model.language_model import CharacterModel, evaluating
 from charlm.model.stepper import Steppers, read
 
 AS_IT_IS = CorpusSettings()  # of a text: nothing in it is changed
+BATCH = 256  # samples that are made side by side; memory grows with it, and hardly the speed beyond
 BLOCK = 256  # random numbers of a stream that are made at once
 
 
@@ -40,7 +42,17 @@ class Sample:
 
     @property
     def text(self) -> str:
+        """Where characters are bytes, those that are not UTF-8 are shown as U+FFFD; :attr:`data` has them all."""
         return "".join(self.pieces)
+
+    @property
+    def data(self) -> bytes:
+        """What was generated, as bytes: those of a byte-level model, or the UTF-8 of the text."""
+        return self.data_from(0)
+
+    def data_from(self, first: int) -> bytes:
+        """The same from a character on."""
+        return "".join(self.characters[first:]).encode("utf-8" if self.decoder is None else "latin-1")
 
     def add(self, character: str) -> None:
         self.newest = character
@@ -119,21 +131,40 @@ class Sampler:
 
     def stream(self) -> Iterator[str]:
         """The characters of the first sample."""
-        samples = self.begin()
+        samples = self.begin(range(1))
         for _ in self.write(samples):
             yield samples[0].newest
 
+    def stream_bytes(self) -> Iterator[bytes]:
+        """The same, each character as its bytes."""
+        samples = self.begin(range(1))
+        for _ in self.write(samples):
+            yield samples[0].data_from(-1)
+
     def samples(self) -> list[Sample]:
         """All samples, finished."""
-        samples = self.begin()
-        for _ in self.write(samples):
-            pass
-        return samples
+        return [sample for sample in self.in_order() if sample.finish_reason]
 
-    def begin(self) -> list[Sample]:
-        """The samples before their first characters, for :meth:`write`."""
+    def in_order(self) -> Iterator[Sample]:
+        """Samples in the order of their indices, each as often as it may have grown, the last time finished.
+
+        They are generated a batch at a time, so memory does not grow with their number.
+        """
+        for first in range(0, self.settings.num_samples, BATCH):
+            batch = self.begin(range(first, min(first + BATCH, self.settings.num_samples)))
+            finished = 0
+            for _ in chain([None], self.write(batch)):
+                while finished < len(batch):
+                    yield batch[finished]
+                    if not batch[finished].finish_reason:
+                        break
+                    finished += 1
+
+    def begin(self, indices: Sequence[int] | None = None) -> list[Sample]:
+        """The samples of these indices, or all, before their first characters, for :meth:`write`."""
         finish_reason = "" if self.settings.length else "length"
-        samples = [Sample(index, self.seed, finish_reason=finish_reason) for index in range(self.settings.num_samples)]
+        indices = range(self.settings.num_samples) if indices is None else indices
+        samples = [Sample(index, self.seed, finish_reason=finish_reason) for index in indices]
         if self.vocabulary.unit == "byte":
             for sample in samples:
                 sample.decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -144,8 +175,9 @@ class Sampler:
         logits, state = self.after_prompt
         logits = logits.repeat(len(samples), axis=0)
         stepper = None
+        indices = [sample.index for sample in samples]
         with ExitStack() as lent:
-            for numbers in uniform_numbers(self.seed, len(samples)) if self.settings.length else ():
+            for numbers in uniform_numbers(self.seed, indices) if self.settings.length else ():
                 ids, log_probabilities = draw(weigh(logits, self.mask, self.settings), numbers)
                 for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
                     self._add(sample, self.vocabulary.characters[id_], nats)
@@ -157,9 +189,7 @@ class Sampler:
                         stepper = lent.enter_context(self.steppers.lent(len(samples), self.settings.precision))
                         stepper.start(state)
                     logits = stepper.step(ids)
-                    ended = (
-                        [sample.index for sample in samples if self._ends_document(sample)] if self.separator else []
-                    )
+                    ended = [lane for lane, sample in enumerate(samples) if self._ends_document(sample)]
                     if ended:
                         logits = logits.copy()
                         logits[ended], fresh = self.after_start
@@ -190,9 +220,9 @@ class Sampler:
         return [*self.prompt_end, *sample.characters[-size:]][-size:] == list(self.separator)
 
 
-def uniform_numbers(seed: int, streams: int) -> Iterator[NDArray[np.float64]]:
+def uniform_numbers(seed: int, indices: Sequence[int]) -> Iterator[NDArray[np.float64]]:
     """Numbers from 0 to below 1, ``(stream,)`` at each step; those of a stream depend on the seed and its index."""
-    generators = [np.random.Generator(np.random.PCG64(mix(seed, index))) for index in range(streams)]
+    generators = [np.random.Generator(np.random.PCG64(mix(seed, index))) for index in indices]
     while True:
         yield from np.stack([generator.random(BLOCK) for generator in generators], axis=1)
 

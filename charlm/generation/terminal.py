@@ -1,28 +1,10 @@
-"""Text on its way out, raw into a pipe and harmless on a terminal; and text as people write it on a line."""
+"""Text that does a terminal no harm, and text as people write it on a line."""
 
 import re
 import unicodedata
-from typing import TextIO
 
 DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they turn around what comes after
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
-
-
-class Output:
-    """Writes text as it comes; on a terminal as :func:`harmless` has it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.escapes = stream.isatty()
-        self.held = ""  # a carriage return, until it is known whether it is part of a line end
-
-    def write(self, text: str) -> None:
-        if self.escapes:
-            text = self.held + text
-            self.held = "\r" * text.endswith("\r")
-            text = harmless(text.removesuffix(self.held))
-        self.stream.write(text)
-        self.stream.flush()
 
 
 def harmless(text: str) -> str:

@@ -14,7 +14,8 @@ import torch
 from charlm import benchmark
 from charlm.benchmark import Contestant
 from charlm.commands import main
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 
 
 @dataclass(frozen=True)
@@ -22,25 +23,27 @@ class Result:
     code: int
     out: str
     err: str
+    data: bytes = b""  # what went to standard output, before it was decoded
 
 
 Cli = Callable[..., Result]
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Iterator[Cli]:
     """Calls ``charlm`` with these arguments, in ``tmp_path``: a process of its own takes seconds to import torch."""
 
     def call(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["charlm", *map(str, arguments)])
-        capsys.readouterr()
+        capsysbinary.readouterr()
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             with pytest.raises(SystemExit) as ended:
                 main()
-        captured = capsys.readouterr()
+        captured = capsysbinary.readouterr()
         assert isinstance(ended.value.code, int)
-        return Result(ended.value.code, captured.out, captured.err)
+        out, errors = (data.decode("utf-8", "surrogateescape") for data in captured)
+        return Result(ended.value.code, out, errors, captured.out)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -86,6 +89,8 @@ def trained(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "save_every_minutes": 1e-9,
         "sample_length": 0,
     }
-    plan = session.plan([str(folder / "poem.txt")], [("test", {**settings, "keep_checkpoints": 9})], out=folder / "run")
+    plan = plan_training(
+        TrainingRequest([str(folder / "poem.txt")], [("test", {**settings, "keep_checkpoints": 9})], out=folder / "run")
+    )
     plan.trainer(quiet=True).train()
     return folder / "run"

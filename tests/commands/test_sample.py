@@ -20,9 +20,10 @@ from charlm.generation import streams
 from charlm.generation.streams import Sampler
 from charlm.model import products
 from charlm.model.language_model import CharacterModel
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli, Result
-from tests.conftest import ROOT, Run
+from tests.conftest import ROOT
 
 
 def test_the_text_is_the_prompt_and_as_many_characters_as_asked_for(cli: Cli, trained: Path) -> None:
@@ -356,7 +357,7 @@ def of_bytes(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
     layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
-    session.plan([str(folder / "poem.txt")], layers, out=folder / "run").trainer(quiet=True).train()
+    plan_training(TrainingRequest([str(folder / "poem.txt")], layers, out=folder / "run")).trainer(quiet=True).train()
     return folder / "run"
 
 
@@ -397,34 +398,7 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(cli: Cli, trained: Path, tmp_p
     assert cli("sample", trained, "--prompt-file", "prompt.txt", *fixed).out == expected
 
 
-# Outputs that cannot take everything
-
-
-@pytest.fixture(scope="session")
-def chinese(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose characters hardly any encoding has."""
-    folder = tmp_path_factory.mktemp("chinese")
-    (folder / "text.txt").write_text("天地玄黃，宇宙洪荒。\n" * 60, encoding="utf-8")
-    settings = {"hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1, "threads": 1}
-    plan = session.plan([str(folder / "text.txt")], [("test", {**settings, "sample_length": 0})], out=folder / "run")
-    plan.trainer(quiet=True).train()
-    return folder / "run"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [("sample", "--help"), ("info", "RUN"), ("sample", "RUN", "--length", "9"), ("sample", "RUN", "--json")],
-)
-def test_an_output_that_lacks_a_character_gets_a_question_mark(
-    charlm: Run, chinese: Path, arguments: tuple[str, ...]
-) -> None:
-    words = [chinese if word == "RUN" else word for word in arguments]
-    process = charlm(*words, env={"PYTHONIOENCODING": "cp1252"}, encoding="cp1252")
-    assert (process.returncode, process.stderr) == (0, "")
-    if "--json" in arguments:
-        assert set(json.loads(process.stdout)["text"]) <= set("天地玄黃，宇宙洪荒。\n")
-    else:
-        assert "?" in process.stdout
+# Streams that are closed or broken
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")

@@ -79,8 +79,8 @@ def test_the_settings_of_a_run_make_the_same_run_again(cli: Cli, poem_file: Path
     assert cli("train", poem_file, *SMALL, "--out", "one").code == 0
     assert cli("train", poem_file, "--config", "one/config.toml", "--out", "two").code == 0
     one, two = (runs.load_checkpoint(Path(run)) for run in ("one", "two"))
-    assert one.settings == two.settings
-    assert one.metrics == two.metrics
+    assert one.model.settings == two.model.settings
+    assert one.model.metrics == two.model.metrics
 
 
 def test_resuming_goes_on_and_says_so(cli: Cli, poem_file: Path) -> None:

@@ -306,7 +306,7 @@ def test_samples_say_which_they_are(model: CharacterModel) -> None:
 
 def test_random_numbers_of_a_stream_depend_on_nothing_but_its_seed_and_index() -> None:
     def numbers(seed: int, streams: int) -> "list[list[float]]":
-        steps = itertools.islice(uniform_numbers(seed, streams), 2 * BLOCK + 1)
+        steps = itertools.islice(uniform_numbers(seed, range(streams)), 2 * BLOCK + 1)
         return [list(stream) for stream in zip(*(step.tolist() for step in steps), strict=True)]
 
     five = numbers(3, 5)

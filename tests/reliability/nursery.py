@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 
 
 def train(order: dict[str, Any]) -> None:
     layers = [("test", order["settings"])]
-    session.plan([order["text"]], layers, out=Path(order["run"]), resume="auto").train(quiet=True)
+    plan_training(TrainingRequest([order["text"]], layers, out=Path(order["run"]), resume="auto")).train(quiet=True)
 
 
 def child(order: dict[str, Any]) -> int:

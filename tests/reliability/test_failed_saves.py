@@ -13,7 +13,8 @@ from charlm import files, runs
 from charlm.checkpoint import writing
 from charlm.checkpoint.contents import Checkpoint
 from charlm.errors import CharlmError, CharlmWarning, UnreadableError
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from charlm.training.saving import Saver
 from tests.commands.conftest import Cli, cli
 from tests.training.conftest import Make, evaluations, interrupt, make_trainer, steps_of
@@ -68,7 +69,9 @@ def test_a_failed_save_is_tried_again_before_long(
     for second in range(expected[-1] + 1):
         if saver.is_due(second):
             attempts.append(second)
-            unsaved: Any = SimpleNamespace(step=1, progress=SimpleNamespace(training_seconds=float(second)))
+            unsaved: Any = SimpleNamespace(
+                model=SimpleNamespace(step=1, progress=SimpleNamespace(training_seconds=float(second)))
+            )
             with pytest.warns(CharlmWarning, match="step 1"):
                 assert not saver.save(unsaved)
     assert attempts == expected
@@ -129,8 +132,10 @@ def test_what_cannot_be_read_is_not_damaged(
         unreadable(patch, lambda path: path == newest / name if name else path == trainer.run, error)
         for resume in (str(trainer.run), "auto"):
             with pytest.raises(UnreadableError) as caught:
-                session.plan(
-                    [str(poem_file)], [("test", {})], out=trainer.run if resume == "auto" else None, resume=resume
+                plan_training(
+                    TrainingRequest(
+                        [str(poem_file)], [("test", {})], out=trainer.run if resume == "auto" else None, resume=resume
+                    )
                 )
             assert caught.value.exit_code == 1
             assert str(newest / name if name else trainer.run) in caught.value.message
@@ -153,7 +158,7 @@ def test_settings_that_cannot_be_read_are_a_run_all_the_same(
         unreadable(patch, lambda path: path == trainer.run / "config.toml", error)
         for options in ({"resume": str(trainer.run)}, {"out": trainer.run, "overwrite": True}):
             with pytest.raises(UnreadableError):
-                session.plan([str(poem_file)], [("test", {})], **options)  # type: ignore[arg-type]
+                plan_training(TrainingRequest([str(poem_file)], [("test", {})], **options))  # type: ignore[arg-type]
     assert snapshot(trainer.run) == before
 
 
@@ -203,7 +208,7 @@ def test_commands_say_what_cannot_be_read(
 def test_an_error_of_the_system_is_told_with_its_place(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, poem_file: Path, tmp_path: Path
 ) -> None:
-    plan = session.plan([str(poem_file)], [("test", {"max_steps": 4})], out=tmp_path / "run")
+    plan = plan_training(TrainingRequest([str(poem_file)], [("test", {"max_steps": 4})], out=tmp_path / "run"))
 
     def broken(*arguments: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/some/text")

@@ -15,8 +15,9 @@ from charlm import runs
 from charlm.checkpoint.contents import Checkpoint
 from charlm.evaluation.passes import Evaluation
 from charlm.model.language_model import Predictions
-from charlm.training import session
 from charlm.training import trainer as trainer_module
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from charlm.training.trainer import Trainer
 
 SETTINGS: Mapping[str, Any] = {
@@ -97,7 +98,9 @@ def make_trainer(poem_file: Path, tmp_path: Path) -> Make:
         settings = changes if resume not in (None, "auto") else {**SETTINGS, **changes}
         asked = None if resume is None else str(resume)
         out = tmp_path / run if resume in (None, "auto") else None
-        return session.plan([str(text)], [("test", settings)], out=out, resume=asked).trainer(quiet=True)
+        return plan_training(TrainingRequest([str(text)], [("test", settings)], out=out, resume=asked)).trainer(
+            quiet=True
+        )
 
     return make
 

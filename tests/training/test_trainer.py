@@ -38,7 +38,7 @@ def test_the_same_seed_trains_the_same_and_another_seed_another(make_trainer: Ma
         make_trainer(run, seed=seed, dropout=0.3, max_steps=4).train()
     a, b, c = (runs.load_checkpoint(tmp_path / run) for run in "abc")
     assert_same_training(a, b)
-    assert not torch.equal(a.weights["embedding.weight"], c.weights["embedding.weight"])
+    assert not torch.equal(a.model.weights["embedding.weight"], c.model.weights["embedding.weight"])
 
 
 def test_two_windows_a_step_follow_the_mean_of_their_gradients(make_trainer: Make) -> None:

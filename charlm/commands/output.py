@@ -1,0 +1,255 @@
+"""Where a command prints to: a terminal, a pipe or a file. Nothing is lost on the way without an error."""
+
+import codecs
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, TypeVar
+
+import click
+
+from charlm.commands.layout import option
+from charlm.commands.terminal import READER_GONE, chosen_errors, lead_away
+from charlm.errors import CharlmError, UsageError
+from charlm.files import written
+from charlm.generation.terminal import harmless
+
+ELSEWHERE = "Choose a different path."
+TO_A_FILE = "Write to a file, which is always UTF-8: --output FILE."
+OF_A_RUN = re.compile(r"step-\d+|config\.toml|corpus\.json|metrics\.jsonl|events\.out\.tfevents\..*|\.lock")
+READ = ("text", "corpus", "prompt_file")  # parameters of commands that name what they read
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class ReaderGoneError(Exception):
+    """Who reads standard output has had enough, as ``head`` has."""
+
+
+class Output:
+    """What a command prints to. Text in pieces, or bytes, which a pipe and a file get unchanged."""
+
+    is_terminal = False
+    is_file = False
+
+    def write(self, text: str) -> None:
+        raise NotImplementedError
+
+    def write_raw(self, data: bytes, final: bool = False) -> None:
+        """``final``: these bytes are the end of a text; a character that is not whole by then never will be."""
+        raise NotImplementedError
+
+    def write_json(self, content: object, indent: int | None = 1) -> None:
+        """An object in ASCII: every encoding has it, and no terminal obeys it."""
+        self.write(json.dumps(content, indent=indent) + "\n")
+
+    def require(self, text: str) -> None:
+        """Raise ``CharlmError`` now, and not after the work, if this text could not be written."""
+
+
+class TerminalOutput(Output):
+    """Escapes what a terminal would obey, what its encoding lacks, and bytes that are not UTF-8."""
+
+    is_terminal = True
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+        self.decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self.held = ""  # a carriage return, until it is known whether it is part of a line end
+
+    def write(self, text: str) -> None:
+        text = self.held + text
+        self.held = "\r" * text.endswith("\r")
+        shown = harmless(text.removesuffix(self.held))
+        with _sending():
+            self.stream.write(shown.encode(self.encoding, "backslashreplace").decode(self.encoding))
+            self.stream.flush()
+
+    def write_raw(self, data: bytes, final: bool = False) -> None:
+        self.write(self.decoder.decode(data, final))
+
+
+class PipeOutput(Output):
+    """Text in the encoding of a stream, and an error for what this cannot hold; bytes as they are.
+
+    Bytes that are not UTF-8 in names and prompts, which Python keeps as surrogates, go out as they came in.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.binary: BinaryIO | None = getattr(stream, "buffer", None)  # a notebook's stream has none
+        self.encoding = (getattr(stream, "encoding", None) if self.binary else None) or "utf-8"
+        self.errors = chosen_errors() or "surrogateescape"
+        self.encoder = codecs.getincrementalencoder(self.encoding)(self.errors)
+
+    def write(self, text: str) -> None:
+        with _whole(self.encoding):
+            data = self.encoder.encode(text)
+        if self.binary is None:
+            self._send(self.stream, text)
+        else:
+            self._send(self.binary, data)
+
+    def write_raw(self, data: bytes, final: bool = False) -> None:
+        if self.binary is None:
+            self._send(self.stream, data.decode("utf-8", "backslashreplace"))
+        else:
+            self._send(self.binary, data)
+
+    def _send(self, to: Any, piece: str | bytes) -> None:
+        with _sending():
+            to.write(piece)
+            self.stream.flush()
+
+    def require(self, text: str) -> None:
+        with _whole(self.encoding):
+            text.encode(self.encoding, self.errors)
+
+
+class FileOutput(Output):
+    """UTF-8, or bytes as they are, to a file that appears when it is whole."""
+
+    is_file = True
+
+    def __init__(self, file: "OutputFile") -> None:
+        self.file = file
+
+    def write(self, text: str) -> None:
+        with _whole():
+            data = text.encode("utf-8", "surrogateescape")
+        self.file.write(data)
+
+    def write_raw(self, data: bytes, final: bool = False) -> None:
+        self.file.write(data)
+
+
+class OutputFile:
+    """What :func:`output_file` gives."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.file = file
+
+    def write(self, data: bytes) -> None:
+        with _told(self.path):
+            self.file.write(data)
+
+
+def output_option(function: Function) -> Function:
+    """The option ``--output``, and what it names, open, as the parameter ``output``: an ``Output``."""
+
+    @functools.wraps(function)
+    def with_output(*args: Any, output: Path | None, **kwargs: Any) -> Any:
+        if output is not None and output != Path("-"):
+            _keep_inputs(output, kwargs)
+        with open_output(output) as opened:
+            return function(*args, output=opened, **kwargs)
+
+    decorate = option(
+        "--output",
+        type=click.Path(path_type=Path, readable=False),
+        metavar="FILE",
+        help="Write to this file, in UTF-8; replaced when complete.  [default: -, standard output]",
+    )
+    return decorate(with_output)  # type: ignore[return-value]
+
+
+@contextmanager
+def open_output(path: Path | None) -> Iterator[Output]:
+    """Standard output, or a file. Raises ``UsageError`` where that cannot be written, before the block begins."""
+    if path is not None and path != Path("-"):
+        with output_file(path) as file:
+            yield FileOutput(file)
+        return
+    with suppress(ReaderGoneError):
+        yield TerminalOutput(sys.stdout) if sys.stdout.isatty() else PipeOutput(sys.stdout)
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[OutputFile]:
+    """A file for what the block works out, begun before it: who cannot write there learns it at once.
+
+    A link stays, and what it leads to is written. Raises ``UsageError`` where it cannot be written; what else the
+    block raises is its own.
+    """
+    with _told(path):
+        target = _end_of(path)
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file, and is not overwritten"
+            raise UsageError(f"{path}: is {what}.", ELSEWHERE)
+        if target.exists() and not os.access(target, os.W_OK):
+            raise UsageError(f"{path}: is read-only.", ELSEWHERE)
+    with ExitStack() as stack:
+        with _told(path):
+            file = stack.enter_context(written(target))
+        yield OutputFile(path, file)
+        with _told(path):
+            stack.close()
+
+
+def _end_of(path: Path) -> Path:
+    """What a link leads to, which may not exist yet; or the path itself."""
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except RuntimeError:  # until Python 3.13
+        raise OSError("a link that leads back to itself") from None
+
+
+def _keep_inputs(path: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` if the path is that of a text that the command reads, or of a part of its run."""
+    with _told(path):
+        found = _end_of(path).resolve()
+    read = [name for parameter in READ for name in _names(parameters.get(parameter))]
+    if any(Path(name).resolve() == found for name in read if name != "-"):
+        raise UsageError(f"{path}: is read by this command, and is not overwritten.", ELSEWHERE)
+    for name in [*_names(parameters.get("run")), *_names(parameters.get("runs"))]:
+        run = Path(name).resolve()
+        if run in found.parents:
+            first = found.relative_to(run).parts[0]
+            if any(OF_A_RUN.fullmatch(part) for part in (run.name, first)):
+                raise UsageError(f"{path}: belongs to a run, and is not overwritten.", ELSEWHERE)
+
+
+def _names(value: object) -> Iterable[str]:
+    if value is None:
+        return []
+    return [str(each) for each in value] if isinstance(value, tuple | list) else [str(value)]
+
+
+@contextmanager
+def _whole(encoding: str = "UTF-8") -> Iterator[None]:
+    """Where text is encoded."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        character = error.object[error.start]
+        raise CharlmError(
+            f"The output has U+{ord(character):04X}, which its encoding, {encoding}, cannot hold.", TO_A_FILE
+        ) from None
+
+
+@contextmanager
+def _sending() -> Iterator[None]:
+    """Where standard output is written."""
+    try:
+        yield
+    except OSError as error:
+        lead_away()
+        if error.errno in READER_GONE:
+            raise ReaderGoneError from None
+        message = f"Standard output cannot be written: {error.strerror or error}."
+        raise CharlmError(message, "Write to a file instead: --output FILE.") from None
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}.", ELSEWHERE) from None

@@ -1,0 +1,150 @@
+"""Many samples: printed in order as they are finished, in memory that does not grow with their number."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charlm.console import Console
+from charlm.generation import streams
+from charlm.generation.streams import Sample, Sampler
+from tests.commands.conftest import Cli
+from tests.conftest import ROOT
+
+NAMES = ("--stop-at-newline", "--temperature", "3", "--length", "40", "--seed", "5")
+
+
+def test_samples_that_end_with_their_line_have_no_blank_lines_between(cli: Cli, trained: Path) -> None:
+    options = (*NAMES, "--num-samples", "60")
+    found = [json.loads(line) for line in cli("sample", trained, *options, "--json").out.splitlines()]
+    assert {sample["finish_reason"] for sample in found} == {"newline", "length"}
+    result = cli("sample", trained, *options)
+    assert result.out == "".join(sample["text"].removesuffix("\n") + "\n" for sample in found)
+    assert result.err.count("\n") == 1  # the seed, and no line for each sample
+    assert "seed 5" in result.err
+    assert cli("sample", trained, *options, "--quiet").err == ""
+
+
+def test_one_sample_that_ends_with_its_line_has_no_blank_line_after_it(cli: Cli, trained: Path) -> None:
+    out = cli("sample", trained, "--stop-at-newline", "--temperature", "2", "--length", "3000", "--seed", "1").out
+    assert out.index("\n") == len(out) - 1
+
+
+@pytest.mark.parametrize("options", [NAMES, ("--length", "20", "--seed", "5")])
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_a_sample_does_not_depend_on_the_batch_it_is_made_in(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, batch: int, options: tuple[str, ...]
+) -> None:
+    command = ("sample", trained, "--num-samples", "7", "--length", "20", "--seed", "5", "--prompt", "Die", *options)
+    whole = cli(*command)
+    monkeypatch.setattr(streams, "BATCH", batch)
+    assert cli(*command) == whole
+    alone = cli("sample", trained, "--length", "20", "--seed", "5", "--prompt", "Die", *options)
+    assert whole.out.startswith(alone.out)
+    printed = ""
+    for number, line in enumerate(cli(*command, "--json").out.splitlines()):
+        sample = json.loads(line)
+        assert sample["index"] == number
+        printed += "Die" + sample["text"] + "\n" * (sample["finish_reason"] != "newline")
+    assert printed == whole.out
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--stop-at-newline",)])
+def test_a_sample_is_printed_as_soon_as_those_before_it_are(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    printed: list[int] = []
+    begin = Sampler.begin
+
+    class Watched(io.StringIO):
+        pass
+
+    def noted(self: Sampler, *arguments: Any) -> list[Sample]:
+        printed.append(len(sys.stdout.getvalue().splitlines()))  # type: ignore[attr-defined]
+        return begin(self, *arguments)
+
+    monkeypatch.setattr(streams, "BATCH", 2)
+    monkeypatch.setattr(Sampler, "begin", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Watched())
+        cli("sample", trained, "--num-samples", "6", "--ban", r"\n", "--length", "20", "--quiet", *options)
+    assert printed == [0, 2, 4]
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gc
+
+    most = 0
+    in_order = Sampler.in_order
+
+    def counted(self: Sampler) -> Any:
+        nonlocal most
+        for number, sample in enumerate(in_order(self)):
+            if number % 50 == 0:
+                most = max(most, sum(isinstance(each, Sample) for each in gc.get_objects()))
+            yield sample
+
+    monkeypatch.setattr(streams, "BATCH", 4)
+    monkeypatch.setattr(Sampler, "in_order", counted)
+    assert cli("sample", trained, "--num-samples", "60", "--length", "5", "--quiet").out.count("\n") >= 60
+    assert 4 <= most <= 9  # a batch, the next one, and the sample that is printed
+
+
+def test_no_text_is_asked_for_and_every_sample_is_its_prompt(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "BATCH", 2)
+    command = ("sample", trained, "--num-samples", "5", "--length", "0", "--prompt", "Die", "--quiet")
+    assert cli(*command).out == "Die\n" * 5
+    assert [json.loads(line)["index"] for line in cli(*command, "--json").out.splitlines()] == list(range(5))
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--num-samples", "9"), ("--output", "out.txt")])
+def test_progress_is_shown_where_the_text_is_not(
+    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(Console, "isatty", lambda self: True)
+    monkeypatch.setattr("charlm.commands.sample.BAR_AFTER_SECONDS", 0)
+    command = ("sample", trained, "--length", "30", *options)
+    assert "sampling" in cli(*command).err
+    assert "sampling" not in cli(*command, "--quiet").err
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    if "--output" not in options:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", Terminal())
+            assert "sampling" not in cli(*command).err
+
+
+def test_a_short_sample_shows_no_bar(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Console, "isatty", lambda self: True)
+    assert "sampling" not in cli("sample", trained, "--length", "5").err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs pipes that break")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_reader_that_has_enough_lines_ends_it_quietly(trained: Path, options: tuple[str, ...]) -> None:
+    words = ("sample", str(trained), "--num-samples", "1000000", "--stop-at-newline", "--length", "30", "--quiet")
+    with subprocess.Popen(
+        [sys.executable, "-m", "charlm", *words, *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(3):
+            assert process.stdout.readline().endswith(b"\n")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
