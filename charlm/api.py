@@ -30,7 +30,7 @@ import numpy as np
 from charlm import files, runs
 from charlm.checkpoint.contents import SavedModel
 from charlm.checkpoint.writing import write_model
-from charlm.config import SampleSettings, TrainSettings, preset_path, read_toml, resolve
+from charlm.config import SampleSettings, SettingsSource, TrainSettings, preset_path, resolve
 from charlm.config.values import check, check_path
 from charlm.corpus.decoding import as_read
 from charlm.corpus.text import Text
@@ -92,14 +92,14 @@ def train(
         return None if value is None else check_path(value, f"charlm.train(): {name}")
 
     names = _corpus_names(corpus)
-    layers = [("charlm.train()", settings)]
+    sources = [SettingsSource("charlm.train()", settings)]
     if resume is None or config != "default":
         preset = preset_path(config if isinstance(config, str) else check_path(config, "charlm.train(): config"))
-        layers = [(str(preset), read_toml(preset)), *layers]
+        sources = [SettingsSource.file(preset), *sources]
     overwrite = check(overwrite, bool, "true or false", "charlm.train(): overwrite")
     quiet = check(quiet, bool, "true or false", "charlm.train(): quiet")
     resumed = resume if isinstance(resume, str) else path("resume", resume)
-    request = TrainingRequest(names, layers, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
+    request = TrainingRequest(names, sources, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
     plan = plan_training(request)
     validation = plan.train(quiet)
     return Run(plan.run, validation)
@@ -204,7 +204,7 @@ class Model:
         return joined(scores(self.network, self._encode_text(text)))
 
     def _sampler(self, prompt: str, settings: dict[str, Any]) -> Sampler:
-        chosen = resolve(SampleSettings, [("sample()", {**settings, "prompt": prompt})])
+        chosen = resolve(SampleSettings, [SettingsSource("sample()", {**settings, "prompt": prompt})])
         return Sampler(self.network, self.vocabulary, chosen, self.settings, self._stepper_pool)
 
     def _encode_text(self, text: str) -> Text:

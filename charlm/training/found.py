@@ -7,7 +7,15 @@ from pathlib import Path
 
 from charlm import runs
 from charlm.checkpoint.contents import Checkpoint, SavedModel
-from charlm.config import CorpusSettings, Layer, ModelSettings, RegularizationSettings, TrainSettings, resolve
+from charlm.config import (
+    CorpusSettings,
+    ModelSettings,
+    RegularizationSettings,
+    SettingsSource,
+    SourceKind,
+    TrainSettings,
+    resolve,
+)
 from charlm.corpus import sources
 from charlm.errors import UsageError
 from charlm.training.request import TrainingRequest
@@ -71,10 +79,11 @@ def find_run_to_resume(path: Path, out: Path | None) -> FoundRun:
     return FoundRun(run, known_checkpoints, checkpoint)
 
 
-def resolve_on_resume(path: Path, saved: SavedModel, settings_sources: Sequence[Layer]) -> TrainSettings:
+def resolve_on_resume(path: Path, saved: SavedModel, settings_sources: Sequence[SettingsSource]) -> TrainSettings:
     """The settings of the checkpoint, with what is given now. Raises ``UsageError`` if that changes what is fixed."""
     before = saved.settings
-    settings = resolve(TrainSettings, [(str(saved.folder), before.model_dump()), *settings_sources])
+    of_checkpoint = SettingsSource(str(saved.folder), before.model_dump(), SourceKind.CHECKPOINT)
+    settings = resolve(TrainSettings, [of_checkpoint, *settings_sources])
     changed = [name for name in FIXED_ON_RESUME if getattr(settings, name) != getattr(before, name)]
     if changed:
         raise UsageError(

@@ -12,7 +12,7 @@ from charlm import runs
 from charlm.checkpoint.contents import SavedModel
 from charlm.checkpoint.environment import describe_environment
 from charlm.checkpoint.writing import encode_config
-from charlm.config import TrainSettings, read_toml, resolve
+from charlm.config import SettingsSource, TrainSettings, resolve
 from charlm.console import console
 from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
@@ -101,7 +101,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     runs.check_path(path)
     if runs.has_settings(path) and not runs.checkpoints(path):  # likewise, with its settings and its text
         recorded = None if request.corpus_names else RunCorpus.to_restart(path)
-        sources = [(str(path / "config.toml"), read_toml(path / "config.toml")), *request.settings_sources]
+        sources = [SettingsSource.file(path / "config.toml"), *request.settings_sources]
         return _plan_new(replace(request, settings_sources=sources, out=path, overwrite=True), recorded)
     return _plan_resume(request, path)
 
