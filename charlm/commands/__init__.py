@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "Measure a model's loss on a text, in nats and bits per character.",
     "score": "Print the probability and rank of every character in a text.",
     "info": "Show a run's settings, size, vocabulary and metrics.",
+    "plot": "Plot the learning curves of runs.",
     "bench": "Benchmark training and sampling on this machine.",
     "corpus": "Download and inspect texts.",
     "cache": "Clear the cache of encoded texts.",
