@@ -13,7 +13,7 @@ from charlm.checkpoint.contents import SavedModel
 from charlm.checkpoint.environment import describe_environment
 from charlm.checkpoint.writing import encode_config
 from charlm.config import SettingsSource, TrainSettings, resolve
-from charlm.console import console
+from charlm.console import announce, is_heard
 from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
@@ -51,9 +51,9 @@ class TrainingPlan:
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
-        if not quiet:
+        if is_heard(quiet):
             for line in self.startup_messages():
-                console.say(line)
+                announce(line, quiet)
         with explained_memory(self.settings):
             try:
                 with runs.locked(self.run):
