@@ -23,7 +23,7 @@ ORDER = (
     {"benchmark"},
     {"training"},
     {"reports"},
-    {"generation", "evaluation", "inspection"},
+    {"generation", "evaluation", "inspection", "summary"},
     {"runs"},
     {"run_corpus"},
     {"checkpoint"},

@@ -138,7 +138,7 @@ def test_the_exact_figure_is_written_at_the_step_of_the_best_checkpoint(make_tra
     exact = trainer.train()
     last = entries(trainer.run)[-1]
     assert last == {
-        "step": runs.read(trainer.run, "best").step,
+        "step": runs.load_model(trainer.run, "best").step,
         "loss_validation_exact": exact.nats_per_character,
         "bits_per_character_validation_exact": exact.bits_per_character,
     }
