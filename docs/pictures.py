@@ -26,6 +26,7 @@ WORK = ROOT / "build" / "readme"
 RUNS = ("default", "gru", "tinyshakespeare")  # shown in TensorBoard
 TENSORBOARD_VIEW = "darkMode=false&smoothing=0&tagFilter=bits_per_character#timeseries"
 COLORS = 64  # of a picture: enough for text and lines, a third of the bytes
+MARGIN = 8  # pixels around one element of a page
 PATIENCE_SECONDS = 60
 
 CURVES_ARE_DRAWN = "document.querySelectorAll('line-chart canvas, line-chart path').length > 0"
@@ -91,12 +92,24 @@ class Browser:
                 raise SystemExit(f"Not true after {PATIENCE_SECONDS} seconds: {condition}")
             time.sleep(0.5)
 
-    def save_picture(self, path: Path) -> None:
+    def save_picture(self, path: Path, selector: str | None = None) -> None:
+        """Save what the window shows, or the area of one or several elements of the page and a margin around it."""
         time.sleep(2)  # for what moves to come to rest
-        data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        area = {"clip": self._area_of(selector), "captureBeyondViewport": True} if selector else {}
+        data = base64.b64decode(self.call("Page.captureScreenshot", format="png", **area)["data"])
         picture = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
         picture.save(path, optimize=True)
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB", file=sys.stderr)
+
+    def _area_of(self, selector: str) -> dict[str, float]:
+        elements = f"[...document.querySelectorAll({json.dumps(selector)})].map(each => each.getBoundingClientRect())"
+        sides = "[min('left') + scrollX, min('top') + scrollY, max('right') + scrollX, max('bottom') + scrollY]"
+        left, top, right, bottom = self.evaluate(
+            f"(places => {{ const min = side => Math.min(...places.map(place => place[side])), "
+            f"max = side => Math.max(...places.map(place => place[side])); return {sides} }})({elements})"
+        )
+        size = {"width": right - left + 2 * MARGIN, "height": bottom - top + 2 * MARGIN}
+        return {"x": left - MARGIN, "y": top - MARGIN, **size, "scale": 1}
 
 
 @contextmanager

@@ -135,6 +135,20 @@ def test_the_keyboard_moves_through_the_text_and_shows_the_same(page: Browser) -
     assert f"at={len(TEXT) - 1}" in page.evaluate("location.hash")
 
 
+@pytest.mark.parametrize("width", [320, 800, 1600])
+def test_the_text_before_a_step_ends_at_the_step_however_narrow_the_page_is(
+    chromium: Browser, tmp_path: Path, width: int
+) -> None:
+    write(tmp_path / "page.html", "lstm", first=UnitName(1, 3))
+    chromium.open(tmp_path / "page.html", width=width)
+    chromium.evaluate("document.querySelectorAll('#text span')[200].click()")
+    right, left = (
+        chromium.evaluate(f"document.querySelector('#step-context {selector}').getBoundingClientRect().{side}")
+        for selector, side in (("bdo", "right"), (".at", "left"))
+    )
+    assert right == pytest.approx(left, abs=8)  # the margin between them
+
+
 def test_the_step_view_steps_with_arrow_keys_and_buttons(page: Browser) -> None:
     page.evaluate("document.getElementById('step-view').focus()")
     steps = [page.evaluate(STEP)]
