@@ -26,7 +26,7 @@ WORK = ROOT / "build" / "readme"
 RUNS = ("default", "gru", "tinyshakespeare")  # shown in TensorBoard
 TENSORBOARD_VIEW = "darkMode=false&smoothing=0&tagFilter=bits_per_character#timeseries"
 COLORS = 64  # of a picture: enough for text and lines, a third of the bytes
-MARGIN = 8  # pixels around one element of a page
+MARGIN = 2  # pixels around one element of a page
 PATIENCE_SECONDS = 60
 
 CURVES_ARE_DRAWN = "document.querySelectorAll('line-chart canvas, line-chart path').length > 0"
@@ -92,12 +92,12 @@ class Browser:
                 raise SystemExit(f"Not true after {PATIENCE_SECONDS} seconds: {condition}")
             time.sleep(0.5)
 
-    def save_picture(self, path: Path, selector: str | None = None) -> None:
+    def save_picture(self, path: Path, selector: str | None = None, colors: int = COLORS) -> None:
         """Save what the window shows, or the area of one or several elements of the page and a margin around it."""
         time.sleep(2)  # for what moves to come to rest
         area = {"clip": self._area_of(selector), "captureBeyondViewport": True} if selector else {}
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png", **area)["data"])
-        picture = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+        picture = Image.open(io.BytesIO(data)).convert("RGB").quantize(colors, dither=Image.Dither.NONE)
         picture.save(path, optimize=True)
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB", file=sys.stderr)
 

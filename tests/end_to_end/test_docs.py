@@ -2,7 +2,9 @@
 real ones; the links of all pages lead somewhere.
 """
 
+import dataclasses
 import gzip
+import hashlib
 import io
 import random
 import re
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 import charlm
+from charlm.corpus import download
 from tests.commands.conftest import Cli, bench_in_this_process, cli
 from tests.conftest import ROOT, SMALL
 
@@ -64,7 +67,13 @@ def _texts(tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("play.txt", "part.txt", "held-out.txt", "data/tinyshakespeare.txt", "letters/a.txt", "letters/b.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8", newline="")
-    (tmp_path / "play.txt.gz").write_bytes(gzip.compress(text.encode()))
+    data = text.encode()
+    corpus = download.CORPORA["tinyshakespeare"]  # so that it need not be downloaded
+    checksum = hashlib.new(corpus.checksum_kind, data).hexdigest()
+    monkeypatch.setitem(
+        download.CORPORA, "tinyshakespeare", dataclasses.replace(corpus, size_bytes=len(data), checksum=checksum)
+    )
+    (tmp_path / "play.txt.gz").write_bytes(gzip.compress(data))
     (tmp_path / "new.txt").write_text(text + "☃", encoding="utf-8", newline="")
     (tmp_path / "old.txt").write_bytes(("déjà vu " * 500).encode("cp1252"))
     (tmp_path / "picture.png").write_bytes(random.Random(0).randbytes(3000))
