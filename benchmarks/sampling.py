@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import charlm
-from charlm.evaluation.subject import own_corpus
+from charlm.evaluation.evaluation_text import load_run_corpus
 from charlm.model.device import prepare_process
 from charlm.model.stepper import Stepper
 
@@ -40,7 +40,7 @@ def main() -> None:
     print(
         f"first character: {seconds[0] * 1e3:.1f} ms the first time, median {statistics.median(seconds) * 1e3:.1f} ms"
     )
-    corpus = own_corpus(model.checkpoint, arguments.run)
+    corpus = load_run_corpus(model.checkpoint, arguments.run)
     text = corpus.part(corpus.split.validation)
     ids = text[: arguments.characters]
     exact = bits(model, ids, "fp32")

@@ -29,7 +29,7 @@ import numpy as np
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint
-from charlm.config import SampleSettings, TrainSettings, preset_path, read_toml, resolve
+from charlm.config import SampleSettings, SettingsSource, TrainSettings, preset_path, resolve
 from charlm.config.values import check, check_path
 from charlm.corpus.decoding import as_read
 from charlm.corpus.text import Text
@@ -40,7 +40,8 @@ from charlm.evaluation.scores import Scores, joined, scores
 from charlm.generation.streams import Sample, Sampler
 from charlm.model.device import choose_device
 from charlm.model.stepper import Steppers
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 
 AnyPath = str | os.PathLike[str]  # a Run is one too
 CorpusPaths = AnyPath | Iterable[AnyPath]
@@ -90,14 +91,15 @@ def train(
         return None if value is None else check_path(value, f"charlm.train(): {name}")
 
     names = _corpus_names(corpus)
-    layers = [("charlm.train()", settings)]
+    sources = [SettingsSource("charlm.train()", settings)]
     if resume is None or config != "default":
         preset = preset_path(config if isinstance(config, str) else check_path(config, "charlm.train(): config"))
-        layers = [(str(preset), read_toml(preset)), *layers]
+        sources = [SettingsSource.file(preset), *sources]
     overwrite = check(overwrite, bool, "true or false", "charlm.train(): overwrite")
     quiet = check(quiet, bool, "true or false", "charlm.train(): quiet")
     resumed = resume if isinstance(resume, str) else path("resume", resume)
-    plan = session.plan(names, layers, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
+    request = TrainingRequest(names, sources, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
+    plan = plan_training(request)
     validation = plan.train(quiet)
     return Run(plan.run, validation)
 
@@ -185,7 +187,7 @@ class Model:
         return joined(scores(self.network, self._encode_text(text)))
 
     def _sampler(self, prompt: str, settings: dict[str, Any]) -> Sampler:
-        chosen = resolve(SampleSettings, [("sample()", {**settings, "prompt": prompt})])
+        chosen = resolve(SampleSettings, [SettingsSource("sample()", {**settings, "prompt": prompt})])
         return Sampler(self.network, self.vocabulary, chosen, self.settings, self._stepper_pool)
 
     def _encode_text(self, text: str) -> Text:

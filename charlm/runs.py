@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from charlm import checkpoint, files, reading, texts
+from charlm import checkpoint, files, reading, run_corpus
 from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings, parse_toml, to_toml
-from charlm.corpus.record import CorpusFile
 from charlm.errors import CharlmWarning, CheckpointError, UnreadableError, UsageError, VersionError
+from charlm.run_corpus import CorpusFile
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
@@ -31,7 +31,7 @@ def start(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
     files.make_folder(run)
     files.remove_leftovers(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
-    files.write_file(run / texts.NAME, texts.encode(record))
+    files.write_file(run / run_corpus.NAME, record.encode())
 
 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:
@@ -215,7 +215,7 @@ def remove(run: Path) -> None:
         files.remove_folder(folder)
     for path in run.glob("events.out.tfevents.*"):
         files.remove_file(path)
-    for name in (METRICS, texts.NAME, "config.toml"):  # the last says that this is a run, should we be killed here
+    for name in (METRICS, run_corpus.NAME, "config.toml"):  # the last says that this is a run, should we be killed here
         files.remove_file(run / name)
 
 
@@ -269,7 +269,7 @@ def summary(path: Path, which: str = "best") -> dict[str, Any]:
         "vocabulary": chosen.vocabulary.characters,
         "metrics": metrics,
         "training_seconds": chosen.progress.training_seconds,
-        "corpus": (texts.find(run, chosen.corpus) or chosen.corpus).model_dump(),
+        "corpus": (CorpusFile.find(run, chosen.corpus) or chosen.corpus).model_dump(),
         "environment": chosen.environment,
         "checkpoints": [_step_of(folder) for folder in reversed(checkpoints(run))],
     }

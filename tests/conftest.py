@@ -15,10 +15,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from charlm.corpus.record import CorpusFile, CorpusRecord, FileRecord, SplitRecord
+from charlm.corpus.record import CorpusRecord, FileRecord, SplitRecord
 from charlm.corpus.text import Ids, Text
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.model.device import cpu_runs_bf16
+from charlm.run_corpus import CorpusFile
 
 settings.register_profile("charlm", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.load_profile("charlm")

@@ -24,7 +24,7 @@ ORDER = (
     {"training"},
     {"generation", "evaluation", "reports"},
     {"runs"},
-    {"texts"},
+    {"run_corpus"},
     {"checkpoint"},
     {"model"},
     {"corpus", "progress"},
@@ -90,6 +90,12 @@ def test_imports_go_in_no_circle() -> None:
         if path.name != "__init__.py"
     }
     TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_reading_a_text_does_not_import_the_study_of_it() -> None:
+    analysis = PACKAGE / "corpus" / "analysis"
+    others = [path for path in MODULES if room(path) == "corpus" and analysis not in path.parents]
+    assert not [path for path in others if any(name.startswith("charlm.corpus.analysis") for name in imports(path))]
 
 
 @each_module

@@ -11,9 +11,10 @@ import pytest
 import safetensors.torch
 
 from charlm import runs
-from charlm.config import TrainSettings
+from charlm.config import SettingsSource, TrainSettings
 from charlm.corpus import cache
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -53,9 +54,9 @@ def written(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
     os.utime(folder / "poem.txt", (1, 1))  # the index has no file that may have changed again since it was read
     for unit in ("character", "byte"):
-        layers = [("test", {**SETTINGS, "unit": unit})]
+        layers = [SettingsSource("test", {**SETTINGS, "unit": unit})]
         text, out = str(folder / "poem.txt"), folder / unit
-        session.plan([text], layers, out=out, cache_folder=folder / "cache").train(quiet=True)
+        plan_training(TrainingRequest([text], layers, out=out, cache_folder=folder / "cache")).train(quiet=True)
     return folder
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from charlm import checkpoint, config, runs
 from charlm.checkpoint import FORMAT_VERSION
+from charlm.config import SettingsSource
 from charlm.errors import CharlmWarning, CheckpointError, UsageError, VersionError
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli, cli
 from tests.other_versions import CONFIG_TOML_1, CORPUS_1, WRITERS, snapshot, write_version_1, write_version_3
 from tests.reliability.test_divergence import infinite_loss
@@ -226,18 +228,22 @@ def test_a_run_of_version_1_is_not_resumed_and_stays_as_it_is(tmp_path: Path, po
     old = run_of_version_1(tmp_path / "old")
     before = snapshot(old)
     with pytest.raises(VersionError, match="step-00000012: "):
-        session.plan([str(poem_file)], [("test", SETTINGS)], out=old, resume=resume.format(run=old))
+        plan_training(
+            TrainingRequest(
+                [str(poem_file)], [SettingsSource("test", SETTINGS)], out=old, resume=resume.format(run=old)
+            )
+        )
     assert snapshot(old) == before
 
 
 def test_a_run_of_version_1_is_replaced_only_by_overwrite(tmp_path: Path, poem_file: Path) -> None:
     old = run_of_version_1(tmp_path / "old")
     before = snapshot(old)
-    layers = [("test", {**SETTINGS, "max_steps": 1})]
+    layers = [SettingsSource("test", {**SETTINGS, "max_steps": 1})]
     with pytest.raises(UsageError, match="--overwrite"):
-        session.plan([str(poem_file)], layers, out=old)
+        plan_training(TrainingRequest([str(poem_file)], layers, out=old))
     assert snapshot(old) == before
-    session.plan([str(poem_file)], layers, out=old, overwrite=True).train(quiet=True)
+    plan_training(TrainingRequest([str(poem_file)], layers, out=old, overwrite=True)).train(quiet=True)
     assert steps(old) == [1]
     assert runs.read(old).step == 1
 
@@ -250,7 +256,7 @@ def test_a_resume_does_not_discard_later_checkpoints_of_another_version(make_tra
     before = snapshot(trainer.run)
     for resume in (trainer.run, step(trainer.run, 4)):
         with pytest.raises(VersionError, match="step-00000009: "):
-            session.plan([], [("test", {"max_steps": 8})], resume=str(resume))
+            plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 8})], resume=str(resume)))
         assert snapshot(trainer.run) == before
 
 
@@ -296,7 +302,11 @@ def test_a_run_of_version_1_without_checkpoints_is_started_again_by_auto(tmp_pat
     old.mkdir()
     (old / "config.toml").write_text(CONFIG_TOML_1)
     (old / "corpus.json").write_text(json.dumps(CORPUS_1))
-    session.plan([str(poem_file)], [("test", {**SETTINGS, "max_steps": 1})], out=old, resume="auto").train(quiet=True)
+    plan_training(
+        TrainingRequest(
+            [str(poem_file)], [SettingsSource("test", {**SETTINGS, "max_steps": 1})], out=old, resume="auto"
+        )
+    ).train(quiet=True)
     assert runs.read(old).step == 1
 
 
@@ -306,6 +316,6 @@ def test_a_run_of_version_1_without_checkpoints_is_refused_by_what_is_unknown(tm
     (old / "config.toml").write_text(CONFIG_TOML_1.replace("keep = 2", "once_called_so = 2"))
     (old / "corpus.json").write_text(json.dumps(CORPUS_1))
     with pytest.raises(CheckpointError, match=r"corpus\.json: .*built_in"):
-        session.plan([], [], resume=str(old))
+        plan_training(TrainingRequest([], [], resume=str(old)))
     with pytest.raises(UsageError, match=r"config\.toml: once_called_so"):
-        session.plan([str(poem_file)], [], resume=str(old))
+        plan_training(TrainingRequest([str(poem_file)], [], resume=str(old)))

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm import checkpoint, config, files, runs, texts
+from charlm import checkpoint, config, files, runs
 from charlm.checkpoint import Checkpoint
-from charlm.config import TrainSettings
+from charlm.config import SettingsSource, TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CharlmWarning, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
 from charlm.progress import TrainingProgress
+from charlm.run_corpus import CorpusFile
 from tests.conftest import corpus_file, corpus_record
 
 SETTINGS = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1)
@@ -68,9 +69,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_starts_with_its_settings_and_its_corpus(run: Path) -> None:
-    assert config.resolve(TrainSettings, [("", config.read_toml(run / "config.toml"))]) == SETTINGS
+    assert config.resolve(TrainSettings, [SettingsSource("", config.read_toml(run / "config.toml"))]) == SETTINGS
     assert json.loads((run / "corpus.json").read_bytes()) == CORPUS.model_dump()
-    assert texts.read(run) == CORPUS
+    assert CorpusFile.read(run) == CORPUS
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
 
 
@@ -90,7 +91,7 @@ def test_a_corpus_record_without_a_field_is_refused(run: Path, path: str) -> Non
     del part[name]
     (run / "corpus.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match=f"{re.escape(str(run / 'corpus.json'))}: .*{path}") as raised:
-        texts.read(run)
+        CorpusFile.read(run)
     assert raised.value.hint
 
 
@@ -100,7 +101,7 @@ def test_a_corpus_record_that_cannot_be_read_is_refused(run: Path, data: bytes |
     if data is not None:
         (run / "corpus.json").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"corpus\.json") as raised:
-        texts.read(run)
+        CorpusFile.read(run)
     assert raised.value.hint
 
 

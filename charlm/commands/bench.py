@@ -18,10 +18,11 @@ from charlm.config import (
     DeviceSettings,
     ModelSettings,
     RegularizationSettings,
+    SettingsSource,
+    SourceKind,
     TrainSettings,
     WindowSettings,
     preset_path,
-    read_toml,
     resolve,
 )
 from charlm.console import open_bar
@@ -72,9 +73,11 @@ def command(
     if not json:
         output.require("×")
     preset = preset_path(config)
-    whole = resolve(TrainSettings, [(str(preset), read_toml(preset))])
+    whole = resolve(TrainSettings, [SettingsSource.file(preset)])
     known = whole.model_dump(include=set(BenchSettings.model_fields))
-    settings = resolve(BenchSettings, [(str(preset), known), *given(context, BenchSettings)])
+    settings = resolve(
+        BenchSettings, [SettingsSource(str(preset), known, SourceKind.FILE), *given(context, BenchSettings)]
+    )
     from charlm import benchmark
     from charlm.model.device import prepare_process
 

@@ -102,15 +102,15 @@ def command(
     charlm eval checkpoints/play --dynamic --dynamic-segment-length 20
     charlm eval checkpoints/play --dynamic --dynamic-learning-rate 3e-5 --dynamic-decay 0.01
     """
-    layers = given(context, DynamicSettings)
-    settings = resolve(DynamicSettings, layers)
-    if not dynamic and layers[-1][1]:
+    sources = given(context, DynamicSettings)
+    settings = resolve(DynamicSettings, sources)
+    if not dynamic and sources[-1].values:
         raise UsageError("--dynamic-* options only apply to dynamic evaluation.", "Add --dynamic.")
     if not json and (context_loss or context_plot):
         output.require("–")
     from charlm import runs
     from charlm.corpus.vocabulary import SHORT_UNITS
-    from charlm.evaluation import subject
+    from charlm.evaluation import evaluation_text
     from charlm.evaluation.report import ExtraMetrics, measure
     from charlm.model.device import choose_device, prepare_process
     from charlm.reports.curve import picture
@@ -125,10 +125,12 @@ def command(
         return SharingBar(balancer, quiet, total=characters, desc=what, unit=short, unit_scale=True, leave=False)
 
     model = saved.model(place)
-    evaluated = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
-    own = None
+    evaluated = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
+    run_corpus = None
     if needing := [name for name, value in (("--baselines", baselines), ("--dynamic", dynamic)) if value]:
-        own = subject.own_corpus(saved, run, cache_dir, quiet, instead=f"remove {' and '.join(needing)}")
+        run_corpus = evaluation_text.load_run_corpus(
+            saved, run, cache_dir, quiet, instead=f"remove {' and '.join(needing)}"
+        )
     extra = ExtraMetrics(
         dynamic=settings if dynamic else None,
         independent_window=independent_windows,
@@ -136,7 +138,7 @@ def command(
         context_loss=context_loss or context_plot is not None,
     )
     with output_file(context_plot) if context_plot else nullcontext() as svg_file:
-        report = measure(model, evaluated, own, num_segments, extra, progress)
+        report = measure(model, evaluated, run_corpus, num_segments, extra, progress)
         if svg_file is not None:
             points = report.context_loss or []
             lengths = [point.context_characters for point in points]

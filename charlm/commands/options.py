@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from charlm.commands.layout import argument, option
-from charlm.config import COMMAND_LINE, ESCAPES, DeviceSettings, Layer, Settings
+from charlm.config import ESCAPES, DeviceSettings, Settings, SettingsSource, SourceKind
 from charlm.generation.terminal import backslashed, unescaped
 
 NO_BREAK = "\N{NO-BREAK SPACE}"  # or a line of help may end between a sign and its number
@@ -92,18 +92,25 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
     return decorate
 
 
-def given(context: click.Context, kind: type[Settings]) -> list[Layer]:
-    """The settings that the environment and the command line give, as layers, the command line last."""
-    layers: list[Layer] = []
-    environment = (f"{context.auto_envvar_prefix}_…".upper(), ParameterSource.ENVIRONMENT)
-    for origin, source in (environment, (COMMAND_LINE, ParameterSource.COMMANDLINE)):
-        values = {
-            name: value
-            for name, value in context.params.items()
-            if name in kind.model_fields and context.get_parameter_source(name) is source
-        }
-        layers.append((origin, values))
-    return layers
+def given(context: click.Context, kind: type[Settings]) -> list[SettingsSource]:
+    """The settings that the environment and the command line give, the command line last."""
+    prefix = f"{context.auto_envvar_prefix}_"
+    ways = (
+        (SourceKind.ENVIRONMENT, ParameterSource.ENVIRONMENT),
+        (SourceKind.COMMAND_LINE, ParameterSource.COMMANDLINE),
+    )
+    return [
+        SettingsSource(
+            prefix,
+            {
+                name: value
+                for name, value in context.params.items()
+                if name in kind.model_fields and context.get_parameter_source(name) is parameter_source
+            },
+            source_kind,
+        )
+        for source_kind, parameter_source in ways
+    ]
 
 
 def integer_option(

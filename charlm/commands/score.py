@@ -25,8 +25,8 @@ from charlm.commands.terminal import print_path, standard_output
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
+    from charlm.evaluation.evaluation_text import EvaluationText
     from charlm.evaluation.scores import Scores
-    from charlm.evaluation.subject import Subject
 
 
 @click.command("score", cls=Command)
@@ -74,7 +74,7 @@ def command(
         raise UsageError("--html and --output cannot be used together.", "--html names its own file.")
     from charlm import runs
     from charlm.corpus.vocabulary import SHORT_UNITS
-    from charlm.evaluation import subject
+    from charlm.evaluation import evaluation_text
     from charlm.evaluation.scores import joined, scores
     from charlm.model.device import choose_device, prepare_process
     from charlm.reports.surprisal import write_page
@@ -83,7 +83,7 @@ def command(
     balancer = prepare_process(threads)
     saved = runs.read(run, checkpoint)
     model = saved.model(place)
-    scored = subject.choose(text, split, encoding, saved, run, cache_dir, quiet)
+    scored = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
     hidden = quiet or (html is None and output.is_terminal)  # the lines themselves show how far it is
     unit = SHORT_UNITS[saved.settings.unit]
     total = len(scored.text)
@@ -109,7 +109,7 @@ def command(
         print_path(html)
 
 
-def _json_lines(scored: "Subject", stretches: "Iterator[Scores]") -> Iterator[str]:
+def _json_lines(scored: "EvaluationText", stretches: "Iterator[Scores]") -> Iterator[str]:
     """The lines of each stretch of characters; in ASCII, so that no terminal and no pipe can spoil them."""
     unit = scored.text.vocabulary.unit
     spelled = [str(ord(c)) if unit == "byte" else json.dumps(c) for c in scored.alphabet]

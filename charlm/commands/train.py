@@ -14,7 +14,7 @@ from charlm.commands.options import (
     settings_options,
 )
 from charlm.commands.terminal import print_path, standard_output
-from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
+from charlm.config import SECTIONS, SettingsSource, TrainSettings, preset_path
 from charlm.console import console
 from charlm.errors import quote
 
@@ -63,15 +63,14 @@ def command(
     charlm train --resume checkpoints/play        resume an interrupted run
     tensorboard --logdir checkpoints              follow the run in a browser
     """
-    layers = given(context, TrainSettings)
+    sources = given(context, TrainSettings)
     preset = preset_path(config)
     if resume is None or context.get_parameter_source("config") is not click.core.ParameterSource.DEFAULT:
-        layers = [(str(preset), read_toml(preset)), *layers]
-    from charlm.training import session  # torch comes with it, so only once the command line is known to be right
+        sources = [SettingsSource.file(preset), *sources]
+    from charlm.training.plan import plan_training  # torch comes with it, so only once the command line is right
+    from charlm.training.request import TrainingRequest
 
-    plan = session.plan(
-        corpus, layers, out=out, resume=resume, overwrite=overwrite, cache_folder=cache_dir, quiet=quiet
-    )
+    plan = plan_training(TrainingRequest(corpus, sources, out, resume, overwrite, cache_dir, quiet))
     exact = plan.train(quiet)
     if not quiet:
         unit = plan.settings.unit

@@ -1,1 +1,1 @@
-"""From text to windows of ids: sources, vocabulary, encoded corpus, batches."""
+"""From text to windows of ids: sources, cache, documents, splits, vocabulary."""

@@ -1,34 +1,41 @@
-"""The cache of encoded texts: a text that has not changed is not read again.
+"""The cache of encoded texts: a text that has not changed is not read again. No other module knows what is where in it.
 
-It has two folders. ``encoded/KEY`` is an encoded text; its key is made of the SHA-256 of the files and of the settings
-that decide how they are read. ``index/KEY.json`` names the encoded text that some files gave when they were last read;
-its key is made of their paths, sizes, times and inodes, so that it is enough to ask the file system. All of it can be
-removed at any time: a text is then read once more.
+``encoded/KEY`` is an encoded text, and what was computed from its ids; its key is made of the SHA-256 of the files and
+of the settings that decide how they are read. ``index/KEY.json`` names the encoded text that some files gave when they
+were last read; its key is made of their paths, sizes, times and inodes, so that it is enough to ask the file system.
+All of it can be removed at any time: a text is then read once more.
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 
 from charlm import files, reading
 from charlm.config import CorpusSettings
-from charlm.corpus import encoded, sources
+from charlm.corpus import documents, encoded, shuffling, sources
+from charlm.corpus.decoding import codec_name
 from charlm.corpus.encoded import Encoded
+from charlm.corpus.record import hash_files
+from charlm.corpus.text import Positions
 from charlm.errors import CharlmError, warn_once
 
 TEXTS, INDEX = "encoded", "index"
 OLD_TEXTS, OLD_INDEX = "texts", "seen"  # of format 1; only cleared
 Result = TypeVar("Result")
+Compute = Callable[[], Iterable[NDArray[Any]]]  # an array, block by block
+OnBytes = Callable[[int], object]  # is called with the number of bytes read since the last call
 KEY = re.compile(r"[0-9a-f]{32}")
 VARIABLE = "CHARLM_CACHE_DIR"
 ENTRY_AT_MOST_BYTES = 1 << 16
@@ -58,10 +65,7 @@ def default_folder() -> Path:
 
 
 def get(
-    cache: Path,
-    paths: Sequence[Path],
-    settings: CorpusSettings,
-    on_bytes: Callable[[int], object] = lambda count: None,
+    cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: OnBytes = lambda count: None
 ) -> Encoded:
     """The encoded text of files: from the cache, or read now and put there.
 
@@ -71,24 +75,76 @@ def get(
     for folder in _folders(cache):
         if (known := _seen(folder, paths, settings)) is not None:
             return known
-    untouched = True
+    began: list[bool] = []
 
     def read(folder: Path) -> Encoded:
-        def begin() -> None:
-            nonlocal untouched
-            untouched = all(map(sources.is_file, paths))  # what came through a pipe cannot come again
-
-        return _read(folder, paths, settings, on_bytes, begin)
+        return _read(folder, paths, settings, on_bytes, lambda: began.append(True))
 
     try:
         return read(cache)
     except OSError as error:
-        if not untouched:
+        if began and not all(map(sources.is_file, paths)):  # what came through a pipe cannot come again
             raise unwritable(cache, error) from None
-        return with_substitute(cache, error, read)
+        return _with_substitute(cache, error, read)
 
 
-def with_substitute(cache: Path, error: OSError, work: Callable[[Path], Result]) -> Result:
+def load_document_starts(encoded: Encoded, settings: CorpusSettings) -> Positions:
+    """Positions where documents begin, in order; none where ``settings`` know no documents."""
+    file_starts = encoded.file_starts if settings.document_per_file else np.empty(0, dtype=np.int64)
+    if not (separator := settings.document_separator):
+        return file_starts
+
+    def compute() -> Iterator[Positions]:
+        count = 0
+        for starts in documents.find_document_starts(encoded, settings, file_starts):
+            count += len(starts)
+            yield starts
+        yield np.array([-count])  # so that a file which is not whole is recognized
+
+    name = f"document_starts-{_digest(json.dumps([separator, file_starts.tolist()]).encode())}.bin"
+    dtype = np.dtype("<i8")
+    return _load_beside(encoded, name, dtype, compute, lambda stored: bool(stored[-1] == 1 - len(stored)))[:-1]
+
+
+def load_shuffled(encoded: Encoded, starts: Positions, settings: CorpusSettings) -> tuple[Encoded, Positions]:
+    """The text with its documents, which begin at ``starts``, in another order, and where they begin there."""
+    length, last_stays = len(encoded.ids), not documents.ends_with_separator(encoded, settings)
+    order = shuffling.shuffle(np.asarray(starts), length, last_stays)
+    name = f"shuffled-{_digest(json.dumps([shuffling.SEED, last_stays]).encode() + np.asarray(starts).tobytes())}.bin"
+    compute = partial(shuffling.reorder, encoded.ids, order)
+    ids = _load_beside(encoded, name, encoded.ids.dtype, compute, lambda stored: len(stored) == length)
+    return replace(encoded, ids=ids), order.starts
+
+
+def _load_beside(
+    encoded: Encoded, name: str, dtype: np.dtype[Any], compute: Compute, is_whole: Callable[[NDArray[Any]], bool]
+) -> NDArray[Any]:
+    """An array that is kept beside the ids of a text, computed block by block if it is not there or not whole."""
+
+    def load(path: Path) -> NDArray[Any] | None:
+        size_bytes = path.stat().st_size if path.is_file() else 0
+        stored = np.memmap(path, dtype, mode="r") if size_bytes and not size_bytes % dtype.itemsize else None
+        return None if stored is None or not is_whole(stored) else stored
+
+    def write(folder: Path) -> NDArray[Any]:
+        files.make_folder(folder)
+        with files.written(folder / name) as file:
+            for block in compute():
+                file.write(block.astype(dtype, copy=False).data)
+        written = load(folder / name)
+        assert written is not None, "it has just been written"
+        return written
+
+    if (found := load(encoded.folder / name)) is not None:
+        return found
+    try:
+        return write(encoded.folder)
+    except OSError as error:
+        cache, key = encoded.folder.parent.parent, encoded.folder.name
+        return _with_substitute(cache, error, lambda substitute: write(substitute / key))
+
+
+def _with_substitute(cache: Path, error: OSError, work: Callable[[Path], Result]) -> Result:
     """Do without a cache that could not be written: work in a temporary folder of this process instead.
 
     Raises ``CharlmError`` if that is impossible, or if the ``error`` is that of a failing disk.
@@ -146,26 +202,23 @@ def clean(cache: Path) -> int:
 
 
 def _read(
-    cache: Path,
-    paths: Sequence[Path],
-    settings: CorpusSettings,
-    on_bytes: Callable[[int], object],
-    on_begin: Callable[[], object],
+    cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: OnBytes, on_begin: Callable[[], object]
 ) -> Encoded:
     texts = cache / TEXTS
     files.make_folder(texts)
     files.remove_half_built(texts)
     began_ns, stats_before = time.time_ns(), _stats(paths)
+    is_settled = stats_before is not None and _settled(stats_before, began_ns)
     with files.built(texts) as building:
         on_begin()
         read = encoded.build(building.folder, paths, settings, on_bytes)
-        place = _place(cache, encoded.digest_of(file.sha256 for file in read), settings)
+        place = _place(cache, hash_files(read), settings)
         _opened(place)  # removes a damaged one, which would stay otherwise
         building.path = place
     result = _opened(place)
     if result is None:
         raise OSError(f"{place}: removed by another process")
-    if stats_before is not None and stats_before == _stats(paths) and _settled(stats_before, began_ns):
+    if stats_before is not None and is_settled and stats_before == _stats(paths):
         with suppress(OSError):  # a convenience: without it the text is read once more
             files.make_folder(cache / INDEX)
             entry = {"format_version": encoded.FORMAT_VERSION, "encoded": place.name}
@@ -182,10 +235,8 @@ def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encod
         version, name = entry["format_version"], entry["encoded"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if version != encoded.FORMAT_VERSION or not isinstance(name, str):
-        return None
-    if not KEY.fullmatch(name):  # a damaged entry must not lead out of the cache
-        return None
+    if version != encoded.FORMAT_VERSION or not isinstance(name, str) or not KEY.fullmatch(name):
+        return None  # a damaged entry must not lead out of the cache
     found = _opened(cache / TEXTS / name)
     if found is None or len(found.files) != len(paths):
         return None
@@ -209,11 +260,10 @@ def _stats(paths: Sequence[Path]) -> list[tuple[str, int, int, int]] | None:
     """Path, size, time and inode of each file; ``None`` where one of them is no file that stays."""
     if not all(sources.is_file(path) for path in paths):
         return None
-    try:
+    with suppress(OSError):
         stats = [(str(path.absolute()), path.stat()) for path in paths]
-    except OSError:
-        return None
-    return [(path, of.st_size, of.st_mtime_ns, of.st_ino) for path, of in stats]
+        return [(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in stats]
+    return None
 
 
 def _settled(stats: list[tuple[str, int, int, int]], read_ns: int) -> bool:
@@ -230,17 +280,21 @@ def _place(cache: Path, files_sha256: str, settings: CorpusSettings) -> Path:
 
 def _reading(settings: CorpusSettings) -> list[str]:
     """The settings that decide which characters the bytes of a file become."""
-    codec = "" if settings.unit == "byte" else sources.codec_name(settings.encoding)
+    codec = "" if settings.unit == "byte" else codec_name(settings.encoding)
     return [settings.unit, codec, settings.decode_errors, settings.newline, settings.normalize]
 
 
 def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps([encoded.FORMAT_VERSION, *parts]).encode()).hexdigest()[:32]
+    return _digest(json.dumps([encoded.FORMAT_VERSION, *parts]).encode())
+
+
+def _digest(data: bytes) -> str:
+    return files.sha256(data)[:32]
 
 
 def _size_bytes(folder: Path) -> int:
-    sizes = 0
-    for path in folder.rglob("*"):
+    size_bytes = 0
+    for path in filter(Path.is_file, folder.rglob("*")):
         with suppress(FileNotFoundError):
-            sizes += path.stat().st_size if path.is_file() else 0
-    return sizes
+            size_bytes += path.stat().st_size
+    return size_bytes

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from charlm.config import CorpusSettings
-from charlm.corpus.sources import CHUNK_BYTES, HEAD_BYTES, Stream, codec_name, is_wide, looks_binary
-from charlm.errors import CharlmWarning, TextError
+from charlm.corpus.streams import CHUNK_BYTES, Stream
+from charlm.errors import CharlmWarning, TextError, UsageError
 
+HEAD_BYTES = 1 << 12  # what is looked at to tell text from other files
 SAMPLE_BYTES = 1 << 16  # around a byte that does not decode, to try other encodings on
 MULTIBYTE = ("utf-8", "gb18030", "shift_jis", "euc-kr", "cp1251")
 SINGLE_BYTE = ("cp1252", "latin-1")
@@ -35,6 +36,27 @@ def characters(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator
             yield data.decode("latin-1")
         return
     yield from _unified(_decoded(stream, path, settings), settings)
+
+
+def codec_name(encoding: str) -> str:
+    """The name that Python has for an encoding of text. Raises ``UsageError`` if there is none."""
+    try:
+        found = codecs.lookup(encoding)
+        if found._is_text_encoding and found.name != "undefined":
+            return found.name
+    except LookupError:
+        pass
+    raise UsageError(f"--encoding {encoding}: unknown text encoding.", "Common ones: utf-8, latin-1, cp1252.")
+
+
+def is_wide(codec: str) -> bool:
+    """Whether texts in this encoding hold NUL bytes by right."""
+    return codec.startswith(("utf-16", "utf-32"))
+
+
+def looks_binary(data: bytes) -> bool:
+    """Whether bytes are hardly those of a text: a NUL is among them, and no byte order mark says why."""
+    return b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
 
 
 def as_read(text: str, settings: CorpusSettings) -> str:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from charlm import files, reading
 from charlm.config import CorpusSettings
-from charlm.corpus import sources
 from charlm.corpus.decoding import characters
-from charlm.corpus.record import FileRecord
+from charlm.corpus.record import FileRecord, hash_files
+from charlm.corpus.streams import open_source
 from charlm.corpus.vocabulary import CODE_POINTS, code_points
 
 Ids = NDArray[np.integer[Any]]
@@ -44,7 +44,7 @@ class Encoded:
     @cached_property
     def files_sha256(self) -> str:
         """What a run knows its text by: of the files' SHA-256s, in their order."""
-        return digest_of(file.sha256 for file in self.files)
+        return hash_files(self.files)
 
     @property
     def file_starts(self) -> NDArray[np.int64]:
@@ -53,28 +53,25 @@ class Encoded:
         return (np.cumsum(lengths) - lengths)[lengths > 0]
 
 
-def digest_of(sha256s: Iterable[str]) -> str:
-    return files.sha256("".join(f"{sha256}\n" for sha256 in sha256s).encode())
-
-
 def build(
     folder: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: Callable[[int], object]
 ) -> list[FileRecord]:
     """Read files once and write their ids to ``folder``; ``on_bytes`` is told the bytes read since it was told last.
 
-    Raises what :func:`charlm.corpus.sources.opened` and :func:`charlm.corpus.decoding.characters` raise.
+    Raises what :func:`charlm.corpus.streams.open_source` and :func:`charlm.corpus.decoding.characters` raise.
     """
     read = []
     with files.scratch(folder / IDS) as file:
         spool = Spool(file)
         for path in paths:
             before, told = spool.length, 0
-            with sources.opened(path) as (stream, hashed):
+            with open_source(path) as (stream, hashed):
                 for piece in characters(stream, path, settings):
-                    spool.add(piece)
+                    spool.add(code_points(piece))
                     on_bytes(hashed.size_bytes - told)
                     told = hashed.size_bytes
-            read.append(hashed.record(path, spool.length - before))
+            sha256, length = hashed.digest.hexdigest(), spool.length - before
+            read.append(FileRecord(path=str(path), size_bytes=hashed.size_bytes, sha256=sha256, length=length))
     metadata = {
         "format_version": FORMAT_VERSION,
         "length": spool.length,
@@ -114,8 +111,7 @@ class Spool:
         self.counts = np.zeros(CODE_POINTS, dtype=np.int64)
         self.table = np.zeros(CODE_POINTS, dtype=self.type)  # id of each code point that was seen
 
-    def add(self, text: str) -> None:
-        points = code_points(text)
+    def add(self, points: NDArray[np.unsignedinteger[Any]]) -> None:
         counts = _counts(points)
         present = np.flatnonzero(counts)
         new = present[self.counts[present] == 0]

@@ -8,9 +8,9 @@ import numpy as np
 
 from charlm.config import CorpusSettings
 from charlm.console import open_bar
-from charlm.corpus import cache, documents, shuffling, sources
+from charlm.corpus import cache, shuffling, sources
 from charlm.corpus.encoded import Encoded, blocks
-from charlm.corpus.record import CorpusFile, CorpusRecord, SplitRecord
+from charlm.corpus.record import CorpusRecord, SplitRecord
 from charlm.corpus.split import Split, divide, is_enough, smallest_length
 from charlm.corpus.text import Positions, Text
 from charlm.corpus.vocabulary import Vocabulary, show, unknown_characters
@@ -64,16 +64,6 @@ class Corpus:
             files_sha256=self.encoded.files_sha256,
             shuffle_seed=self.shuffle_seed,
             split=SplitRecord(**self.split.record()),
-        )
-
-    def file_record(self, run: Path) -> CorpusFile:
-        """The record with the list of files, for the ``corpus.json`` of a run."""
-        return CorpusFile(
-            **vars(self.record()),
-            inputs=self.names,
-            working_folder=str(Path.cwd()),
-            run_folder=str(run.absolute()),
-            files=self.encoded.files,
         )
 
 
@@ -131,22 +121,24 @@ def of(
             f"{where}: contains only the {settings.unit} {show(encoded.alphabet[0], settings.unit)}, repeated.",
             "Use a text with at least two distinct characters.",
         )
-    vocabulary = vocabulary or vocabulary_of(encoded, settings)
+    if vocabulary is None and settings.unit == "byte":
+        vocabulary = Vocabulary.of_bytes()
+    elif vocabulary is None:
+        vocabulary = Vocabulary.of_counts(encoded.alphabet, encoded.counts.tolist(), settings.min_count)
     if len(vocabulary) == 1:
         raise TextError(f"--min-count {settings.min_count}: no character occurs that often.", "Use a smaller value.")
-    starts = documents.starts(encoded, settings)
+    starts = cache.load_document_starts(encoded, settings)
+    if settings.document_separator and len(starts) == 1:
+        raise TextError(
+            f"--document-separator {settings.document_separator!r}: there is no document boundary in this text.",
+            "Check how the documents are separated.",
+        )
     if settings.shuffle_documents:
-        encoded, starts = shuffling.shuffle(encoded, starts, settings)
+        encoded, starts = cache.load_shuffled(encoded, starts, settings)
     text = read_by(vocabulary, encoded, starts)
     kept = [] if sources.is_built_in(names) else list(names)
     shuffle_seed = shuffling.SEED if settings.shuffle_documents else None
     return Corpus(sources.name_of(names), kept, encoded, text, split, shuffle_seed)
-
-
-def vocabulary_of(encoded: Encoded, settings: CorpusSettings) -> Vocabulary:
-    if settings.unit == "byte":
-        return Vocabulary.of_bytes()
-    return Vocabulary.of_counts(encoded.alphabet, encoded.counts.tolist(), settings.min_count)
 
 
 def read_by(vocabulary: Vocabulary, encoded: Encoded, document_starts: Positions) -> Text:

@@ -1,14 +1,14 @@
 """The record of a corpus: enough to find the same text again, and to know it when it is found.
 
-Every checkpoint holds a short one, whose size does not depend on the number of files; the run's ``corpus.json`` adds
-the list of files, once.
+Every checkpoint holds one; :mod:`charlm.run_corpus` adds what the ``corpus.json`` of a run holds.
 """
 
-import os
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from charlm import files
 
 Range = Annotated[list[int], Field(min_length=2, max_length=2)]
 """First position and the one after the last."""
@@ -39,6 +39,11 @@ class FileRecord(Record):
     length: int
 
 
+def hash_files(records: Iterable[FileRecord]) -> str:
+    """What a run knows its text by: the SHA-256 of the files' SHA-256s, in their order."""
+    return files.sha256("".join(f"{record.sha256}\n" for record in records).encode())
+
+
 class SplitRecord(Record):
     """Ranges of the whole text."""
 
@@ -60,28 +65,3 @@ class CorpusRecord(Record):
     files_sha256: str  # of the files' SHA-256s, a line each
     shuffle_seed: int | None  # of the order of documents; null: as in the files
     split: SplitRecord
-
-
-class CorpusFile(CorpusRecord):
-    """The content of ``corpus.json``: the record, and where the text was."""
-
-    inputs: list[Name]  # files, folders and patterns as given; none: the built-in corpus
-    working_folder: Name  # absolute: paths of files that are not are relative to it
-    run_folder: Name  # absolute
-    files: list[FileRecord]
-
-    def absolute_files(self) -> list[FileRecord]:
-        """The files, named so that it does not matter from where: but for standard input."""
-        return [
-            file if file.path == "-" else file.model_copy(update={"path": str(Path(self.working_folder, file.path))})
-            for file in self.files
-        ]
-
-    def places(self, path: str, run: Path) -> list[Path]:
-        """Where a file may be now: where it was as seen from the run, which may have been moved, then where it was."""
-        absolute = Path(self.working_folder, path)
-        try:
-            from_run = os.path.relpath(absolute, self.run_folder)
-        except ValueError:  # on another drive
-            return [absolute]
-        return list(dict.fromkeys([Path(os.path.normpath(run.absolute() / from_run)), absolute]))

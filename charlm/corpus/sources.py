@@ -1,73 +1,19 @@
 """Where text comes from: files, folders, patterns, standard input, compressed files, and the built-in corpus."""
 
-import bz2
-import codecs
-import gzip
-import hashlib
-import lzma
 import os
 import re
-import stat
-import sys
 import sysconfig
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
 
 from charlm.config import CorpusSettings
+from charlm.corpus.decoding import HEAD_BYTES, codec_name, is_wide, looks_binary
 from charlm.corpus.download import CORPORA, DOWNLOADS, place
-from charlm.corpus.pipes import open_text
-from charlm.corpus.record import FileRecord
-from charlm.errors import TextError, UsageError, did_you_mean, pluralize, quote
+from charlm.corpus.streams import DECOMPRESSION_ERRORS, DECOMPRESSORS, STANDARD_INPUT, decompress, open_binary
+from charlm.errors import TextError, UsageError, did_you_mean, pluralize
 
 BUILT_IN = "python"
-STANDARD_INPUT = Path("-")
-CHUNK_BYTES = 1 << 20
-HEAD_BYTES = 1 << 12  # what is looked at to tell text from other files
-
-
-class Stream(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
-
-
-class Hashed:
-    """A stream that is hashed and counted as it is read."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.digest = hashlib.sha256()
-        self.size_bytes = 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self.stream.read(size)
-        self.digest.update(data)
-        self.size_bytes += len(data)
-        return data
-
-    def record(self, path: Path, length: int) -> FileRecord:
-        return FileRecord(path=str(path), size_bytes=self.size_bytes, sha256=self.digest.hexdigest(), length=length)
-
-
-class Explained:
-    """A stream whose faults are told in words, with the file they are of."""
-
-    def __init__(self, stream: Stream, path: Path) -> None:
-        self.stream = stream
-        self.path = path
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Raises ``TextError`` where a compressed file is damaged, ``UsageError`` where it cannot be read."""
-        try:
-            return self.stream.read(size)
-        except OSError as error:
-            if error.errno is not None:  # else it is of a decompressor
-                raise UsageError(f"{self.path}: cannot be read: {error.strerror}.") from None
-            damage: Exception = error
-        except DAMAGED as error:
-            damage = error
-        raise TextError(f"{self.path}: damaged {self.path.suffix} file: {damage}.", "Get a new copy of it.")
 
 
 def find(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
@@ -104,7 +50,7 @@ def name_of(names: Sequence[str]) -> str:
             return first.resolve().name or "corpus"
         if not first.exists() and (found := _matches(names[0])):
             first = found[0]
-    return Path(first.stem if first.suffix in OPENERS else first.name).stem
+    return Path(first.stem if first.suffix in DECOMPRESSORS else first.name).stem
 
 
 def is_built_in(names: Sequence[str]) -> bool:
@@ -114,55 +60,6 @@ def is_built_in(names: Sequence[str]) -> bool:
 def is_file(path: Path) -> bool:
     """Whether it can be read again, and a change be seen: no pipe, no standard input."""
     return path != STANDARD_INPUT and path.is_file()
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[Stream, Hashed]]:
-    """The stream of a file's text, decompressed, and that of its own bytes.
-
-    Raises ``UsageError`` if it cannot be read, ``TextError`` if it is damaged or changes meanwhile.
-    """
-    if path == STANDARD_INPUT:
-        file: Any = sys.stdin.buffer
-        before = None
-    else:
-        file = _readable(path)
-        before = os.fstat(file.fileno())
-    hashed = Hashed(file)
-    try:
-        yield Explained(OPENERS.get(path.suffix, _plain)(hashed), path), hashed
-        while Explained(hashed, path).read(CHUNK_BYTES):  # what a decompressor leaves behind is part of the file too
-            pass
-    finally:
-        if path != STANDARD_INPUT:
-            file.close()
-    if before is not None and stat.S_ISREG(before.st_mode):
-        with suppress(FileNotFoundError):
-            after = path.stat()
-            same = all(getattr(before, name) == getattr(after, name) for name in ("st_size", "st_mtime_ns", "st_ino"))
-            if not same or hashed.size_bytes != before.st_size:
-                raise TextError(f"{path}: changed while it was being read.", "Try again when nothing is writing to it.")
-
-
-def codec_name(encoding: str) -> str:
-    """The name that Python has for an encoding of text. Raises ``UsageError`` if there is none."""
-    try:
-        found = codecs.lookup(encoding)
-        if found._is_text_encoding and found.name != "undefined":
-            return found.name
-    except LookupError:
-        pass
-    raise UsageError(f"--encoding {encoding}: unknown text encoding.", "Common ones: utf-8, latin-1, cp1252.")
-
-
-def is_wide(codec: str) -> bool:
-    """Whether texts in this encoding hold NUL bytes by right."""
-    return codec.startswith(("utf-16", "utf-32"))
-
-
-def looks_binary(data: bytes) -> bool:
-    """Whether bytes are hardly those of a text: a NUL is among them, and no byte order mark says why."""
-    return b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
 
 
 def _expanded(name: str, settings: CorpusSettings) -> list[Path]:
@@ -220,38 +117,9 @@ def _is_text(path: Path, settings: CorpusSettings) -> bool:
     """Whether a file in a folder is taken, told by its first bytes; who names a file means it."""
     if settings.unit == "byte" or is_wide(codec_name(settings.encoding)):
         return True
-    with suppress(OSError, *DAMAGED), _readable(path) as file:
-        return not looks_binary(OPENERS.get(path.suffix, _plain)(file).read(HEAD_BYTES))
+    with suppress(OSError, *DECOMPRESSION_ERRORS), open_binary(path) as file:
+        return not looks_binary(decompress(file, path).read(HEAD_BYTES))
     return True  # reading it will say what is wrong with it
-
-
-def _readable(path: Path) -> IO[bytes]:
-    if path.suffix == ".zst" and ".zst" not in OPENERS:
-        raise UsageError(
-            f"{path}: reading .zst files requires Python 3.14 or later.",
-            f"Or decompress it first: zstd -d {quote(path)}",
-        )
-    try:
-        return open_text(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}.") from None
-
-
-def _plain(stream: Stream) -> Stream:
-    return stream
-
-
-def _gzip(stream: Any) -> Stream:
-    return gzip.GzipFile(fileobj=stream)
-
-
-OPENERS: dict[str, Callable[[Any], Stream]] = {".gz": _gzip, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
-DAMAGED: tuple[type[Exception], ...] = (EOFError, zlib.error, lzma.LZMAError)
-with suppress(ImportError):  # from Python 3.14 on
-    from compression import zstd  # type: ignore[import-not-found, unused-ignore]
-
-    OPENERS[".zst"] = zstd.ZstdFile
-    DAMAGED = (*DAMAGED, zstd.ZstdError)
 
 
 def _standard_library() -> list[Path]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from charlm.config import DynamicSettings
-from charlm.corpus.floors import Floors
+from charlm.corpus.analysis.baselines import Baselines
 from charlm.corpus.loading import Corpus
 from charlm.evaluation import cold
 from charlm.evaluation.dynamic import evaluate_dynamically
+from charlm.evaluation.evaluation_text import EvaluationText, compute_baselines_for
 from charlm.evaluation.passes import evaluate
-from charlm.evaluation.subject import Subject, floors_of
 from charlm.model.language_model import CharacterModel
 
 
@@ -69,44 +69,46 @@ class EvaluationReport:
     seconds: float
     dynamic: DynamicLoss | None = None
     independent_windows: IndependentWindowLoss | None = None
-    baselines: Floors | None = None
+    baselines: Baselines | None = None
     context_loss: list[cold.ContextPoint] | None = None
 
 
 def measure(
     model: CharacterModel,
-    subject: Subject,
-    own: Corpus | None,
+    evaluated: EvaluationText,
+    run_corpus: Corpus | None,
     num_segments: int,
     extra: ExtraMetrics,
     progress: Progress,
 ) -> EvaluationReport:
     """Measure a model on a text.
 
-    ``own``: the corpus of the run, whose training text dynamic evaluation and the baselines need.
+    ``run_corpus``: the corpus of the run, whose training text dynamic evaluation and the baselines need.
     """
-    text, unit = subject.text, subject.text.vocabulary.unit
+    text, unit = evaluated.text, evaluated.text.vocabulary.unit
     started = time.monotonic()
     with progress("evaluating", len(text)) as bar:
         static = evaluate(model, text, num_segments, on_progress=bar.update)
     report = EvaluationReport(
-        text=subject.name,
+        text=evaluated.name,
         unit=unit,
         exact=static.exact,
         num_segments=static.num_segments,
         nats_per_character=static.nats_per_character,
         bits_per_character=static.bits_per_character,
-        bits_per_byte=static.bits_per_byte(subject.size_bytes),
+        bits_per_byte=static.bits_per_byte(evaluated.size_bytes),
         perplexity=static.perplexity,
         characters=len(text),
         unknown_characters=static.unknown if unit == "character" else None,
-        size_bytes=subject.size_bytes,
+        size_bytes=evaluated.size_bytes,
         seconds=time.monotonic() - started,
     )
     if extra.dynamic is not None:
-        assert own is not None
+        assert run_corpus is not None
         with progress("dynamic evaluation", len(text)) as bar:
-            dynamic = evaluate_dynamically(model, text, own.part(own.split.train), extra.dynamic, bar.update)
+            dynamic = evaluate_dynamically(
+                model, text, run_corpus.part(run_corpus.split.train), extra.dynamic, bar.update
+            )
         loss = DynamicLoss(dynamic.nats_per_character, dynamic.bits_per_character, extra.dynamic)
         report = replace(report, dynamic=loss)
     if extra.independent_window is not None:
@@ -119,8 +121,8 @@ def measure(
             ),
         )
     if extra.baselines:
-        assert own is not None
-        report = replace(report, baselines=floors_of(subject, own))
+        assert run_corpus is not None
+        report = replace(report, baselines=compute_baselines_for(evaluated, run_corpus))
     if extra.context_loss:
         with progress("loss by context", cold.curve_characters(text)) as bar:
             report = replace(report, context_loss=cold.loss_by_context(model, text, bar.update))

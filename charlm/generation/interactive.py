@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from charlm.config import ESCAPES, INTERACTIVE, CorpusSettings, SampleSettings, resolve
+from charlm.config import ESCAPES, CorpusSettings, SampleSettings, SettingsSource, SourceKind, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError, did_you_mean
 from charlm.generation.streams import AS_IT_IS, Sampler
@@ -57,7 +57,7 @@ class Conversation:
             yield "\n".join(_commands(self.settings))
         elif name in CHANGEABLE:
             changed = {**self.settings.model_dump(), name: _value(name, value)}
-            self.settings = resolve(SampleSettings, [(INTERACTIVE, changed)])
+            self.settings = resolve(SampleSettings, [SettingsSource("", changed, SourceKind.INTERACTIVE)])
         else:
             known = [*CHANGEABLE, "again", "help", "settings", "quit"]
             raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", "Type :help for a list.")

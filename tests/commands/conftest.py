@@ -14,7 +14,9 @@ import torch
 from charlm import benchmark
 from charlm.benchmark import Contestant
 from charlm.commands import main
-from charlm.training import session
+from charlm.config import SettingsSource
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,12 @@ def trained(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "save_every_minutes": 1e-9,
         "sample_length": 0,
     }
-    plan = session.plan([str(folder / "poem.txt")], [("test", {**settings, "keep_checkpoints": 9})], out=folder / "run")
+    plan = plan_training(
+        TrainingRequest(
+            [str(folder / "poem.txt")],
+            [SettingsSource("test", {**settings, "keep_checkpoints": 9})],
+            out=folder / "run",
+        )
+    )
     plan.trainer(quiet=True).train()
     return folder / "run"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from charlm.training import session
+from charlm.config import SettingsSource
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
 from tests.conftest import ROOT
 
@@ -61,7 +63,9 @@ def test_a_model_of_bytes_gives_a_line_a_byte(cli: Cli, tmp_path: Path, poem_fil
         "sample_length": 0,
         "test_fraction": 0.05,
     }
-    session.plan([str(poem_file)], [("test", settings)], out=tmp_path / "run").trainer(quiet=True).train()
+    plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", settings)], out=tmp_path / "run")).trainer(
+        quiet=True
+    ).train()
     (tmp_path / "any").write_bytes(b"\xff\0\xc3\xa9")
     scores = [json.loads(line) for line in cli("score", "run", "any").out.splitlines()]
     assert [score["byte"] for score in scores] == [255, 0, 0xC3, 0xA9]
@@ -102,7 +106,9 @@ def test_documents_and_unknown_characters_add_up_too(cli: Cli, tmp_path: Path, p
         "min_count": 30,
         "document_separator": "\n",
     }
-    session.plan([str(poem_file)], [("test", settings)], out=tmp_path / "run").trainer(quiet=True).train()
+    plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", settings)], out=tmp_path / "run")).trainer(
+        quiet=True
+    ).train()
     (tmp_path / "snow.txt").write_text("☃ fällt.\nDie Wölfe.\n", encoding="utf-8")
     scores = [json.loads(line) for line in cli("score", "run", "snow.txt").out.splitlines()]
     assert scores[0]["character"] == "☃"

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from charlm import runs, texts
-from charlm.corpus import encoded, sources
+from charlm import runs
+from charlm.corpus import encoded, streams
+from charlm.run_corpus import CorpusFile
 from tests.commands.conftest import Cli
 from tests.commands.test_bad_input import refused
 from tests.conftest import SMALL
@@ -43,7 +44,7 @@ def trained(cli: Cli, *arguments: object) -> runs.Checkpoint:
 
 def files_of(saved: runs.Checkpoint) -> list[str]:
     assert saved.folder is not None
-    record = texts.find(saved.folder.parent, saved.corpus)
+    record = CorpusFile.find(saved.folder.parent, saved.corpus)
     assert record is not None
     return [Path(file.path).name for file in record.files]
 
@@ -296,7 +297,7 @@ def test_a_resumed_folder_keeps_its_name(cli: Cli, tmp_path: Path, poem: str) ->
     trained(cli, "letters")
     assert cli("train", "--resume", "checkpoints/letters", "--max-steps", "4", "--quiet").code == 0
     assert runs.read(Path("checkpoints/letters"), "latest").corpus.name == "letters"
-    record = texts.read(Path("checkpoints/letters"))
+    record = CorpusFile.read(Path("checkpoints/letters"))
     assert (record.name, record.inputs) == ("letters", ["letters"])
 
 
@@ -327,7 +328,7 @@ def test_a_corpus_that_was_downloaded_can_be_called_by_its_name(cli: Cli, tmp_pa
 def test_zst_in_a_folder_or_pattern_is_refused_by_name(
     cli: Cli, tmp_path: Path, poem_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sources.OPENERS, ".zst", raising=False)
+    monkeypatch.delitem(streams.DECOMPRESSORS, ".zst", raising=False)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.zst").write_bytes(b"\x28\xb5\x2f\xfd")
     for name in ("folder", "folder/*.zst", "folder/a.zst"):

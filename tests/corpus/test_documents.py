@@ -101,7 +101,7 @@ def test_no_room_for_the_starts_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("charlm.corpus.documents._write_starts", full)
+    monkeypatch.setattr("charlm.corpus.documents.find_document_starts", full)
     with pytest.raises(CharlmError, match=r"cache: .* No space left") as raised:
         load(tmp_path, "name\n" * 30, document_separator="\n")
     assert "--cache-dir" in raised.value.hint
@@ -110,7 +110,7 @@ def test_no_room_for_the_starts_is_said(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_starts_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "name\n" * 30
     expected = starts(load(tmp_path, text, document_separator="\n"))
-    monkeypatch.setattr("charlm.corpus.documents._write_starts", None)
+    monkeypatch.setattr("charlm.corpus.documents.find_document_starts", None)
     assert starts(load(tmp_path, text, document_separator="\n")) == expected
 
 

@@ -12,6 +12,7 @@ from charlm.corpus import loading
 from charlm.corpus.split import divide, smallest_length
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
+from charlm.run_corpus import CorpusFile
 
 FRACTIONS = st.floats(0, 0.49)
 VALIDATION_FRACTIONS = st.floats(0, 0.49, exclude_min=True)
@@ -152,7 +153,7 @@ def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
         "shuffle_seed": None,
         "split": {"train": [0, 80], "validation": [80, 90], "test": [90, 100]},
     }
-    with_files = corpus.file_record(path.parent / "run").model_dump()
+    with_files = CorpusFile.describe(corpus, path.parent / "run").model_dump()
     assert with_files == {
         **corpus.record().model_dump(),
         "inputs": [str(path)],

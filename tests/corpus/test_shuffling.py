@@ -5,21 +5,25 @@ import itertools
 import os
 import random
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm import files, runs, texts
-from charlm.config import CorpusSettings, resolve
-from charlm.corpus import encoded, likeness, loading, shuffling
+from charlm import files, runs
+from charlm.config import CorpusSettings, SettingsSource, resolve
+from charlm.corpus import encoded, loading, shuffling
+from charlm.corpus.analysis import likeness
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmWarning, UsageError
-from charlm.evaluation import subject
-from charlm.training import session
+from charlm.evaluation import evaluation_text
+from charlm.run_corpus import CorpusFile
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.made_up_names import names
 from tests.training.conftest import SETTINGS
 
@@ -102,7 +106,7 @@ def test_files_are_documents_too_and_bytes_have_documents(path: Path) -> None:
 
 def test_without_documents_it_is_refused() -> None:
     with pytest.raises(UsageError, match=r"shuffle_documents.*document_separator"):
-        resolve(CorpusSettings, [("test", {"shuffle_documents": True})])
+        resolve(CorpusSettings, [SettingsSource("test", {"shuffle_documents": True})])
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -120,14 +124,14 @@ def test_a_damaged_copy_is_made_anew(path: Path, damage: str) -> None:
 
 def test_a_copy_that_cannot_be_kept_is_made_for_this_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(f"{number}\n" for number in range(500))
-    write = shuffling._write
+    written = files.written
 
-    def full(target: Path, *rest: Any) -> None:
+    def full(target: Path) -> AbstractContextManager[BinaryIO]:
         if "cache" in target.parts and path.parent in target.parents:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(target, *rest)
+        return written(target)
 
-    monkeypatch.setattr(shuffling, "_write", full)
+    monkeypatch.setattr(files, "written", full)
     monkeypatch.setattr("charlm.errors._said", set())
     files.process_folder.cache_clear()
     with pytest.warns(CharlmWarning, match="temporary folder"):
@@ -149,20 +153,22 @@ def test_a_shuffled_run_resumes_and_is_evaluated_on_its_own_split(path: Path) ->
     path.write_text("".join(f"{name}\n" for name in names(300)))
     out = path.parent / "run"
     asked = {**SETTINGS, **LINES, "max_steps": 2}
-    plan = session.plan([str(path)], [("test", asked)], out=out)
+    plan = plan_training(TrainingRequest([str(path)], [SettingsSource("test", asked)], out=out))
     plan.train(quiet=True)
     validation = plan.corpus.part(plan.corpus.split.validation)[:].tolist()
     saved = runs.read(out)
-    assert subject.choose([], "validation", None, saved, out).text[:].tolist() == validation
-    assert texts.read(out).shuffle_seed == saved.corpus.shuffle_seed == shuffling.SEED
-    other_seed = session.plan([str(path)], [("test", {**asked, "seed": 7})], out=path.parent / "other")
+    assert evaluation_text.select_text([], "validation", None, saved, out).text[:].tolist() == validation
+    assert CorpusFile.read(out).shuffle_seed == saved.corpus.shuffle_seed == shuffling.SEED
+    other_seed = plan_training(
+        TrainingRequest([str(path)], [SettingsSource("test", {**asked, "seed": 7})], out=path.parent / "other")
+    )
     assert other_seed.corpus.part(other_seed.corpus.split.validation)[:].tolist() == validation
     path.unlink()  # and again from the cache
-    resumed = session.plan([], [("test", {"max_steps": 4})], resume=str(out))
+    resumed = plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(out)))
     assert resumed.corpus.part(resumed.corpus.split.validation)[:].tolist() == validation
     resumed.train(quiet=True)
     with pytest.raises(UsageError, match="shuffle_documents"):
-        session.plan([], [("test", {"shuffle_documents": False})], resume=str(out))
+        plan_training(TrainingRequest([], [SettingsSource("test", {"shuffle_documents": False})], resume=str(out)))
 
 
 # The hint
@@ -193,10 +199,12 @@ def test_too_little_text_to_tell_gets_none(path: Path) -> None:
     assert likeness.advice(corpus, CorpusSettings(document_separator="\n")) is None
 
 
-def test_the_hint_is_in_the_announcement_of_a_fresh_run_only(path: Path) -> None:
+def test_the_hint_is_in_the_startup_messages_of_a_new_run_only(path: Path) -> None:
     path.write_text("".join(f"{name}\n" for name in names(3000)))
-    plan = session.plan([str(path)], [("test", {**SETTINGS, "max_steps": 1})], out=path.parent / "run")
-    assert any("--shuffle-documents" in line for line in plan.announcement())
+    plan = plan_training(
+        TrainingRequest([str(path)], [SettingsSource("test", {**SETTINGS, "max_steps": 1})], out=path.parent / "run")
+    )
+    assert any("--shuffle-documents" in line for line in plan.startup_messages())
     plan.train(quiet=True)
-    resumed = session.plan([], [("test", {"max_steps": 2})], resume=str(plan.run))
-    assert not any("--shuffle-documents" in line for line in resumed.announcement())
+    resumed = plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 2})], resume=str(plan.run)))
+    assert not any("--shuffle-documents" in line for line in resumed.startup_messages())

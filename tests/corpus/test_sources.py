@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from charlm.config import CorpusSettings
-from charlm.corpus import sources
+from charlm.corpus import sources, streams
 from charlm.corpus.record import FileRecord
 from charlm.errors import TextError, UsageError
 
@@ -39,9 +39,10 @@ def found(*names: object, settings: CorpusSettings = CHARACTERS) -> list[str]:
 
 
 def read(path: Path | str) -> tuple[bytes, FileRecord]:
-    with sources.opened(Path(path)) as (stream, hashed):
+    with streams.open_source(Path(path)) as (stream, hashed):
         data = b"".join(iter(lambda: stream.read(1000), b""))
-    return data, hashed.record(Path(path), len(data))
+    sha256 = hashed.digest.hexdigest()
+    return data, FileRecord(path=str(path), size_bytes=hashed.size_bytes, sha256=sha256, length=len(data))
 
 
 # Names
@@ -198,7 +199,7 @@ def test_a_damaged_compressed_file_is_named(here: Path, suffix: str, damage: str
 
 def test_zst_is_refused_by_name_where_python_cannot_read_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make("text.zst")
-    monkeypatch.delitem(sources.OPENERS, ".zst", raising=False)
+    monkeypatch.delitem(streams.DECOMPRESSORS, ".zst", raising=False)
     with pytest.raises(UsageError, match=r"^text\.zst: .*Python 3\.14") as raised:
         read("text.zst")
     assert "zstd -d text.zst" in raised.value.hint
@@ -228,7 +229,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(here: Path, change: str
     os.utime(path, ns=(1, 1))
 
     def changed() -> None:
-        with sources.opened(path) as (stream, _):
+        with streams.open_source(path) as (stream, _):
             stream.read(100)
             if change == "replaced":
                 Path("b.txt").write_bytes(b"x" * 10_000)
@@ -268,6 +269,6 @@ def test_a_disk_that_cannot_be_read_is_named_and_other_faults_are_not_blamed_on_
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with pytest.raises(UsageError, match=r"^a: cannot be read: Input/output error"):
-        sources.Explained(Broken(), Path("a")).read()
-    with pytest.raises(OSError, match="another disk"), sources.opened(Path("a")):
+        streams.ErrorReportingStream(Broken(), Path("a")).read()
+    with pytest.raises(OSError, match="another disk"), streams.open_source(Path("a")):
         raise OSError(errno.ENOSPC, "another disk is full")

@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from charlm.training import session
+from charlm.config import SettingsSource
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 
 
 def train(order: dict[str, Any]) -> None:
-    layers = [("test", order["settings"])]
-    session.plan([order["text"]], layers, out=Path(order["run"]), resume="auto").train(quiet=True)
+    layers = [SettingsSource("test", order["settings"])]
+    plan_training(TrainingRequest([order["text"]], layers, out=Path(order["run"]), resume="auto")).train(quiet=True)
 
 
 def child(order: dict[str, Any]) -> int:

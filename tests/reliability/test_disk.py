@@ -15,6 +15,7 @@ import torch
 
 from charlm import checkpoint, files, runs
 from charlm.errors import CharlmError, CharlmWarning
+from charlm.run_corpus import CorpusFile
 from charlm.training.trainer import Trainer
 from tests.conftest import ROOT, SMALL
 from tests.training.conftest import Make, entries, make_trainer, steps_of
@@ -117,7 +118,7 @@ def test_whatever_fails_while_a_run_starts_no_file_is_half_there(
     for nth in range(1, 100):
         disk.fail(nth, 1, errno.ENOSPC)
         try:
-            runs.start(trainer.run, trainer.settings, trainer.corpus.file_record(trainer.run))
+            runs.start(trainer.run, trainer.settings, CorpusFile.describe(trainer.corpus, trainer.run))
         except OSError:
             pass
         else:

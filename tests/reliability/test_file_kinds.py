@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import checkpoint, reading, runs, texts
+from charlm import checkpoint, reading, runs
 from charlm.config import TrainSettings, read_toml
-from charlm.corpus import pipes, sources
+from charlm.corpus import streams
 from charlm.errors import CharlmError, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
 from charlm.model.sizes import count_parameters, most_tensor_bytes
+from charlm.run_corpus import CorpusFile
 from tests.reliability.test_strangers import replace, saved
 from tests.training.conftest import make_trainer
 
@@ -168,16 +169,16 @@ def test_as_config_toml(saved: Path, put: Put) -> None:
 def test_as_another_file_of_a_run(saved: Path, name: str, put: Put) -> None:
     path = swap(saved.parent / name, put)
     with pytest.raises(CheckpointError) as caught:
-        texts.read(saved.parent) if name == "corpus.json" else list(runs.json_lines(path))
+        CorpusFile.read(saved.parent) if name == "corpus.json" else list(runs.json_lines(path))
     assert name in caught.value.message
 
 
 @pytest.mark.parametrize("put", KINDS[:3], ids=lambda put: put.__name__)
 def test_as_a_text(tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipes, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "PATIENCE_SECONDS", 0.05)
     path = tmp_path / "text.txt"
     put(path)
-    with pytest.raises(UsageError) as caught, sources.opened(path):
+    with pytest.raises(UsageError) as caught, streams.open_source(path):
         pass
     assert str(path) in caught.value.message
 
@@ -192,7 +193,7 @@ def test_a_pipe_that_something_writes_to_is_a_text(tmp_path: Path) -> None:
             pipe.write(text)
         os._exit(0)
     found = b""
-    with sources.opened(path) as (stream, _):
+    with streams.open_source(path) as (stream, _):
         while data := stream.read(1 << 16):
             found += data
     os.waitpid(process, 0)

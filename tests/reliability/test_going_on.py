@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from charlm import checkpoint, runs
-from charlm.config import TrainSettings
+from charlm.config import SettingsSource, TrainSettings
 from charlm.errors import CharlmError, TrainingInterruptedError
 from charlm.model.device import explained_memory
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.training.conftest import (
     SETTINGS,
     Interrupt,
@@ -75,19 +76,23 @@ def test_a_resume_elsewhere_says_that_the_bits_may_differ(
 ) -> None:
     trainer = make_trainer()
     trainer.train()
-    same = session.plan([str(poem_file)], [("test", {})], resume=str(trainer.run))
-    assert not {"threads", "processor"} & set(" ".join(same.announcement()).replace("(", " ").split())
-    other = session.plan([str(poem_file)], [("test", {"threads": 7})], resume=str(trainer.run))
-    assert "threads 1 → 7" in " ".join(other.announcement())
+    same = plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", {})], resume=str(trainer.run)))
+    assert not {"threads", "processor"} & set(" ".join(same.startup_messages()).replace("(", " ").split())
+    other = plan_training(
+        TrainingRequest([str(poem_file)], [SettingsSource("test", {"threads": 7})], resume=str(trainer.run))
+    )
+    assert "threads 1 → 7" in " ".join(other.startup_messages())
     here = checkpoint.processor_name()
     monkeypatch.setattr(checkpoint, "processor_name", lambda: "Another CPU (AVX512)")
-    assert f"processor {here} → Another CPU (AVX512)" in " ".join(same.announcement())
+    assert f"processor {here} → Another CPU (AVX512)" in " ".join(same.startup_messages())
 
 
 def test_a_run_killed_before_its_first_save_starts_again_with_its_settings(make_trainer: Make) -> None:
     trainer = make_trainer(hidden_size=24)
     assert not runs.checkpoints(trainer.run)
-    again = session.plan([], [("test", {"max_steps": 2})], resume=str(trainer.run)).trainer(quiet=True)
+    again = plan_training(
+        TrainingRequest([], [SettingsSource("test", {"max_steps": 2})], resume=str(trainer.run))
+    ).trainer(quiet=True)
     again.train()
     assert again.run == trainer.run
     assert again.settings.hidden_size == 24
@@ -127,10 +132,16 @@ def test_a_real_disk_that_is_full(make_trainer: Make, tmp_path: Path) -> None:
     if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False).returncode:
         pytest.skip("needs the right to mount a small file system")  # the limit on files in test_disk.py stands in
     try:
-        plan = session.plan(
-            [str(tmp_path / "poem.txt")],
-            [("test", {**SETTINGS, "max_steps": 30, "save_every_minutes": 1e-9, "keep_checkpoints": 0})],
-            out=disk / "run",
+        plan = plan_training(
+            TrainingRequest(
+                [str(tmp_path / "poem.txt")],
+                [
+                    SettingsSource(
+                        "test", {**SETTINGS, "max_steps": 30, "save_every_minutes": 1e-9, "keep_checkpoints": 0}
+                    )
+                ],
+                out=disk / "run",
+            )
         )
         trainer = plan.trainer(quiet=True)
         step = trainer.train_step

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from charlm import checkpoint, runs, texts
+from charlm import checkpoint, run_corpus, runs
+from charlm.config import SettingsSource
 from charlm.errors import TextError
-from charlm.training import session
+from charlm.run_corpus import CorpusFile
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.training.conftest import SETTINGS
 
 
@@ -22,7 +25,7 @@ def train(folder: Path, count: int, run: Path, **settings: object) -> Path:
         "document_per_file": True,
         **settings,
     }
-    session.plan([str(folder)], [("test", asked)], out=run).train(quiet=True)
+    plan_training(TrainingRequest([str(folder)], [SettingsSource("test", asked)], out=run)).train(quiet=True)
     return run
 
 
@@ -35,20 +38,20 @@ def test_the_size_of_a_checkpoint_does_not_depend_on_how_many_files_there_are(tm
     many = train(tmp_path / "many", 1000, tmp_path / "run 2")
     sizes = [size_bytes(runs.checkpoints(run)[0]) for run in (few, many)]
     assert abs(sizes[0] - sizes[1]) < 100
-    assert len(texts.read(many).files) == runs.read(many).corpus.num_files == 1000
+    assert len(CorpusFile.read(many).files) == runs.read(many).corpus.num_files == 1000
 
 
 def test_a_run_of_many_files_resumes(tmp_path: Path) -> None:
     run = train(tmp_path / "texts", 100, tmp_path / "run")
-    session.plan([], [("test", {"max_steps": 4})], resume=str(run)).train(quiet=True)
+    plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(run))).train(quiet=True)
     assert runs.read(run, "latest").step == 4
-    assert len(texts.read(run).files) == 100
+    assert len(CorpusFile.read(run).files) == 100
 
 
 def test_a_list_that_could_not_be_read_again_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "AT_MOST_BYTES", 10_000)
+    monkeypatch.setattr(run_corpus, "MAX_BYTES", 10_000)
     with pytest.raises(TextError, match="100 files") as raised:
         train(tmp_path / "texts", 100, tmp_path / "run")
     assert "--document-separator" in raised.value.hint
@@ -59,12 +62,14 @@ def test_an_existing_run_is_not_replaced_by_one_whose_list_is_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = train(tmp_path / "few", 40, tmp_path / "run")
-    monkeypatch.setattr(texts, "AT_MOST_BYTES", 10_000)
+    monkeypatch.setattr(run_corpus, "MAX_BYTES", 10_000)
     (tmp_path / "many").mkdir()
     for number in range(100):
         (tmp_path / "many" / f"{number}.txt").write_text("some more text\n")
     with pytest.raises(TextError):
-        session.plan([str(tmp_path / "many")], [("test", SETTINGS)], out=run, overwrite=True).train(quiet=True)
+        plan_training(
+            TrainingRequest([str(tmp_path / "many")], [SettingsSource("test", SETTINGS)], out=run, overwrite=True)
+        ).train(quiet=True)
     assert runs.read(run).step == 2
 
 

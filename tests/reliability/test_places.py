@@ -20,7 +20,7 @@ import pytest
 
 from charlm import commands, errors, files, runs
 from charlm.config import CorpusSettings
-from charlm.corpus import cache, documents, encoded
+from charlm.corpus import cache, encoded
 from charlm.errors import CharlmError, CharlmWarning, UsageError
 from tests.conftest import ROOT, SMALL
 from tests.training.conftest import Make, make_trainer
@@ -208,7 +208,7 @@ def test_document_starts_of_a_text_in_a_cache_that_is_read_only(text: Path, monk
     is_inside = failing(errno.EROFS, lambda path, *rest: found.folder in path.parents)
     monkeypatch.setattr(Path, "open", is_inside(Path.open))
     with pytest.warns(CharlmWarning) as caught:
-        starts = documents.starts(found, settings)
+        starts = cache.load_document_starts(found, settings)
     assert np.array_equal(starts, np.arange(0, 100, 10))
     assert len(caught) == 1
 

@@ -12,7 +12,8 @@ from charlm import runs
 from charlm.config import SampleSettings
 from charlm.errors import TextError
 from charlm.generation.streams import Sampler
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 
 SPECIAL = st.sampled_from(
     ["\0", "\u202e", "e\u0301", "\r\n", "\ufeff", "👩\u200d🚀", "\U0010ffff", "\u2028", "\x85", "नि"]
@@ -45,7 +46,7 @@ def test_any_unicode_from_file_to_checkpoint_to_sample(text: str) -> None:
         path.write_bytes(text.encode())
         read = text.removeprefix("\ufeff")
         try:
-            plan = session.plan([str(path)], LAYERS, out=Path(folder) / "run")
+            plan = plan_training(TrainingRequest([str(path)], LAYERS, out=Path(folder) / "run"))
         except TextError:
             assert len(read) < 8 or len(set(read)) < 2
             return
@@ -64,5 +65,5 @@ def test_surrogates_as_bytes_are_refused_with_their_offset(before: str, tmp_path
     path = tmp_path / "text.txt"
     path.write_bytes(before.encode() + "\ud800".encode("utf-8", "surrogatepass") + b"more" * 100)
     with pytest.raises(TextError, match=rf"offset {len(before.encode())} \(line {before.count(chr(10)) + 1}\)"):
-        session.plan([str(path)], LAYERS, out=tmp_path / "run")
+        plan_training(TrainingRequest([str(path)], LAYERS, out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()

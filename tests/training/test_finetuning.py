@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from charlm import runs
+from charlm.config import SettingsSource, SourceKind
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
 from charlm.model.language_model import CharacterModel
-from charlm.training import session
 from charlm.training.finetuning import start_from
+from charlm.training.plan import TrainingPlan, plan_training
+from charlm.training.request import TrainingRequest
 from tests.training.conftest import SETTINGS, Make, assert_same_training
 
 NEW_TEXT = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich; ☃ & été.\n" * 30
@@ -30,9 +32,12 @@ def new_text(tmp_path: Path) -> Path:
     return path
 
 
-def plan(origin: Path, text: Path, run: str = "new", **changes: object) -> session.Plan:
-    layers = [("preset.toml", SETTINGS), ("command line", {"init_from": str(origin), **changes})]
-    return session.plan([str(text)], layers, out=text.parent / run)
+def plan(origin: Path, text: Path, run: str = "new", **changes: object) -> TrainingPlan:
+    layers = [
+        SettingsSource("preset.toml", SETTINGS, SourceKind.FILE),
+        SettingsSource.command_line({"init_from": str(origin), **changes}),
+    ]
+    return plan_training(TrainingRequest([str(text)], layers, out=text.parent / run))
 
 
 @pytest.mark.parametrize("tie_weights", [False, True])
@@ -88,10 +93,10 @@ def test_an_unknown_symbol_is_taken_along(make_trainer: Make, new_text: Path, po
 
 def test_its_shape_comes_before_that_of_a_preset_and_dropout_is_free(origin: Path, new_text: Path) -> None:
     layers = [
-        ("preset.toml", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}),
-        ("command line", {"init_from": str(origin)}),
+        SettingsSource("preset.toml", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}, SourceKind.FILE),
+        SettingsSource.command_line({"init_from": str(origin)}),
     ]
-    settings = session.plan([str(new_text)], layers, out=new_text.parent / "new").settings
+    settings = plan_training(TrainingRequest([str(new_text)], layers, out=new_text.parent / "new")).settings
     assert (settings.hidden_size, settings.cell) == (12, "lstm")
     assert plan(origin, new_text, dropout=0.5).settings.dropout == 0.5
 
@@ -135,10 +140,12 @@ def test_it_learns_on_and_a_resume_needs_the_origin_no_more(
 
 def test_killed_before_its_first_checkpoint_it_starts_from_there_again(origin: Path, new_text: Path) -> None:
     plan(origin, new_text).trainer(quiet=True)  # the run folder is there, with its settings
-    again = session.plan([str(new_text)], [("command line", {})], resume=str(new_text.parent / "new"))
-    assert again.origin is not None
-    assert again.origin.folder is not None
-    assert again.origin.folder.parent == origin
+    again = plan_training(
+        TrainingRequest([str(new_text)], [SettingsSource.command_line({})], resume=str(new_text.parent / "new"))
+    )
+    assert again.pretrained is not None
+    assert again.pretrained.folder is not None
+    assert again.pretrained.folder.parent == origin
 
 
 def test_what_it_predicts_of_old_text_hardly_changes(poem: str, origin: Path) -> None:

@@ -11,7 +11,8 @@ import torch
 from charlm import runs
 from charlm.errors import TrainingInterruptedError, UsageError
 from charlm.model.language_model import Predictions
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.training.conftest import Interrupt, Make, assert_same_training, entries, steps_of, watch_predictions
 
 TIMED = ("throughput_characters_per_second", "progress_training_seconds")  # never the same twice
@@ -129,6 +130,6 @@ def test_more_text_than_before_is_refused_with_the_way_to_train_on_it(make_train
     second.write_text("Another text.\n" * 50)
     for given in ([], [str(poem_file)], [str(poem_file), str(second)]):
         with pytest.raises(UsageError, match=r"poem\.txt") as raised:
-            session.plan(given, [], resume=str(trainer.run))
+            plan_training(TrainingRequest(given, [], resume=str(trainer.run)))
         assert "--init-from" in raised.value.hint
         assert str(trainer.run) in raised.value.hint

@@ -9,8 +9,8 @@ import pytest
 from charlm.config import TrainSettings
 from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
-from charlm.corpus.recorded import RecordedCorpus
 from charlm.errors import UsageError
+from charlm.run_corpus import CorpusFile, RunCorpus
 
 SETTINGS = TrainSettings(sequence_length=16)
 RUN = Path("run")
@@ -18,7 +18,7 @@ RUN = Path("run")
 
 def again(corpus: Corpus, *given: Path | str, cache: Path | None = None, run: Path = RUN) -> Corpus:
     """Its corpus, found again by a run that is at ``run`` now and was at ``RUN``."""
-    recorded = RecordedCorpus(run, corpus.record(), corpus.file_record(RUN), "Do this.", "Do this.")
+    recorded = RunCorpus(run, corpus.record(), CorpusFile.describe(corpus, RUN), "Do this.", "Do this.")
     return recorded.load([str(name) for name in given], SETTINGS, corpus.vocabulary, cache)
 
 
@@ -100,10 +100,10 @@ def test_a_run_finds_a_text_that_was_moved_with_it(tmp_path: Path, poem: str, mo
     (tmp_path / "here" / "poem.txt").write_text(poem)
     monkeypatch.chdir(tmp_path / "here")
     corpus = loading.load(["poem.txt"], SETTINGS, 16)
-    recorded = corpus.file_record(Path("checkpoints/poem"))
+    recorded = CorpusFile.describe(corpus, Path("checkpoints/poem"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").rename(tmp_path / "there")
-    moved = RecordedCorpus(Path("there/checkpoints/poem"), corpus.record(), recorded, "", "")
+    moved = RunCorpus(Path("there/checkpoints/poem"), corpus.record(), recorded, "", "")
     assert moved.load([], SETTINGS, corpus.vocabulary, tmp_path / "empty").record() == corpus.record()
 
 
@@ -113,17 +113,17 @@ def test_a_run_that_was_moved_alone_finds_its_text_where_it_was(
     monkeypatch.chdir(tmp_path)
     Path("poem.txt").write_text(poem)
     corpus = loading.load(["poem.txt"], SETTINGS, 16)
-    recorded = corpus.file_record(Path("checkpoints/poem"))
+    recorded = CorpusFile.describe(corpus, Path("checkpoints/poem"))
     (tmp_path / "away").mkdir()
     monkeypatch.chdir("away")
     for other in (poem.replace("9", "8"), "of another size"):  # at the place that is first looked at
         Path("poem.txt").write_text(other)
-        moved = RecordedCorpus(tmp_path / "away" / "a" / "b", corpus.record(), recorded, "", "")
+        moved = RunCorpus(tmp_path / "away" / "a" / "b", corpus.record(), recorded, "", "")
         assert moved.load([], SETTINGS, corpus.vocabulary, tmp_path / "empty").record() == corpus.record()
 
 
 def test_a_run_without_a_list_of_files_finds_its_text_in_the_cache(corpus: Corpus, tmp_path: Path) -> None:
-    alone = RecordedCorpus(RUN, corpus.record(), None, "Do this.", "")
+    alone = RunCorpus(RUN, corpus.record(), None, "Do this.", "")
     assert alone.load([], SETTINGS, corpus.vocabulary).record() == corpus.record()
     with pytest.raises(UsageError, match=r"poem.*corpus\.json") as caught:
         alone.load([], SETTINGS, corpus.vocabulary, tmp_path / "empty")

@@ -1,4 +1,4 @@
-"""Long stretches that stand in the training text and in the validation text: a model may know them by heart.
+"""Long passages that stand in the training text and in the validation text: a model may know them by heart.
 
 Boilerplate, quotations and files that lie in a corpus twice make the validation loss better than the model is.
 Time grows with the sum of the lengths, whatever the texts; memory with the validation text alone.
@@ -12,15 +12,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from charlm.corpus.analysis.sorted_index import IntArray, find_sorted
 from charlm.corpus.encoded import Ids
-from charlm.corpus.lookup import Integers, find
 
 MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2⁶⁴; else arbitrary
 CHUNK = 2**18  # characters of the training text at a time: what the processor's cache holds
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Passage:
     """The same characters in both texts, up to where they differ or end. Each start counts from that of its text."""
 
     validation_start: int
@@ -29,42 +29,44 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Repeats:
-    min_length: int  # characters that a stretch must have to count
-    validation_characters: int  # in one stretch or more
-    longest: list[Stretch]
+class Overlap:
+    min_length: int  # characters that a passage must have to count
+    validation_characters: int  # in one passage or more
+    validation_characters_checked: int
+    longest: list[Passage]
 
 
-def repeats(train: Ids, validation: Ids, length: int = 100, most: int = 5) -> Repeats:
-    """The stretches of at least ``length`` characters that both texts have, and the longest of them, at ``most``.
+def find_overlap(train: Ids, validation: Ids, length: int = 100, limit: int = 5) -> Overlap:
+    """The passages of at least ``length`` characters that both texts have, and the longest of them, ``limit`` of them.
 
-    The count of validation characters is exact: all such stretches are found. (A collision of 64-bit hashes could hide
-    one; it can add none, since what is found is compared.) Of the places in the training text where a stretch begins,
+    The count of validation characters is exact: all such passages are found. (A collision of 64-bit hashes could hide
+    one; it can add none, since what is found is compared.) Of the places in the training text where a passage begins,
     only one is followed, so that time stays bounded: that with the most windows after it that stand anywhere in the
-    validation text. So where both texts are made of the same few pieces in changing orders, a stretch that is longer
+    validation text. So where both texts are made of the same few pieces in changing orders, a passage that is longer
     than those listed may be missed; those listed are as long as it says.
     """
     if min(len(train), len(validation)) < length:
-        return Repeats(length, 0, [])
-    # Windows are all stretches of exactly that length; equal ones are of one kind
+        return Overlap(length, 0, len(validation), [])
+    # Windows are all passages of exactly that length; equal ones are of one kind
     known, examples, kinds = np.unique(_window_hashes(validation, length), return_index=True, return_inverse=True)
     starts = _best_starts(train, validation, known, length)
-    _forget_collisions(starts, examples, train, validation, length)
+    _drop_collisions(starts, examples, train, validation, length)
     found = np.flatnonzero(starts[kinds] >= 0)  # validation windows, by their starts
     covered = np.minimum(np.diff(found, append=found[-1:] + length), length).sum()
-    stretches = _stretches(found, starts[kinds[found]], train, validation, length)
-    return Repeats(length, int(covered), heapq.nlargest(most, stretches, key=lambda stretch: stretch.length))
+    passages = _passages(found, starts[kinds[found]], train, validation, length)
+    longest = heapq.nlargest(limit, passages, key=lambda passage: passage.length)
+    return Overlap(length, int(covered), len(validation), longest)
 
 
-def _best_starts(train: Ids, validation: Ids, known: NDArray[np.uint64], length: int) -> Integers:
+def _best_starts(train: Ids, validation: Ids, known: NDArray[np.uint64], length: int) -> IntArray:
     """Where in the training text a window of each known hash stands, −1 if nowhere.
 
     Of several places, one with the most windows after it that the validation text has too, without a gap.
     """
     best_start = np.full(len(known), -1)
     best_run = np.zeros(len(known), dtype=np.int64)
-    next_start, next_run = -1, 0  # of the chunk after this one: its first sighting, and how many follow without a gap
-    for starts, kinds in _sightings(train, validation, known, length):
+    next_start, next_run = -1, 0  # of the chunk after this one: its first occurrence, and how many follow without a gap
+    for starts, kinds in _occurrences(train, validation, known, length):
         last_of_run = np.flatnonzero(np.diff(starts, append=-1) != 1)
         ends = starts[last_of_run] + 1
         if ends[-1] == next_start:
@@ -77,12 +79,12 @@ def _best_starts(train: Ids, validation: Ids, known: NDArray[np.uint64], length:
     return best_start
 
 
-def _sightings(
+def _occurrences(
     train: Ids, validation: Ids, known: NDArray[np.uint64], length: int
-) -> Iterator[tuple[Integers, Integers]]:
+) -> Iterator[tuple[IntArray, IntArray]]:
     """The windows of the training text whose hashes are known, chunk by chunk from its end: starts, places in known.
 
-    Every window holds a whole block, one of the stretches of half its length that stand side by side from the start of
+    Every window holds a whole block, one of the passages of half its length that stand side by side from the start of
     the text. Only windows whose first block is in the validation text are hashed and looked up themselves.
     """
     block = (length + 1) // 2
@@ -92,16 +94,16 @@ def _sightings(
     for first in reversed(range(0, len(train) - length + 1, chunk)):
         ids = train[first : first + chunk + length - 1]
         blocks = ids[: len(ids) // block * block].reshape(-1, block)
-        is_known = find(known_blocks, blocks.astype(np.uint64) @ weights) >= 0
+        is_known = find_sorted(known_blocks, blocks.astype(np.uint64) @ weights) >= 0
         if is_known.any():
             # Window 0 begins with block 0, windows 1 to `block` have block 1 as their first, and so on
             candidates = np.flatnonzero(np.repeat(is_known, block)[block - 1 :][: len(ids) - length + 1])
-            places = find(known, _window_hashes(ids, length)[candidates])
+            places = find_sorted(known, _window_hashes(ids, length)[candidates])
             if (places >= 0).any():
                 yield first + candidates[places >= 0], places[places >= 0]
 
 
-def _forget_collisions(starts: Integers, examples: Integers, train: Ids, validation: Ids, length: int) -> None:
+def _drop_collisions(starts: IntArray, examples: IntArray, train: Ids, validation: Ids, length: int) -> None:
     """Set starts to −1 where the training text has other characters than the example in the validation text."""
     found = np.flatnonzero(starts >= 0)
     for some in np.split(found, range(CHUNK // length + 1, len(found), CHUNK // length + 1)):
@@ -110,8 +112,8 @@ def _forget_collisions(starts: Integers, examples: Integers, train: Ids, validat
         starts[some[(in_train != in_validation).any(axis=1)]] = -1
 
 
-def _stretches(found: Integers, starts: Integers, train: Ids, validation: Ids, length: int) -> Iterator[Stretch]:
-    """Stretches that make up all windows found, from left to right, each as long as the texts agree.
+def _passages(found: IntArray, starts: IntArray, train: Ids, validation: Ids, length: int) -> Iterator[Passage]:
+    """Passages that make up all windows found, from left to right, each as long as the texts agree.
 
     ``found``: starts of windows in the validation text; ``starts``: where the same stand in the training text.
     """
@@ -122,13 +124,13 @@ def _stretches(found: Integers, starts: Integers, train: Ids, validation: Ids, l
     piece = 0
     while piece < len(ends):
         validation_start, train_start, end = int(found[first[piece]]), int(starts[first[piece]]), int(ends[piece])
-        end += _agreement(train[train_start + end - validation_start :], validation[end:])
-        yield Stretch(validation_start, train_start, end - validation_start)
-        # Pieces that this stretch holds are done with. So no character is compared twice
+        end += _common_prefix_length(train[train_start + end - validation_start :], validation[end:])
+        yield Passage(validation_start, train_start, end - validation_start)
+        # Pieces that this passage holds are done with. So no character is compared twice
         piece = int(np.searchsorted(ends, end, side="right"))
 
 
-def _agreement(left: Ids, right: Ids) -> int:
+def _common_prefix_length(left: Ids, right: Ids) -> int:
     """How many characters two texts have in common at their beginnings."""
     agreed, size = 0, 64
     while agreed < min(len(left), len(right)):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from charlm.config import CorpusSettings
+from charlm.corpus.analysis.baselines import ngram_bits
 from charlm.corpus.encoded import Ids
-from charlm.corpus.floors import ngram_bits
 from charlm.corpus.loading import Corpus
 
 STRETCHES = 16  # in the middle of as many parts of the training text, so that what they are like is left in it
-TRAIN_AT_MOST = 2_000_000  # characters: some tenths of a second
-VALIDATION_AT_MOST = 200_000
+MAX_TRAIN_CHARACTERS = 2_000_000  # characters: some tenths of a second
+MAX_VALIDATION_CHARACTERS = 200_000
 UNLIKE_ABOVE = 1.1
 
 
@@ -32,11 +32,11 @@ class Likeness:
 
 def compare(train: Ids, validation: Ids, alphabet_size: int) -> Likeness | None:
     """``None`` if there is too little text to tell."""
-    validation = validation[:VALIDATION_AT_MOST]
+    validation = validation[:MAX_VALIDATION_CHARACTERS]
     stretch = min(len(validation), len(train) // 4) // STRETCHES
     if stretch < 16:
         return None
-    around = TRAIN_AT_MOST // STRETCHES // 2  # characters on each side
+    around = MAX_TRAIN_CHARACTERS // STRETCHES // 2  # characters on each side
     kept, held_out = [], []
     edges = np.linspace(0, len(train), STRETCHES + 1, dtype=np.int64).tolist()
     for first, last in itertools.pairwise(edges):

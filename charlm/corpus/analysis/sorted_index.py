@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 
 
-def find(distinct: NDArray[np.integer[Any]], wanted: NDArray[np.integer[Any]]) -> Integers:
+def find_sorted(distinct: NDArray[np.integer[Any]], wanted: NDArray[np.integer[Any]]) -> IntArray:
     """Where each wanted number stands in an ascending array of distinct ones; −1 where it does not."""
     places = np.searchsorted(distinct, wanted)
     there = places < len(distinct)

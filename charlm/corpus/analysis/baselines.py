@@ -1,7 +1,7 @@
 """What a model must beat: the bits per character of n-gram models and of xz, on the same validation text.
 
 A figure of a neural model says little by itself. Beside these it shows whether the model has learned more than which
-character follows which few (n-grams), and more than which stretches come back (xz).
+character follows which few (n-grams), and more than which passages recur (xz).
 """
 
 import lzma
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from charlm.corpus.analysis.sorted_index import IntArray, find_sorted
 from charlm.corpus.encoded import Ids
-from charlm.corpus.lookup import Integers, find
 from charlm.corpus.vocabulary import Vocabulary
 
-HIGHEST_ORDER = 5
-TRAIN_AT_MOST = 10_000_000  # characters: half a minute and a gigabyte of memory
-VALIDATION_AT_MOST = 1_000_000
+MAX_ORDER = 5
+MAX_TRAIN_CHARACTERS = 10_000_000  # characters: half a minute and a gigabyte of memory
+MAX_VALIDATION_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Floors:
+class Baselines:
     """Bits per validation character; ``ngram_bits[k]`` is that of k characters of context."""
 
     train_characters: int  # how many were used
@@ -28,16 +28,16 @@ class Floors:
     xz_bits: float
 
 
-def floors(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Floors:
-    """The floors of a validation text: of its first characters, after the last of the training text, those nearest."""
-    train = train[-TRAIN_AT_MOST:]
-    validation = validation[:VALIDATION_AT_MOST]
+def compute_baselines(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Baselines:
+    """The baselines of the first characters of a validation text, built from the last ones of the training text."""
+    train = train[-MAX_TRAIN_CHARACTERS:]
+    validation = validation[:MAX_VALIDATION_CHARACTERS]
     ngrams = ngram_bits(train, validation, len(vocabulary))
     xz = xz_bits(vocabulary.bytes_of(train), vocabulary.bytes_of(validation), len(validation))
-    return Floors(len(train), len(validation), ngrams, xz)
+    return Baselines(len(train), len(validation), ngrams, xz)
 
 
-def ngram_bits(train: Ids, validation: Ids, vocabulary_size: int, highest_order: int = HIGHEST_ORDER) -> list[float]:
+def ngram_bits(train: Ids, validation: Ids, vocabulary_size: int, max_order: int = MAX_ORDER) -> list[float]:
     """The mean −log₂ p of a validation character under interpolated Witten–Bell models of the orders 0, 1, ….
 
     The order is the number of characters of context h, and h′ is h without its first:
@@ -58,15 +58,15 @@ def ngram_bits(train: Ids, validation: Ids, vocabulary_size: int, highest_order:
     before_validation = np.zeros(len(validation), dtype=np.int64)
     contexts = 1
     bits = []
-    for order in range(highest_order + 1):
+    for order in range(max_order + 1):
         # A gram is a context and the character after it. Context numbers are below 10⁷, so keys fit 64 bits by far
         keys = before_train * vocabulary_size + train[order:]
-        grams, train_grams, gram_counts = _number(keys, contexts * vocabulary_size)
+        grams, train_grams, gram_counts = _unique_counts(keys, contexts * vocabulary_size)
         context_of_gram = grams // vocabulary_size
         # One row more, with nothing in it, is where −1 points. At least one follower: 0/0 becomes pₖ = pₖ₋₁
         context_counts = np.bincount(context_of_gram, weights=gram_counts, minlength=contexts + 1)
         followers = np.maximum(np.bincount(context_of_gram, minlength=contexts + 1), 1)
-        validation_grams = find(grams, before_validation * vocabulary_size + validation[order:])
+        validation_grams = find_sorted(grams, before_validation * vocabulary_size + validation[order:])
 
         lower = probability[order:]
         counts = np.append(gram_counts, 0)[validation_grams]
@@ -78,7 +78,7 @@ def ngram_bits(train: Ids, validation: Ids, vocabulary_size: int, highest_order:
     return bits
 
 
-def _number(keys: Integers, below: int) -> tuple[Integers, Integers, Integers]:
+def _unique_counts(keys: IntArray, below: int) -> tuple[IntArray, IntArray, IntArray]:
     """The different ones of keys in [0, below), ascending; where each key is among them; how often each occurs."""
     if below > 4 * len(keys):
         return np.unique(keys, return_inverse=True, return_counts=True)
@@ -94,5 +94,5 @@ def xz_bits(train: bytes, validation: bytes, characters: int) -> float:
 
 
 def _xz_size(data: bytes) -> int:
-    # Preset 9 for its dictionary of 64 MiB: all of TRAIN_AT_MOST is in reach, whatever its characters take in UTF-8
+    # Preset 9 for its dictionary of 64 MiB: it holds MAX_TRAIN_CHARACTERS, however long their UTF-8 is
     return len(lzma.compress(data, preset=9))

@@ -1,4 +1,4 @@
-"""Which text a model is tried on: a part of its run's own, or another that is read as that one was."""
+"""The text that a model is evaluated on: a split of its run's own, or another text that is read as that one was."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from charlm import runs, texts
+from charlm import runs
 from charlm.checkpoint import Checkpoint
-from charlm.config import COMMAND_LINE, TrainSettings, resolve
-from charlm.corpus import documents, floors, loading, sources
+from charlm.config import SettingsSource, SourceKind, TrainSettings, resolve
+from charlm.corpus import cache, loading, sources
+from charlm.corpus.analysis import baselines
+from charlm.corpus.analysis.baselines import Baselines
 from charlm.corpus.encoded import blocks
-from charlm.corpus.floors import Floors
 from charlm.corpus.loading import Corpus
-from charlm.corpus.recorded import RecordedCorpus
 from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
+from charlm.run_corpus import RunCorpus
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluationText:
     """A text as the model reads it, and, unknown characters and all, as it is: ``alphabet`` is of its stored ids."""
 
     name: str
@@ -36,7 +37,7 @@ class Subject:
         return int(sum(sizes[block].sum() for _, block in blocks(self.text.stored)))
 
 
-def choose(
+def select_text(
     names: Sequence[str],
     split: str | None,
     encoding: str | None,
@@ -44,7 +45,7 @@ def choose(
     run: Path,
     cache_folder: Path | None = None,
     quiet: bool = True,
-) -> Subject:
+) -> EvaluationText:
     """The texts that are named, or without any a split (none: validation) of the run's own."""
     if names and split:
         raise UsageError(f"--split {split}: only applies to the run's own text.", "Remove --split, or remove TEXT.")
@@ -55,11 +56,11 @@ def choose(
     if encoding is not None and saved.vocabulary.unit == "byte":
         raise UsageError(f"--encoding {encoding}: does not apply to a byte-level model.", "Remove --encoding.")
     if names:
-        return another(names, saved, encoding, cache_folder, quiet)
-    return part_of(own_corpus(saved, run, cache_folder, quiet), split or "validation")
+        return load_text(names, saved, encoding, cache_folder, quiet)
+    return take_split(load_run_corpus(saved, run, cache_folder, quiet), split or "validation")
 
 
-def own_corpus(
+def load_run_corpus(
     saved: Checkpoint,
     run: Path,
     cache_folder: Path | None = None,
@@ -70,50 +71,49 @@ def own_corpus(
 
     Raises ``UsageError`` if it is gone or has changed, which says what to do ``instead`` of restoring it.
     """
-    hint = f"Restore the original text (charlm info RUN --json lists its files), or {instead}."
-    folder = runs.folder_of(run)
-    recorded = RecordedCorpus(folder, saved.corpus, texts.find(folder, saved.corpus), hint, hint)
+    recorded = RunCorpus.to_evaluate(runs.folder_of(run), saved.corpus, instead)
     return recorded.load([], saved.settings, saved.vocabulary, cache_folder, quiet)
 
 
-def part_of(corpus: Corpus, part: str) -> Subject:
+def take_split(corpus: Corpus, name: str) -> EvaluationText:
     """``validation`` or ``test``. Raises ``UsageError`` if that was left empty."""
-    stretch: range = getattr(corpus.split, part)
+    stretch: range = getattr(corpus.split, name)
     if not stretch:
         raise UsageError(
-            f"--split {part}: this run has no {part} split.",
+            f"--split {name}: this run has no {name} split.",
             "Train with a test split, for example --test-fraction 0.1.",
         )
-    return Subject(f"the {part} split of {corpus.name}", corpus.part(stretch), corpus.encoded.alphabet)
+    return EvaluationText(f"the {name} split of {corpus.name}", corpus.part(stretch), corpus.encoded.alphabet)
 
 
-def another(
+def load_text(
     names: Sequence[str],
     saved: Checkpoint,
     encoding: str | None = None,
     cache_folder: Path | None = None,
     quiet: bool = True,
-) -> Subject:
+) -> EvaluationText:
     """The whole of other texts, read as the model's own was, perhaps from another encoding.
 
     Raises what :func:`charlm.corpus.loading.read` and :func:`charlm.corpus.loading.read_by` raise.
     """
-    changes = (COMMAND_LINE, {} if encoding is None else {"encoding": encoding})
-    settings = resolve(TrainSettings, [(str(saved.folder), saved.settings.model_dump()), changes])
+    trained = SettingsSource(str(saved.folder), saved.settings.model_dump(), SourceKind.CHECKPOINT)
+    changes = SettingsSource.command_line({} if encoding is None else {"encoding": encoding})
+    settings = resolve(TrainSettings, [trained, changes])
     encoded = loading.read(names, settings, cache_folder, quiet)
     name = sources.name_of(names)
     if not len(encoded.ids):
         raise TextError(f"{name}: empty.", "Use a text that is not empty.")
-    starts = documents.starts(encoded, settings, required=False)
-    return Subject(name, loading.read_by(saved.vocabulary, encoded, starts), encoded.alphabet)
+    starts = cache.load_document_starts(encoded, settings)  # a text may be one document
+    return EvaluationText(name, loading.read_by(saved.vocabulary, encoded, starts), encoded.alphabet)
 
 
-def floors_of(subject: Subject, corpus: Corpus) -> Floors:
+def compute_baselines_for(text: EvaluationText, corpus: Corpus) -> Baselines:
     """What n-grams and xz reach on a text after a run's training text, counted on the one alphabet of both."""
-    alphabet = sorted({*corpus.encoded.alphabet, *subject.alphabet})
-    common = Vocabulary(alphabet, subject.text.vocabulary.unit)
-    training = corpus.encoded.ids[: corpus.split.train.stop][-floors.TRAIN_AT_MOST :]
-    theirs = subject.text.stored[: floors.VALIDATION_AT_MOST]
-    return floors.floors(
-        common.ids_of(corpus.encoded.alphabet)[training], common.ids_of(subject.alphabet)[theirs], common
+    alphabet = sorted({*corpus.encoded.alphabet, *text.alphabet})
+    common = Vocabulary(alphabet, text.text.vocabulary.unit)
+    training = corpus.encoded.ids[: corpus.split.train.stop][-baselines.MAX_TRAIN_CHARACTERS :]
+    text_ids = text.text.stored[: baselines.MAX_VALIDATION_CHARACTERS]
+    return baselines.compute_baselines(
+        common.ids_of(corpus.encoded.alphabet)[training], common.ids_of(text.alphabet)[text_ids], common
     )

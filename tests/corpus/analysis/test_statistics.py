@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from charlm.corpus import statistics
-from charlm.corpus.statistics import CharacterCount, LineEnds, LineLengths
+from charlm.corpus.analysis import statistics
+from charlm.corpus.analysis.statistics import CharacterCount, LineEndings, LineLengths
 from charlm.corpus.vocabulary import Vocabulary
 
 texts = st.text("ab\r\n", max_size=60)
@@ -51,7 +51,7 @@ def test_line_ends_are_counted_wherever_chunks_end(text: str, chunk: int) -> Non
         patch.setattr("charlm.corpus.encoded.BLOCK", chunk)
         found = statistics.line_ends(vocabulary.encode(text), vocabulary)
     ends = Counter(re.findall("\r\n|\n|\r", text))
-    assert found == LineEnds(crlf=ends["\r\n"], lone_lf=ends["\n"], lone_cr=ends["\r"])
+    assert found == LineEndings(crlf=ends["\r\n"], lone_lf=ends["\n"], lone_cr=ends["\r"])
 
 
 def counted(text: str) -> tuple[list[str], "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
@@ -59,7 +59,7 @@ def counted(text: str) -> tuple[list[str], "np.ndarray[tuple[int], np.dtype[np.i
     return characters, np.array([text.count(character) for character in characters])
 
 
-def test_control_characters_are_named_and_counted() -> None:
+def test_control_characters_are_named_and_character_count() -> None:
     found = statistics.control_characters(*counted("line\r\n\tone \x0c\x0c\x0c, two\N{SOFT HYPHEN}\x7f\x7f é 漢 🙂"))
     assert found == [
         CharacterCount("\x0c", r"'\x0c' (U+000C FORM FEED)", 3),
@@ -88,12 +88,12 @@ def test_what_text_is_made_of_is_no_control_character(character: str) -> None:
 
 
 def test_rare_characters_come_rarest_first() -> None:
-    found = statistics.rare(*counted("a" * 10 + "b" * 9 + "é" * 2 + "d" * 2 + "z"))
+    found = statistics.rare_characters(*counted("a" * 10 + "b" * 9 + "é" * 2 + "d" * 2 + "z"))
     assert [(rare.character, rare.count) for rare in found] == [("z", 1), ("d", 2), ("é", 2), ("b", 9)]
     assert found[2].description == f"'é' (U+00E9 {unicodedata.name('é')})"
-    assert [rare.character for rare in statistics.rare(*counted("aab"), fewer_than=2)] == ["b"]
+    assert [rare.character for rare in statistics.rare_characters(*counted("aab"), fewer_than=2)] == ["b"]
 
 
 def test_characters_that_do_not_occur_are_not_rare() -> None:
-    assert statistics.rare(["a", "\0"], np.array([0, 0])) == []
+    assert statistics.rare_characters(["a", "\0"], np.array([0, 0])) == []
     assert statistics.control_characters(["a", "\0"], np.array([1, 0])) == []

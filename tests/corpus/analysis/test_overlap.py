@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from charlm.corpus import repeats as module
+from charlm.corpus.analysis import overlap as module
+from charlm.corpus.analysis.overlap import Overlap, Passage, find_overlap
 from charlm.corpus.encoded import Ids
-from charlm.corpus.repeats import Repeats, Stretch, repeats
 
 ALL = 10**6
 
@@ -20,19 +20,19 @@ def as_ids(text: str) -> Ids:
 
 
 def covered(train: str, validation: str, length: int) -> set[int]:
-    """Places of the validation text that lie in a stretch which the training text has too."""
+    """Places of the validation text that lie in a passage which the training text has too."""
     starts = [start for start in range(len(validation) - length + 1) if validation[start : start + length] in train]
     return {place for start in starts for place in range(start, start + length)}
 
 
-def check_stretches(found: Repeats, train: str, validation: str) -> None:
-    for stretch in found.longest:
-        in_train = train[stretch.train_start :]
-        in_validation = validation[stretch.validation_start :]
-        assert stretch.length >= found.min_length
-        assert in_train[: stretch.length] == in_validation[: stretch.length] != ""
-        assert in_train[: stretch.length + 1] != in_validation[: stretch.length + 1] or in_train == in_validation
-    assert found.longest == sorted(found.longest, key=lambda stretch: -stretch.length)
+def check_passages(found: Overlap, train: str, validation: str) -> None:
+    for passage in found.longest:
+        in_train = train[passage.train_start :]
+        in_validation = validation[passage.validation_start :]
+        assert passage.length >= found.min_length
+        assert in_train[: passage.length] == in_validation[: passage.length] != ""
+        assert in_train[: passage.length + 1] != in_validation[: passage.length + 1] or in_train == in_validation
+    assert found.longest == sorted(found.longest, key=lambda passage: -passage.length)
 
 
 @given(texts, texts, st.integers(1, 9), st.integers(1, 30))
@@ -40,13 +40,13 @@ def check_stretches(found: Repeats, train: str, validation: str) -> None:
 @example("abcabc", "abc", 3, 1)  # as long as the validation text
 @example("abc", "abcabc", 3, 1)  # as long as the training text
 @example("abababababababab", "abababababab", 3, 4)
-def test_all_stretches_are_found_wherever_chunks_end(train: str, validation: str, length: int, chunk: int) -> None:
+def test_all_passages_are_found_wherever_chunks_end(train: str, validation: str, length: int, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK", chunk)
-        found = repeats(as_ids(train), as_ids(validation), length, most=ALL)
+        found = find_overlap(as_ids(train), as_ids(validation), length, limit=ALL)
     expected = covered(train, validation, length)
     assert found.validation_characters == len(expected)
-    check_stretches(found, train, validation)
+    check_passages(found, train, validation)
     listed = {s.validation_start + offset for s in found.longest for offset in range(s.length)}
     assert listed == expected
 
@@ -64,54 +64,54 @@ def test_the_longest_is_first_where_the_training_text_repeats_nothing(
     longest = max(lengths)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK", chunk)
-        found = repeats(np.array(train, np.uint16), np.array(validation, np.uint16), length, most=1)
-    assert [stretch.length for stretch in found.longest] == [longest] * (longest >= length)
+        found = find_overlap(np.array(train, np.uint16), np.array(validation, np.uint16), length, limit=1)
+    assert [passage.length for passage in found.longest] == [longest] * (longest >= length)
 
 
 @given(texts, texts, st.integers(2, 9))
 def test_texts_of_the_same_hash_are_not_taken_for_the_same(train: str, validation: str, length: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MULTIPLIER", 1)  # the hash is the sum: that of every anagram
-        found = repeats(as_ids(train), as_ids(validation), length, most=ALL)
+        found = find_overlap(as_ids(train), as_ids(validation), length, limit=ALL)
     assert found.validation_characters <= len(covered(train, validation, length))
-    check_stretches(found, train, validation)
+    check_passages(found, train, validation)
 
 
 def test_an_anagram_is_no_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MULTIPLIER", 1)
-    assert repeats(as_ids("abcd"), as_ids("dcba"), 4) == Repeats(4, 0, [])
+    assert find_overlap(as_ids("abcd"), as_ids("dcba"), 4) == Overlap(4, 0, 4, [])
 
 
 @pytest.mark.parametrize("period", [1, 2, 99, 1000])
-def test_a_text_of_one_period_is_one_stretch(period: int) -> None:
+def test_a_text_of_one_period_is_one_passage(period: int) -> None:
     text = np.resize(np.arange(period, dtype=np.uint16), 200_000)
-    found = repeats(text, text[:100_000], 100)
+    found = find_overlap(text, text[:100_000], 100)
     assert (found.validation_characters, len(found.longest)) == (100_000, 1)
-    stretch = found.longest[0]
-    assert (stretch.validation_start, stretch.train_start % period, stretch.length) == (0, 0, 100_000)
+    passage = found.longest[0]
+    assert (passage.validation_start, passage.train_start % period, passage.length) == (0, 0, 100_000)
 
 
 @pytest.mark.parametrize("chunk", [1, 40, 2**18])
 def test_of_several_places_the_one_that_goes_on_longest_is_taken(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", chunk)
     train = "x" * 10 + "y" + "x" * 300 + "z" + "x" * 20
-    assert repeats(as_ids(train), as_ids("w" + "x" * 250), 10).longest == [Stretch(1, 11, 250)]
+    assert find_overlap(as_ids(train), as_ids("w" + "x" * 250), 10).longest == [Passage(1, 11, 250)]
 
 
 def test_a_part_of_the_training_text_is_found_as_a_whole_and_the_longest_few_are_listed() -> None:
     random = np.random.default_rng(0)
     train, validation = random.integers(0, 90, 1_000_000, np.uint8), random.integers(0, 90, 100_000, np.uint8)
-    planted = [Stretch(5_000, 900_000, 20_000), Stretch(0, 999_000, 1_000), Stretch(99_850, 0, 150)]
-    for stretch in [*planted, Stretch(60_000, 40_000, 99)]:  # the last is too short to count
-        here = slice(stretch.validation_start, stretch.validation_start + stretch.length)
-        validation[here] = train[stretch.train_start : stretch.train_start + stretch.length]
+    planted = [Passage(5_000, 900_000, 20_000), Passage(0, 999_000, 1_000), Passage(99_850, 0, 150)]
+    for passage in [*planted, Passage(60_000, 40_000, 99)]:  # the last is too short to count
+        here = slice(passage.validation_start, passage.validation_start + passage.length)
+        validation[here] = train[passage.train_start : passage.train_start + passage.length]
         validation[here.stop : here.stop + 1] = 200
         validation[here.start - 1 : here.start] = 200
-    assert repeats(train, validation, 100) == Repeats(100, 21_150, planted)
-    assert repeats(train, validation, 100, most=2).longest == planted[:2]
+    assert find_overlap(train, validation, 100) == Overlap(100, 21_150, len(validation), planted)
+    assert find_overlap(train, validation, 100, limit=2).longest == planted[:2]
 
 
 def test_texts_may_be_memory_maps(tmp_path: Path) -> None:
     np.arange(1000, dtype=np.uint32).tofile(tmp_path / "ids")
     ids = np.memmap(tmp_path / "ids", dtype=np.uint32, mode="r")
-    assert repeats(ids[:900], ids[100:300], 100) == Repeats(100, 200, [Stretch(0, 100, 200)])
+    assert find_overlap(ids[:900], ids[100:300], 100) == Overlap(100, 200, 200, [Passage(0, 100, 200)])

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charlm import files, texts
+from charlm import files, run_corpus
 from charlm.checkpoint import Checkpoint
 from charlm.config import TrainSettings
 from charlm.corpus import loading
-from charlm.corpus.floors import floors
+from charlm.corpus.analysis.baselines import compute_baselines
 from charlm.errors import TextError, UsageError
-from charlm.evaluation import subject
-from charlm.evaluation.subject import Subject
+from charlm.evaluation import evaluation_text
+from charlm.evaluation.evaluation_text import EvaluationText
 from charlm.progress import TrainingProgress
+from charlm.run_corpus import CorpusFile
 
 RUN = Path("run")
 
@@ -35,16 +36,16 @@ def trained_on(path: Path, **settings: Any) -> Checkpoint:
     chosen = TrainSettings(**{"test_fraction": 0.1, "sequence_length": 16, **settings})
     corpus = loading.load([str(path)], chosen, 16)
     files.make_folder(RUN)
-    files.write_file(RUN / texts.NAME, texts.encode(corpus.file_record(RUN)))
+    files.write_file(RUN / run_corpus.NAME, CorpusFile.describe(corpus, RUN).encode())
     return Checkpoint(1, chosen, corpus.vocabulary, {}, TrainingProgress(steps=1), corpus.record())
 
 
-def written(tried: Subject) -> str:
+def written(tried: EvaluationText) -> str:
     return "".join(tried.alphabet[id_] for id_ in tried.text.stored.tolist())
 
 
-def choose(saved: Checkpoint, *names: Path, split: str | None = None, encoding: str | None = None) -> Subject:
-    return subject.choose(list(map(str, names)), split, encoding, saved, RUN)
+def choose(saved: Checkpoint, *names: Path, split: str | None = None, encoding: str | None = None) -> EvaluationText:
+    return evaluation_text.select_text(list(map(str, names)), split, encoding, saved, RUN)
 
 
 def test_without_a_text_it_is_a_part_of_the_runs_own(saved: Checkpoint, poem: str) -> None:
@@ -120,21 +121,23 @@ def test_a_text_that_is_gone_is_in_the_cache_still(saved: Checkpoint, poem_file:
     poem_file.unlink()
     assert written(choose(saved)) == expected
     with pytest.raises(UsageError, match=r"^run: .*not found.*poem\.txt"):
-        subject.choose([], None, None, saved, RUN, tmp_path / "empty cache")
+        evaluation_text.select_text([], None, None, saved, RUN, tmp_path / "empty cache")
 
 
 def test_floors_of_its_own_text_are_those_of_the_corpus(saved: Checkpoint) -> None:
-    corpus = subject.own_corpus(saved, RUN)
+    corpus = evaluation_text.load_run_corpus(saved, RUN)
     ids, split = corpus.text[:], corpus.split
-    expected = floors(ids[: split.train.stop], ids[split.validation.start : split.validation.stop], corpus.vocabulary)
-    assert subject.floors_of(choose(saved), corpus) == expected
+    expected = compute_baselines(
+        ids[: split.train.stop], ids[split.validation.start : split.validation.stop], corpus.vocabulary
+    )
+    assert evaluation_text.compute_baselines_for(choose(saved), corpus) == expected
 
 
 def test_floors_of_another_text_are_counted_on_the_characters_of_both(saved: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("e☃" * 50, encoding="utf-8")
     known = trained_on(tmp_path / "other.txt", test_fraction=0.0)
-    corpus = subject.own_corpus(saved, RUN)
-    found = subject.floors_of(choose(known, tmp_path / "other.txt"), corpus)
+    corpus = evaluation_text.load_run_corpus(saved, RUN)
+    found = evaluation_text.compute_baselines_for(choose(known, tmp_path / "other.txt"), corpus)
     training = corpus.split.train.stop
     distinct = len({*corpus.encoded.alphabet, "☃"})
     e = int(np.count_nonzero(corpus.encoded.ids[:training] == corpus.encoded.alphabet.index("e")))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from charlm.corpus.analysis.sorted_index import IntArray
 from charlm.corpus.encoded import Ids, blocks
-from charlm.corpus.lookup import Integers
 from charlm.corpus.vocabulary import Vocabulary, describe
 
 
@@ -26,7 +26,7 @@ class LineLengths:
 
 
 @dataclass(frozen=True)
-class LineEnds:
+class LineEndings:
     """How often each stands in the text; more than one above 0 is a mixture."""
 
     crlf: int
@@ -63,7 +63,7 @@ def line_lengths(ids: Ids, vocabulary: Vocabulary) -> LineLengths:
     return LineLengths(count, float(middle.mean()), total / count, int(lengths[-1]))
 
 
-def line_ends(ids: Ids, vocabulary: Vocabulary) -> LineEnds:
+def line_ends(ids: Ids, vocabulary: Vocabulary) -> LineEndings:
     carriage_returns = line_feeds = pairs = 0
     after_carriage_return = False
     for _, chunk in blocks(ids):
@@ -72,23 +72,19 @@ def line_ends(ids: Ids, vocabulary: Vocabulary) -> LineEnds:
         line_feeds += int(np.count_nonzero(is_lf))
         pairs += int(np.count_nonzero(is_cr[:-1] & is_lf[1:])) + (after_carriage_return and bool(is_lf[0]))
         after_carriage_return = bool(is_cr[-1])
-    return LineEnds(pairs, line_feeds - pairs, carriage_returns - pairs)
+    return LineEndings(pairs, line_feeds - pairs, carriage_returns - pairs)
 
 
-def control_characters(characters: Sequence[str], counts: Integers) -> list[CharacterCount]:
+def control_characters(characters: Sequence[str], counts: IntArray) -> list[CharacterCount]:
     """Characters that text seldom means to hold, the most frequent first."""
-    return sorted(
-        (_counted(character, count) for character, count in _occurring(characters, counts) if _is_control(character)),
-        key=lambda counted: (-counted.count, counted.character),
-    )
+    found = [counted for counted in _count_characters(characters, counts) if _is_control(counted.character)]
+    return sorted(found, key=lambda counted: (-counted.count, counted.character))
 
 
-def rare(characters: Sequence[str], counts: Integers, fewer_than: int = 10) -> list[CharacterCount]:
+def rare_characters(characters: Sequence[str], counts: IntArray, fewer_than: int = 10) -> list[CharacterCount]:
     """Characters that occur, but too seldom to be learned, the rarest first."""
-    return sorted(
-        (_counted(character, count) for character, count in _occurring(characters, counts) if count < fewer_than),
-        key=lambda counted: (counted.count, counted.character),
-    )
+    found = [counted for counted in _count_characters(characters, counts) if counted.count < fewer_than]
+    return sorted(found, key=lambda counted: (counted.count, counted.character))
 
 
 def _is_control(character: str) -> bool:
@@ -101,12 +97,10 @@ def _is_control(character: str) -> bool:
     return is_odd or is_noncharacter or character == "\N{REPLACEMENT CHARACTER}"
 
 
-def _occurring(characters: Sequence[str], counts: Integers) -> Iterator[tuple[str, int]]:
-    return ((characters[id_], int(counts[id_])) for id_ in np.flatnonzero(counts).tolist())
-
-
-def _counted(character: str, count: int) -> CharacterCount:
-    return CharacterCount(character, describe(character), count)
+def _count_characters(characters: Sequence[str], counts: IntArray) -> Iterator[CharacterCount]:
+    """Those that occur."""
+    for id_ in np.flatnonzero(counts).tolist():
+        yield CharacterCount(characters[id_], describe(characters[id_]), int(counts[id_]))
 
 
 def _id(character: str, vocabulary: Vocabulary) -> int:

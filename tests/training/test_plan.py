@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from charlm import runs
+from charlm.config import SettingsSource
 from charlm.errors import CheckpointError, TextError, TrainingInterruptedError, UsageError
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.training.conftest import SETTINGS, Interrupt, Make, entries, evaluations
 
 FIXED = {
@@ -34,7 +36,9 @@ def finished_run(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
     settings = {"hidden_size": 12, "embedding_size": 12, "max_steps": 2, "sample_length": 0, "threads": 1}
-    plan = session.plan([str(folder / "poem.txt")], [("test", settings)], out=folder / "run")
+    plan = plan_training(
+        TrainingRequest([str(folder / "poem.txt")], [SettingsSource("test", settings)], out=folder / "run")
+    )
     plan.trainer(quiet=True).train()
     return folder / "run"
 
@@ -73,13 +77,13 @@ def test_the_same_text_of_another_name_is_the_same_text(
 
 def test_another_run_folder_is_refused_on_a_resume(finished_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"--out .*elsewhere.*{re.escape(str(finished_run))}"):
-        session.plan([], [], out=tmp_path / "elsewhere", resume=str(finished_run))
+        plan_training(TrainingRequest([], [], out=tmp_path / "elsewhere", resume=str(finished_run)))
 
 
 def test_resuming_finds_the_text_by_itself(finished_run: Path) -> None:
-    plan = session.plan([], [], resume=str(finished_run))
-    assert plan.saved is not None
-    assert plan.saved.step == 2
+    plan = plan_training(TrainingRequest([], [], resume=str(finished_run)))
+    assert plan.found.checkpoint is not None
+    assert plan.found.checkpoint.step == 2
 
 
 def test_auto_starts_afresh_where_nothing_is_and_goes_on_where_something_is(
@@ -155,7 +159,9 @@ def test_a_folder_that_is_not_a_run_is_refused_with_the_only_way_out(
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="thesis: ") as caught:
-        session.plan([str(poem_file)], [], out=tmp_path / "thesis", resume=resume, overwrite=overwrite)
+        plan_training(
+            TrainingRequest([str(poem_file)], [], out=tmp_path / "thesis", resume=resume, overwrite=overwrite)
+        )
     assert "--out" in caught.value.hint
     assert "--resume" not in caught.value.hint
 
@@ -179,9 +185,9 @@ def test_a_run_that_is_complete_says_which_limit_ended_it(
     option: str,
 ) -> None:
     evaluations(monkeypatch, [9.0, 1.0, 2.0])
-    layers = [("test", {**SETTINGS, "evaluate_every": 1, "sample_length": 0, **settings})]
-    session.plan([str(poem_file)], layers, out=tmp_path / "run").train(quiet=True)
-    plan = session.plan([], [], resume=str(tmp_path / "run"))
+    layers = [SettingsSource("test", {**SETTINGS, "evaluate_every": 1, "sample_length": 0, **settings})]
+    plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).train(quiet=True)
+    plan = plan_training(TrainingRequest([], [], resume=str(tmp_path / "run")))
     capsys.readouterr()
     plan.train(quiet=False)
     said = capsys.readouterr().err
@@ -192,8 +198,13 @@ def test_a_run_that_is_complete_says_which_limit_ended_it(
 
 def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        plan = session.plan(
-            [str(poem_file)], [("test", {**SETTINGS, "max_steps": 1})], out=tmp_path / "x", overwrite=True
+        plan = plan_training(
+            TrainingRequest(
+                [str(poem_file)],
+                [SettingsSource("test", {**SETTINGS, "max_steps": 1})],
+                out=tmp_path / "x",
+                overwrite=True,
+            )
         )
         plan.train(quiet=True)
     assert runs.read(tmp_path / "x", "latest").step == 1

@@ -1,0 +1,140 @@
+"""From a request to a trainer that is ready: a new run, or one that is resumed.
+
+Nothing is written or removed before all of it is known to be right.
+"""
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from charlm import runs
+from charlm.checkpoint import Checkpoint, config_json, describe_process
+from charlm.config import SettingsSource, TrainSettings, resolve
+from charlm.console import console
+from charlm.corpus import loading
+from charlm.corpus.loading import Corpus
+from charlm.errors import CharlmError, UsageError
+from charlm.evaluation.passes import Evaluation
+from charlm.model.device import choose_device, explained_memory, prepare_process
+from charlm.model.sizes import count_parameters
+from charlm.run_corpus import CorpusFile, RunCorpus
+from charlm.training.estimate import check_memory
+from charlm.training.finetuning import grown_vocabulary, resolve_for_finetuning
+from charlm.training.found import FoundRun, default_run_folder, find_new_run, find_run_to_resume, resolve_on_resume
+from charlm.training.monitor import Monitor
+from charlm.training.request import TrainingRequest
+from charlm.training.startup_messages import startup_messages
+from charlm.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A training run that can start: all its inputs were found and fit together."""
+
+    settings: TrainSettings
+    corpus: Corpus
+    found: FoundRun
+    pretrained: Checkpoint | None = None  # whose weights it starts from
+
+    def __post_init__(self) -> None:
+        check_memory(self.settings, len(self.corpus.vocabulary))
+
+    @property
+    def run(self) -> Path:
+        return self.found.folder
+
+    def startup_messages(self) -> Iterator[str]:
+        return startup_messages(self.settings, self.corpus, self.found, self.pretrained)
+
+    def train(self, quiet: bool) -> Evaluation:
+        """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
+        if not quiet:
+            for line in self.startup_messages():
+                console.say(line)
+        with explained_memory(self.settings):
+            try:
+                with runs.locked(self.run):
+                    if runs.checkpoints(self.run) != self.found.known_checkpoints:
+                        raise UsageError(f"{self.run}: another process changed this run just now.", "Try again.")
+                    return self.trainer(quiet).train()
+            except OSError as error:
+                raise _explain(error, self.run) from None
+
+    def trainer(self, quiet: bool) -> Trainer:
+        """Make the run folder, where it is new, and the trainer."""
+        record = CorpusFile.describe(self.corpus, self.run)
+        parameters = count_parameters(len(self.corpus.vocabulary), self.settings)
+        monitor = Monitor(self.run, self.settings, parameters, quiet)
+        trainer = Trainer(self.settings, self.corpus, self.run, monitor, self.pretrained)
+        prepare_process(trainer.balancer.most)
+        # What could not be read again is refused here, before anything is removed
+        record.encode()
+        environment = describe_process(trainer.device, trainer.precision)
+        config_json(trainer.state.checkpoint(self.settings, self.corpus, {}, environment))
+        if self.found.checkpoint is not None:
+            trainer.restore(self.found.checkpoint)
+            runs.forget_after(self.run, self.found.checkpoint.step)
+        elif self.found.is_replaced and runs.is_occupied(self.run):
+            runs.remove(self.run)
+        runs.start(self.run, self.settings, record)
+        return trainer
+
+
+def plan_training(request: TrainingRequest) -> TrainingPlan:
+    """Check everything and plan the training. Raises a ``CharlmError`` for whatever cannot be."""
+    if request.resume not in (None, "auto") and request.overwrite:
+        raise UsageError(
+            "--resume and --overwrite cannot be used together.", "--resume continues a run, --overwrite replaces it."
+        )
+    if request.resume == "auto":
+        run = request.out or default_run_folder(request.corpus_names)
+        if runs.checkpoints(run):
+            request = replace(request, resume=run)
+        else:  # a run that was killed before its first save starts again from step 0
+            request = replace(request, resume=None, overwrite=request.overwrite or runs.is_run(run))
+    if request.resume is None:
+        return _plan_new(request)
+    path = Path(request.resume)
+    runs.check_path(path)
+    if runs.has_settings(path) and not runs.checkpoints(path):  # likewise, with its settings and its text
+        recorded = None if request.corpus_names else RunCorpus.to_restart(path)
+        sources = [SettingsSource.file(path / "config.toml"), *request.settings_sources]
+        return _plan_new(replace(request, settings_sources=sources, out=path, overwrite=True), recorded)
+    return _plan_resume(request, path)
+
+
+def _plan_new(request: TrainingRequest, recorded: RunCorpus | None = None) -> TrainingPlan:
+    """``recorded``: the text of the run, if it had one that is not named again."""
+    settings, pretrained = resolve(TrainSettings, request.settings_sources), None
+    if settings.init_from:
+        settings, pretrained = resolve_for_finetuning(request.settings_sources, Path(settings.init_from))
+    choose_device(settings.device)
+    found = find_new_run(request)
+    if recorded is None:
+        corpus = loading.load(
+            request.corpus_names, settings, settings.sequence_length, request.cache_folder, request.quiet
+        )
+    else:
+        corpus = recorded.load([], settings, None, request.cache_folder, request.quiet)
+    if pretrained is not None:
+        corpus = corpus.known_by(grown_vocabulary(pretrained, corpus.vocabulary))
+    return TrainingPlan(settings, corpus, found, pretrained)
+
+
+def _plan_resume(request: TrainingRequest, path: Path) -> TrainingPlan:
+    found = find_run_to_resume(path, request.out)
+    checkpoint = found.checkpoint
+    assert checkpoint is not None
+    settings = resolve_on_resume(path, checkpoint, request.settings_sources)
+    recorded = RunCorpus.to_resume(path, found.folder, checkpoint.corpus)
+    corpus = recorded.load(request.corpus_names, settings, checkpoint.vocabulary, request.cache_folder, request.quiet)
+    return TrainingPlan(settings, corpus, found)
+
+
+def _explain(error: OSError, run: Path) -> CharlmError:
+    """What failed, and where: the file that the system names, else the run."""
+    hint = "Free up space, or choose another --out." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "Choose another --out, or change who may write there."
+    return CharlmError(f"{error.filename or run}: {error.strerror or error}.", hint)

@@ -1,0 +1,79 @@
+"""What people should know before training starts: the text, the model, and what a resume changes."""
+
+import math
+from collections.abc import Iterator
+
+from charlm import runs
+from charlm.checkpoint import Checkpoint, describe_process
+from charlm.config import OptimizationSettings, TrainSettings
+from charlm.corpus.analysis import likeness
+from charlm.corpus.loading import Corpus
+from charlm.errors import pluralize
+from charlm.model.device import choose_device, choose_precision
+from charlm.model.language_model import CharacterModel
+from charlm.model.sharing import choose_threads
+from charlm.training.found import FoundRun
+
+
+def startup_messages(
+    settings: TrainSettings, corpus: Corpus, found: FoundRun, pretrained: Checkpoint | None
+) -> Iterator[str]:
+    yield from _describe_corpus(settings, corpus)
+    if found.checkpoint is None and (advice := likeness.advice(corpus, settings)):
+        yield advice
+    lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
+    if lanes < settings.batch_size:
+        yield f"The text is short: the batch size is {lanes} instead of {settings.batch_size}."
+    device = choose_device(settings.device)
+    parameters = sum(map(math.prod, CharacterModel.shapes(len(corpus.vocabulary), settings).values()))
+    yield (
+        f"Model: {settings.cell.upper()}, {pluralize(settings.num_layers, 'layer')} × "
+        f"{pluralize(settings.hidden_size, 'unit')}, {pluralize(parameters, 'parameter')}; "
+        f"{device}, {choose_precision(settings.precision, device)}."
+    )
+    if pretrained is not None:
+        more = len(corpus.vocabulary) - len(pretrained.vocabulary)
+        yield f"Finetuning {pretrained.folder}; {pluralize(more, f'new {settings.unit}')}."
+    if found.checkpoint is not None:
+        yield f"Resuming {found.folder} from step {found.checkpoint.step}."
+        if later := runs.later_checkpoints(found.folder, found.checkpoint.step):
+            yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
+        yield from _describe_changes(settings, found.checkpoint, lanes)
+
+
+def _describe_corpus(settings: TrainSettings, corpus: Corpus) -> Iterator[str]:
+    what = "" if corpus.names else ", the source code of Python's standard library"
+    yield (
+        f"Text: {corpus.name}{what}: {len(corpus.text):,} {settings.unit}s, "
+        f"{len(corpus.encoded.alphabet):,} distinct; {len(corpus.split.train):,} for training, "
+        f"{len(corpus.split.validation):,} for validation."
+    )
+    if documents := len(corpus.text.document_starts):
+        yield f"{pluralize(documents, 'document')}."
+    if corpus.vocabulary.has_unknown:
+        occurrences, distinct = corpus.unknown()
+        rare, total = pluralize(distinct, "rare character"), pluralize(occurrences, "occurrence")
+        yield f"Mapped to the unknown token: {rare} ({total})."
+    if lacking := corpus.only_outside_training():
+        yield f"Outside the training split only: {pluralize(lacking, f'distinct {settings.unit}')}."
+
+
+def _describe_changes(settings: TrainSettings, checkpoint: Checkpoint, lanes: int) -> Iterator[str]:
+    """What is no longer as it was when the checkpoint was saved."""
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    now = describe_process(device, precision, choose_threads(settings.threads, settings, lanes, precision))
+    then = checkpoint.environment
+    names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):
+        yield (
+            f"The environment changed ({changed}): results may not be bit-identical to those of an uninterrupted run."
+        )
+    if moves := checkpoint.progress.thread_changes:
+        steps = ", ".join(str(change.step) for change in moves)
+        yield f"The number of threads changed at step {steps}, so this run cannot be reproduced bit for bit."
+    before = checkpoint.settings
+    learning = [*OptimizationSettings.model_fields, "precision"]
+    if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
+        changes = ", ".join(f"{name} {getattr(before, name)} → {getattr(settings, name)}" for name in new)
+        yield f"Changed settings: {changes}; the learning rate now follows the new schedule."
