@@ -181,7 +181,7 @@ def test_lengths_of_one_layer_hold_together() -> None:
         TrainSettings,
         [
             SettingsSource("preset", {"max_epochs": 2.0}),
-            SettingsSourceSettingsSource("x", {"max_steps": 5, "max_minutes": 1.0}),
+            SettingsSource("x", {"max_steps": 5, "max_minutes": 1.0}),
         ],
     )
     assert (resolved.max_steps, resolved.max_epochs, resolved.max_minutes) == (5, 0.0, 1.0)
@@ -192,7 +192,7 @@ def test_turning_one_length_off_leaves_those_below() -> None:
         TrainSettings,
         [
             SettingsSource("preset", {"max_steps": 5, "max_epochs": 2.0}),
-            SettingsSourceSettingsSource("x", {"max_steps": 0}),
+            SettingsSource("x", {"max_steps": 0}),
         ],
     )
     assert (resolved.max_steps, resolved.max_epochs) == (0, 2.0)

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from charlm.config import SettingsSource
 from charlm.corpus import download
 from tests.commands.conftest import Cli, cli
 from tests.conftest import ROOT, SMALL
