@@ -350,8 +350,8 @@ def test_results_that_cannot_be_written(
     cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str]
 ) -> None:
     command, option = options
-    monkeypatch.setattr("charlm.evaluation.passes.predictions", None)  # it is said before the work begins
-    monkeypatch.setattr("charlm.evaluation.scores.predictions", None)
+    monkeypatch.setattr("charlm.evaluation.passes.iter_predictions", None)  # it is said before the work begins
+    monkeypatch.setattr("charlm.evaluation.scores.iter_predictions", None)
     (tmp_path / "folder").mkdir()
     refused(cli, 2, command, "run", option, "nowhere/x", says=("nowhere/x", "cannot be written", "No such file"))
     refused(cli, 2, command, "run", option, "folder", says=("folder", "is a folder"))
