@@ -13,31 +13,32 @@ True
 >>> scores = model.score("But soft!")
 >>> len(scores.log_probabilities), bool((scores.ranks >= 1).all())
 (9, True)
+>>> trace = model.trace("But soft!")
+>>> trace.signal("forget").shape  # (layer, character, unit)
+(2, 9, 32)
 >>> (character, probability), *others = model.next_characters("ROMEO", count=3)
 >>> len(character), 0 < probability < 1, len(others)
 (1, True, 2)
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from charlm import runs
 from charlm.checkpoint import Checkpoint
 from charlm.config import SampleSettings, SettingsSource, TrainSettings, preset_path, resolve
 from charlm.config.values import check, check_path
-from charlm.corpus.decoding import as_read
+from charlm.corpus.strings import encode_string
 from charlm.corpus.text import Text
-from charlm.corpus.vocabulary import Vocabulary
+from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS, Vocabulary
 from charlm.errors import TextError, UsageError
 from charlm.evaluation.passes import Evaluation, evaluate
 from charlm.evaluation.scores import Scores, joined, scores
 from charlm.generation.streams import Sample, Sampler
+from charlm.inspection.traces import Trace, trace_text
 from charlm.model.device import choose_device
 from charlm.model.stepper import Steppers
 from charlm.training.plan import plan_training
@@ -77,7 +78,8 @@ def train(
 
     ``corpus``: files, folders, glob patterns or names of downloaded corpora; without any, the source code of Python's
     standard library. ``settings``: those of :class:`charlm.config.TrainSettings`, named like the options of
-    ``charlm train``, with underscores. With ``quiet=False``, progress is printed to standard error.
+    ``charlm train``, with underscores. With ``quiet=False``, messages and progress are printed to standard error.
+    Messages also go to the logger ``charlm`` (level INFO), warnings to :mod:`warnings` as ``CharlmWarning``.
 
     Every known problem raises a :class:`charlm.errors.CharlmError`, whose message names command-line options. A signal
     raises ``TrainingInterruptedError`` after a checkpoint is saved.
@@ -186,6 +188,14 @@ class Model:
         """
         return joined(scores(self.network, self._encode_text(text)))
 
+    def trace(self, text: str) -> Trace:
+        """The gates and states of every unit at each character, and what the model expects next.
+
+        Takes about ``24 × layers × units`` bytes of memory per character. Raises ``TextError`` if the text is empty.
+        """
+        encoded = self._encode_text(text)
+        return trace_text(self.network, encoded, [*self.vocabulary.characters, UNKNOWN_SHOWN_AS])
+
     def _sampler(self, prompt: str, settings: dict[str, Any]) -> Sampler:
         chosen = resolve(SampleSettings, [SettingsSource("sample()", {**settings, "prompt": prompt})])
         return Sampler(self.network, self.vocabulary, chosen, self.settings, self._stepper_pool)
@@ -194,9 +204,4 @@ class Model:
         text = check(text, str, "text", "text")
         if not text:
             raise TextError("The text is empty.", "Pass a non-empty text.")
-        text = as_read(text, self.settings)
-        ids = self.vocabulary.encode(text, "replace")
-        separator = self.vocabulary.spelled(self.settings.document_separator)
-        ends = [match.end() for match in re.finditer(re.escape(separator), self.vocabulary.spelled(text))]
-        starts = [0, *(end for end in ends if end < len(ids))] if separator else []
-        return Text(self.vocabulary, ids, document_starts=np.array(starts, dtype=np.int64))
+        return encode_string(text, self.vocabulary, self.settings)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from charlm.commands import completion
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
     common_options,
@@ -34,7 +35,13 @@ if TYPE_CHECKING:
 
 
 @click.command("bench", cls=Command)
-@option("--config", default="default", metavar="NAME|FILE.toml", help="Preset or TOML file.  [default: default]")
+@option(
+    "--config",
+    default="default",
+    metavar="NAME|FILE.toml",
+    help="Preset or TOML file.  [default: default]",
+    shell_complete=completion.configurations,
+)
 @integer_option("--rounds", 1, "Timed rounds; the median is reported.", default=5)
 @json_option
 @output_option

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from charlm.commands import completion
 from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import (
     cache_option,
@@ -65,7 +66,7 @@ def _description(corpus: download.Published) -> str:
 
 
 @command.command("get", cls=DownloadCommand, short_help="Download and verify a well-known corpus.")
-@argument("name", description="Name of a corpus, listed below.")
+@argument("name", description="Name of a corpus, listed below.", shell_complete=completion.corpora)
 @option(
     "--dir",
     type=click.Path(path_type=Path, file_okay=False),

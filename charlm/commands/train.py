@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from charlm.commands import completion
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
     cache_option,
@@ -25,13 +26,22 @@ from charlm.errors import quote
     "--config",
     default="default",
     metavar="NAME|FILE.toml",
+    shell_complete=completion.configurations,
     help="Preset (default, tiny, large) or TOML file.  [default: default]",
 )
 @option(
-    "--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME, named after the first text]"
+    "--out",
+    type=run_path,
+    default=None,
+    help="Run folder.  [default: checkpoints/NAME, named after the first text]",
+    shell_complete=completion.folders,
 )
 @option(
-    "--resume", default=None, metavar="PATH|auto", help="Resume a run; auto: resume if the run exists, else start it."
+    "--resume",
+    default=None,
+    metavar="PATH|auto",
+    help="Resume a run; auto: resume if the run exists, else start it.",
+    shell_complete=completion.runs_or_auto,
 )
 @option("--overwrite", is_flag=True, help="Replace an existing run.")
 @cache_option

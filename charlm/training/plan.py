@@ -11,7 +11,7 @@ from pathlib import Path
 from charlm import runs
 from charlm.checkpoint import Checkpoint, config_json, describe_process
 from charlm.config import SettingsSource, TrainSettings, resolve
-from charlm.console import console
+from charlm.console import announce, is_heard
 from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
@@ -49,9 +49,9 @@ class TrainingPlan:
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
-        if not quiet:
+        if is_heard(quiet):
             for line in self.startup_messages():
-                console.say(line)
+                announce(line, quiet)
         with explained_memory(self.settings):
             try:
                 with runs.locked(self.run):

@@ -193,7 +193,7 @@ def test_a_bad_value_of_an_environment_variable_names_it(
     refused(cli, 2, "train", poem_file, says=("CHARLM_TRAIN_HIDDEN_SIZE", value), lines=5)
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "bench"])
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "inspect", "bench"])
 def test_cuda_where_there_is_none(
     cli: Cli, poem_file: Path, run: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -209,7 +209,7 @@ def test_a_device_that_is_none(cli: Cli, poem_file: Path, device: str) -> None:
 
 # Checkpoints
 
-READERS = (("sample",), ("info",), ("eval",), ("score",), ("train", "--resume"))
+READERS = (("sample",), ("info",), ("eval",), ("score",), ("inspect",), ("train", "--resume"))
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -252,12 +252,12 @@ def test_a_checkpoint_with_a_file_missing(cli: Cli, run: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["newest", "-1", "1.5", "²", ""])
-@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score"])
+@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score", "inspect"])
 def test_a_choice_of_checkpoint_that_is_none(cli: Cli, run: Path, reader: str, which: str) -> None:
     refused(cli, 2, reader, "run", f"--checkpoint={which}", says=(f"--checkpoint {which}", "best, latest"))
 
 
-@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score"])
+@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score", "inspect"])
 def test_a_step_that_was_not_saved_and_those_that_were(cli: Cli, run: Path, reader: str) -> None:
     refused(cli, 2, reader, "run", "--checkpoint", "77", says=("77", "1, 2, 3, 4"))
 
@@ -285,7 +285,7 @@ def test_ways_of_sampling_that_make_no_sense(cli: Cli, run: Path, option: tuple[
 
 # What a model is tried on
 
-TRIERS = pytest.mark.parametrize("command", ["eval", "score"])
+TRIERS = pytest.mark.parametrize("command", ["eval", "score", "inspect"])
 
 
 @TRIERS
@@ -345,7 +345,9 @@ def test_settings_of_a_dynamic_evaluation(cli: Cli, run: Path) -> None:
     refused(cli, 2, "eval", "run", "--dynamic", "--dynamic-decay", "1.5", says=("--dynamic-decay: ", "1.5"))
 
 
-@pytest.mark.parametrize("options", [("eval", "--context-plot"), ("score", "--html")])
+@pytest.mark.parametrize(
+    "options", [("eval", "--context-plot"), ("score", "--html"), ("inspect", "--html"), ("inspect", "--npz")]
+)
 def test_results_that_cannot_be_written(
     cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str]
 ) -> None:

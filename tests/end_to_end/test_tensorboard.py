@@ -1,8 +1,6 @@
 """TensorBoard, looked at in a real browser."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import CHROMIUM, needs_browser
 from tests.conftest import SMALL, Run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None and "chromium" in os.environ.get("CHARLM_TEST_REQUIRES", ""):
-    pytest.fail("chromium is required here and was not found", pytrace=False)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: chromium")
 
 
 @pytest.fixture
