@@ -99,6 +99,13 @@ def test_without_a_unit_there_is_a_summary(cli: Cli, trained: Path) -> None:
         assert shown in result.out
 
 
+def test_options_can_be_variables_too(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = cli("inspect", trained, "--text", "Die", "--neuron", "1:2", "--gate", "input")
+    for name, value in {"TEXT": "Die", "NEURON": "1:2", "GATE": "input"}.items():
+        monkeypatch.setenv(f"CHARLM_INSPECT_{name}", value)
+    assert cli("inspect", trained) == expected
+
+
 def test_a_sample_is_the_same_every_time(cli: Cli, trained: Path, tmp_path: Path) -> None:
     for name in ("first.html", "second.html"):
         assert cli("inspect", trained, "--sample", "120", "--html", name).code == 0
