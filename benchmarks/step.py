@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import get_num_threads, nn
 from torch.profiler import ProfilerActivity, profile
 
+from charlm.config import SettingsSource
 from charlm.model.device import prepare_process
 from charlm.training.monitor import Monitor
 from charlm.training.plan import plan_training
@@ -48,7 +49,9 @@ def main() -> None:
 def make_trainer(text: Path, hidden_size: int, dropout: float) -> Trainer:
     changes = {"device": "cpu", "hidden_size": hidden_size, "dropout": dropout}
     with tempfile.TemporaryDirectory() as folder:
-        plan = plan_training(TrainingRequest([str(text)], [("benchmark", changes)], out=Path(folder) / "run"))
+        plan = plan_training(
+            TrainingRequest([str(text)], [SettingsSource("benchmark", changes)], out=Path(folder) / "run")
+        )
     return Trainer(plan.settings, plan.corpus, plan.run, Monitor(plan.run, plan.settings, 0, quiet=True))
 
 

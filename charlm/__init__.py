@@ -6,7 +6,7 @@ package imports neither torch nor numpy, so that ``charlm --help`` answers at on
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 __all__ = ["Model", "Run", "load", "train"]
 
 if TYPE_CHECKING:

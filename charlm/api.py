@@ -29,7 +29,7 @@ from typing import Any
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint
-from charlm.config import SampleSettings, TrainSettings, preset_path, read_toml, resolve
+from charlm.config import SampleSettings, SettingsSource, TrainSettings, preset_path, resolve
 from charlm.config.values import check, check_path
 from charlm.corpus.strings import encode_string
 from charlm.corpus.text import Text
@@ -78,7 +78,8 @@ def train(
 
     ``corpus``: files, folders, glob patterns or names of downloaded corpora; without any, the source code of Python's
     standard library. ``settings``: those of :class:`charlm.config.TrainSettings`, named like the options of
-    ``charlm train``, with underscores. With ``quiet=False``, progress is printed to standard error.
+    ``charlm train``, with underscores. With ``quiet=False``, messages and progress are printed to standard error.
+    Messages also go to the logger ``charlm`` (level INFO), warnings to :mod:`warnings` as ``CharlmWarning``.
 
     Every known problem raises a :class:`charlm.errors.CharlmError`, whose message names command-line options. A signal
     raises ``TrainingInterruptedError`` after a checkpoint is saved.
@@ -92,14 +93,14 @@ def train(
         return None if value is None else check_path(value, f"charlm.train(): {name}")
 
     names = _corpus_names(corpus)
-    layers = [("charlm.train()", settings)]
+    sources = [SettingsSource("charlm.train()", settings)]
     if resume is None or config != "default":
         preset = preset_path(config if isinstance(config, str) else check_path(config, "charlm.train(): config"))
-        layers = [(str(preset), read_toml(preset)), *layers]
+        sources = [SettingsSource.file(preset), *sources]
     overwrite = check(overwrite, bool, "true or false", "charlm.train(): overwrite")
     quiet = check(quiet, bool, "true or false", "charlm.train(): quiet")
     resumed = resume if isinstance(resume, str) else path("resume", resume)
-    request = TrainingRequest(names, layers, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
+    request = TrainingRequest(names, sources, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
     plan = plan_training(request)
     validation = plan.train(quiet)
     return Run(plan.run, validation)
@@ -196,7 +197,7 @@ class Model:
         return trace_text(self.network, encoded, [*self.vocabulary.characters, UNKNOWN_SHOWN_AS])
 
     def _sampler(self, prompt: str, settings: dict[str, Any]) -> Sampler:
-        chosen = resolve(SampleSettings, [("sample()", {**settings, "prompt": prompt})])
+        chosen = resolve(SampleSettings, [SettingsSource("sample()", {**settings, "prompt": prompt})])
         return Sampler(self.network, self.vocabulary, chosen, self.settings, self._stepper_pool)
 
     def _encode_text(self, text: str) -> Text:

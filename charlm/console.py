@@ -1,15 +1,20 @@
 """All that is written for people: messages and progress bars, on standard error, whatever has become of it.
 
+A program that uses charlm as a library gets the messages through ``logging`` instead, from the logger ``charlm``.
+
 Standard error may be missing (``pythonw``), be an object that only has ``write``, be closed, or lead to a terminal or a
 pipe that is gone. None of this may end a run, so whatever it raises ends here, and what was written is lost.
 """
 
+import logging
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+LOGGER = logging.getLogger("charlm")  # what is below WARNING goes nowhere, unless somebody asked for it
 
 # There is no stream, or not all of one; it cannot be written; it is closed
 LOST = (AttributeError, OSError, ValueError)
@@ -51,6 +56,18 @@ class Console:
 
 
 console = Console()
+
+
+def is_heard(quiet: bool) -> bool:
+    """Whether anybody gets the messages of :func:`announce`."""
+    return not quiet or LOGGER.isEnabledFor(logging.INFO)
+
+
+def announce(text: str, quiet: bool) -> None:
+    """Log a message, and print it unless ``quiet``."""
+    LOGGER.info("%s", text)
+    if not quiet:
+        console.say(text)
 
 
 def is_notebook() -> bool:

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charlm import config
-from charlm.config import BenchSettings, SampleSettings, TrainSettings, resolve
+from charlm.config import BenchSettings, SampleSettings, SettingsSource, TrainSettings, resolve
 from charlm.errors import UsageError
 from tests.conftest import ROOT
 
@@ -60,7 +60,7 @@ def toml(folder: Path, text: str) -> Path:
 def problems(*layers: dict[str, Any]) -> list[str]:
     """The lines of what is wrong with these layers."""
     with pytest.raises(UsageError) as raised:
-        resolve(TrainSettings, [(f"layer{number}", layer) for number, layer in enumerate(layers)])
+        resolve(TrainSettings, [SettingsSource(f"layer{number}", layer) for number, layer in enumerate(layers)])
     assert raised.value.exit_code == 2
     return raised.value.message.splitlines()
 
@@ -82,7 +82,7 @@ def generate() -> ModuleType:
 def test_the_default_preset_holds_every_default() -> None:
     preset = config.read_toml(ROOT / "configs" / "default.toml")
     assert set(preset) == set(SCHEMA)
-    assert resolve(TrainSettings, [("default", preset)]) == TrainSettings()
+    assert resolve(TrainSettings, [SettingsSource("default", preset)]) == TrainSettings()
 
 
 GENERATED = ("configs/default.toml", "docs/commands.md", "docs/architecture.md", "docs/architecture.svg")
@@ -101,7 +101,7 @@ def test_all_generated_files_are_known(generate: ModuleType) -> None:
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_resolves(path: Path) -> None:
     values = config.read_toml(path)
-    resolved = resolve(TrainSettings, [(path.name, values)])
+    resolved = resolve(TrainSettings, [SettingsSource(path.name, values)])
     assert {name: getattr(resolved, name) for name in values} == values
 
 
@@ -130,7 +130,7 @@ def test_every_setting_stands_in_one_section() -> None:
 def test_settings_come_back_from_toml(tmp_path_factory: pytest.TempPathFactory, settings: TrainSettings) -> None:
     path = tmp_path_factory.getbasetemp() / "settings.toml"
     path.write_bytes(config.to_toml(settings).encode("utf-8"))
-    assert resolve(TrainSettings, [("settings.toml", config.read_toml(path))]) == settings
+    assert resolve(TrainSettings, [SettingsSource("settings.toml", config.read_toml(path))]) == settings
 
 
 @given(all_settings())
@@ -149,9 +149,9 @@ def test_later_layers_come_before_earlier_ones_and_defaults_fill_up() -> None:
     resolved = resolve(
         TrainSettings,
         [
-            ("preset", {"hidden_size": 1, "num_layers": 1, "batch_size": 1}),
-            ("environment", {"num_layers": 2, "batch_size": 2}),
-            ("command line", {"batch_size": 3}),
+            SettingsSource("preset", {"hidden_size": 1, "num_layers": 1, "batch_size": 1}),
+            SettingsSource("environment", {"num_layers": 2, "batch_size": 2}),
+            SettingsSource.command_line({"batch_size": 3}),
         ],
     )
     assert (resolved.hidden_size, resolved.num_layers, resolved.batch_size) == (1, 2, 3)
@@ -165,29 +165,43 @@ def test_without_layers_there_are_defaults() -> None:
 @pytest.mark.parametrize("name", config.LENGTHS)
 def test_a_layer_that_sets_a_length_turns_off_those_below(name: str) -> None:
     below = {"max_steps": 7, "max_epochs": 8.0, "max_minutes": 9.0}
-    resolved = resolve(TrainSettings, [("preset", below), ("command line", {name: 3})])
+    resolved = resolve(TrainSettings, [SettingsSource("preset", below), SettingsSource.command_line({name: 3})])
     assert {each: getattr(resolved, each) for each in config.LENGTHS} == {
         each: 3 if each == name else 0 for each in config.LENGTHS
     }
 
 
 def test_a_length_turns_off_the_default_one() -> None:
-    resolved = resolve(TrainSettings, [("command line", {"max_minutes": 1.0})])
+    resolved = resolve(TrainSettings, [SettingsSource.command_line({"max_minutes": 1.0})])
     assert (resolved.max_steps, resolved.max_minutes) == (0, 1.0)
 
 
 def test_lengths_of_one_layer_hold_together() -> None:
-    resolved = resolve(TrainSettings, [("preset", {"max_epochs": 2.0}), ("x", {"max_steps": 5, "max_minutes": 1.0})])
+    resolved = resolve(
+        TrainSettings,
+        [
+            SettingsSource("preset", {"max_epochs": 2.0}),
+            SettingsSource("x", {"max_steps": 5, "max_minutes": 1.0}),
+        ],
+    )
     assert (resolved.max_steps, resolved.max_epochs, resolved.max_minutes) == (5, 0.0, 1.0)
 
 
 def test_turning_one_length_off_leaves_those_below() -> None:
-    resolved = resolve(TrainSettings, [("preset", {"max_steps": 5, "max_epochs": 2.0}), ("x", {"max_steps": 0})])
+    resolved = resolve(
+        TrainSettings,
+        [
+            SettingsSource("preset", {"max_steps": 5, "max_epochs": 2.0}),
+            SettingsSource("x", {"max_steps": 0}),
+        ],
+    )
     assert (resolved.max_steps, resolved.max_epochs) == (0, 2.0)
 
 
 def test_a_layer_without_lengths_leaves_those_below() -> None:
-    resolved = resolve(TrainSettings, [("preset", {"max_epochs": 2.0}), ("command line", {"seed": 5})])
+    resolved = resolve(
+        TrainSettings, [SettingsSource("preset", {"max_epochs": 2.0}), SettingsSource.command_line({"seed": 5})]
+    )
     assert (resolved.max_steps, resolved.max_epochs) == (0, 2.0)
 
 
@@ -236,7 +250,7 @@ def test_only_a_finite_number_is_one(name: str, value: object) -> None:
 def test_a_whole_number_will_do_for_a_fraction_of_one(name: str) -> None:
     lowest_settings = {"test_fraction": 0, "dropout": 0, "beta1": 0, "beta2": 0}
     value = lowest_settings.get(name, 1)
-    resolved = getattr(resolve(TrainSettings, [("x", {name: value})]), name)
+    resolved = getattr(resolve(TrainSettings, [SettingsSource("x", {name: value})]), name)
     assert resolved == value
     assert type(resolved) is float
 
@@ -274,7 +288,10 @@ def test_a_value_out_of_range_is_refused_with_its_place(values: dict[str, object
 
 def test_a_problem_of_the_command_line_is_named_as_an_option() -> None:
     with pytest.raises(UsageError, match=r"^--hidden-size: must be at least 1 \(got 0\)\."):
-        resolve(TrainSettings, [("tiny.toml", {"hidden_size": 8}), ("command line", {"hidden_size": 0})])
+        resolve(
+            TrainSettings,
+            [SettingsSource("tiny.toml", {"hidden_size": 8}), SettingsSource.command_line({"hidden_size": 0})],
+        )
 
 
 @pytest.mark.parametrize(
@@ -295,9 +312,13 @@ def test_a_value_that_is_refused_is_named_with_what_is_allowed(values: dict[str,
 
 
 def test_conflicts_name_options_where_one_was_given_and_keys_elsewhere() -> None:
-    for source, says in (("command line", "--tie-weights needs --embedding-size ="), ("x", "tie_weights needs embed")):
+    values = {"tie_weights": True}
+    for source, says in (
+        (SettingsSource.command_line(values), "--tie-weights needs --embedding-size ="),
+        (SettingsSource("x", values), "tie_weights needs embed"),
+    ):
         with pytest.raises(UsageError, match=f"^{says}"):
-            resolve(TrainSettings, [("a.toml", {"hidden_size": 8}), (source, {"tie_weights": True})])
+            resolve(TrainSettings, [SettingsSource("a.toml", {"hidden_size": 8}), source])
 
 
 def test_all_problems_are_told_together() -> None:
@@ -327,7 +348,9 @@ def test_tied_weights_need_equal_sizes() -> None:
     (line,) = problems({"tie_weights": True, "embedding_size": 3, "hidden_size": 5})
     assert "embedding_size = hidden_size" in line
     assert "3 and 5" in line
-    assert resolve(TrainSettings, [("x", {"tie_weights": True, "embedding_size": 5, "hidden_size": 5})]).tie_weights
+    assert resolve(
+        TrainSettings, [SettingsSource("x", {"tie_weights": True, "embedding_size": 5, "hidden_size": 5})]
+    ).tie_weights
 
 
 def test_settings_do_not_change() -> None:
@@ -371,6 +394,6 @@ def test_an_unknown_preset_suggests_the_nearest_and_lists_all() -> None:
 
 
 def test_texts_to_stop_at_may_be_a_list() -> None:
-    assert resolve(SampleSettings, [("test", {"stop": ["ACT", "SCENE"]})]).stop == ("ACT", "SCENE")
+    assert resolve(SampleSettings, [SettingsSource("test", {"stop": ["ACT", "SCENE"]})]).stop == ("ACT", "SCENE")
     with pytest.raises(UsageError, match="stop"):
-        resolve(SampleSettings, [("test", {"stop": [1]})])
+        resolve(SampleSettings, [SettingsSource("test", {"stop": [1]})])

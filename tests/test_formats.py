@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 
 from charlm import runs
-from charlm.config import ModelSettings, TrainSettings
+from charlm.config import ModelSettings, SettingsSource, TrainSettings
 from charlm.corpus import cache
 from charlm.inspection.arrays import to_npz
 from charlm.inspection.traces import trace_text
@@ -59,7 +59,7 @@ def written(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
     os.utime(folder / "poem.txt", (1, 1))  # the index has no file that may have changed again since it was read
     for unit in ("character", "byte"):
-        layers = [("test", {**SETTINGS, "unit": unit})]
+        layers = [SettingsSource("test", {**SETTINGS, "unit": unit})]
         text, out = str(folder / "poem.txt"), folder / unit
         plan_training(TrainingRequest([text], layers, out=out, cache_folder=folder / "cache")).train(quiet=True)
     return folder

@@ -8,6 +8,7 @@ import pytest
 
 from charlm import checkpoint, config, runs
 from charlm.checkpoint import FORMAT_VERSION
+from charlm.config import SettingsSource
 from charlm.errors import CharlmWarning, CheckpointError, UsageError, VersionError
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -227,14 +228,18 @@ def test_a_run_of_version_1_is_not_resumed_and_stays_as_it_is(tmp_path: Path, po
     old = run_of_version_1(tmp_path / "old")
     before = snapshot(old)
     with pytest.raises(VersionError, match="step-00000012: "):
-        plan_training(TrainingRequest([str(poem_file)], [("test", SETTINGS)], out=old, resume=resume.format(run=old)))
+        plan_training(
+            TrainingRequest(
+                [str(poem_file)], [SettingsSource("test", SETTINGS)], out=old, resume=resume.format(run=old)
+            )
+        )
     assert snapshot(old) == before
 
 
 def test_a_run_of_version_1_is_replaced_only_by_overwrite(tmp_path: Path, poem_file: Path) -> None:
     old = run_of_version_1(tmp_path / "old")
     before = snapshot(old)
-    layers = [("test", {**SETTINGS, "max_steps": 1})]
+    layers = [SettingsSource("test", {**SETTINGS, "max_steps": 1})]
     with pytest.raises(UsageError, match="--overwrite"):
         plan_training(TrainingRequest([str(poem_file)], layers, out=old))
     assert snapshot(old) == before
@@ -251,7 +256,7 @@ def test_a_resume_does_not_discard_later_checkpoints_of_another_version(make_tra
     before = snapshot(trainer.run)
     for resume in (trainer.run, step(trainer.run, 4)):
         with pytest.raises(VersionError, match="step-00000009: "):
-            plan_training(TrainingRequest([], [("test", {"max_steps": 8})], resume=str(resume)))
+            plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 8})], resume=str(resume)))
         assert snapshot(trainer.run) == before
 
 
@@ -298,7 +303,9 @@ def test_a_run_of_version_1_without_checkpoints_is_started_again_by_auto(tmp_pat
     (old / "config.toml").write_text(CONFIG_TOML_1)
     (old / "corpus.json").write_text(json.dumps(CORPUS_1))
     plan_training(
-        TrainingRequest([str(poem_file)], [("test", {**SETTINGS, "max_steps": 1})], out=old, resume="auto")
+        TrainingRequest(
+            [str(poem_file)], [SettingsSource("test", {**SETTINGS, "max_steps": 1})], out=old, resume="auto"
+        )
     ).train(quiet=True)
     assert runs.read(old).step == 1
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import charlm
-from charlm.config import SampleSettings, TrainSettings, resolve
+from charlm.config import SampleSettings, SettingsSource, TrainSettings, resolve
 from charlm.config.values import plain
 from charlm.errors import UsageError
 from tests.commands.conftest import trained
@@ -67,7 +67,7 @@ def numpy_of(value: Any) -> Any:
 @pytest.mark.parametrize("kind", [TrainSettings, SampleSettings])
 def test_every_setting_takes_what_numpy_has_for_it(kind: Any) -> None:
     defaults = kind().model_dump()
-    found = resolve(kind, [("here", {name: numpy_of(value) for name, value in defaults.items()})])
+    found = resolve(kind, [SettingsSource("here", {name: numpy_of(value) for name, value in defaults.items()})])
     assert found == kind()
     for name, value in found.model_dump().items():
         assert type(value) is type(defaults[name]), name
@@ -86,25 +86,25 @@ WRONG: tuple[Any, ...] = (None, b"x", {}, object(), Strange(), np.array([1, 2]),
 def test_every_setting_refuses_what_it_cannot_be_by_name(kind: Any, wrong: Any) -> None:
     for name in kind.model_fields:
         with pytest.raises(UsageError) as caught:
-            resolve(kind, [("here", {name: wrong})])
+            resolve(kind, [SettingsSource("here", {name: wrong})])
         assert f"here: {name}: " in caught.value.message
         assert len(caught.value.message) < 300
 
 
 def test_an_integer_that_python_does_not_print_is_refused_too() -> None:
     with pytest.raises(UsageError, match="here: seed: must be"):
-        resolve(TrainSettings, [("here", {"seed": 10**5000})])
+        resolve(TrainSettings, [SettingsSource("here", {"seed": 10**5000})])
 
 
 @pytest.mark.parametrize("value", [2.0, np.float64(2), True, np.bool_(True), "2"], ids=repr)
 def test_an_integer_is_an_integer(value: Any) -> None:
     with pytest.raises(UsageError, match="here: hidden_size: must be an integer"):
-        resolve(TrainSettings, [("here", {"hidden_size": value})])
+        resolve(TrainSettings, [SettingsSource("here", {"hidden_size": value})])
 
 
 @pytest.mark.parametrize("stop", ["\n\n", ["\n\n"], ("\n\n",), {"\n\n"}, np.array(["\n\n"]), np.str_("\n\n")], ids=repr)
 def test_one_text_to_stop_at_is_one_text(stop: Any) -> None:
-    assert resolve(SampleSettings, [("here", {"stop": stop})]).stop == ("\n\n",)
+    assert resolve(SampleSettings, [SettingsSource("here", {"stop": stop})]).stop == ("\n\n",)
 
 
 def test_what_is_stored_of_such_settings_reads_back(tmp_path: Path, poem_file: Path, trained: Path) -> None:

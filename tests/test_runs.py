@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from charlm import checkpoint, config, files, runs
 from charlm.checkpoint import Checkpoint
-from charlm.config import TrainSettings
+from charlm.config import SettingsSource, TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CharlmWarning, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
@@ -69,7 +69,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_run_starts_with_its_settings_and_its_corpus(run: Path) -> None:
-    assert config.resolve(TrainSettings, [("", config.read_toml(run / "config.toml"))]) == SETTINGS
+    assert config.resolve(TrainSettings, [SettingsSource("", config.read_toml(run / "config.toml"))]) == SETTINGS
     assert json.loads((run / "corpus.json").read_bytes()) == CORPUS.model_dump()
     assert CorpusFile.read(run) == CORPUS
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]

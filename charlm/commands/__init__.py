@@ -4,6 +4,7 @@ A command's module is imported when the command is used, so ``charlm --help`` an
 """
 
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -27,6 +28,7 @@ COMMANDS = {
     "score": "Print the probability and rank of every character in a text.",
     "inspect": "Show what happens inside a model while it reads a text.",
     "info": "Show a run's settings, size, vocabulary and metrics.",
+    "plot": "Plot the learning curves of runs.",
     "bench": "Benchmark training and sampling on this machine.",
     "corpus": "Download and inspect texts.",
     "cache": "Clear the cache of encoded texts.",
@@ -41,7 +43,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            if not cmd_name.startswith("-"):
+            if not (cmd_name.startswith("-") or ctx.resilient_parsing):  # the latter for the Tab key
                 ctx.fail(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, COMMANDS)}")
             return None
         command: click.Command = importlib.import_module(f"charlm.commands.{cmd_name}").command
@@ -72,6 +74,8 @@ def main() -> NoReturn:
     """Run the command line; every way it can end has its exit code, and none is a traceback."""
     prepare_streams()
     shorten_thread_waits()
+    if "_CHARLM_COMPLETE" in os.environ:
+        importlib.import_module("charlm.commands.completion")  # click finds there how to talk to shells
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning  # type: ignore[assignment]

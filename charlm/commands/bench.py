@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from charlm.commands import completion
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
     common_options,
@@ -18,10 +19,11 @@ from charlm.config import (
     DeviceSettings,
     ModelSettings,
     RegularizationSettings,
+    SettingsSource,
+    SourceKind,
     TrainSettings,
     WindowSettings,
     preset_path,
-    read_toml,
     resolve,
 )
 from charlm.console import open_bar
@@ -33,7 +35,13 @@ if TYPE_CHECKING:
 
 
 @click.command("bench", cls=Command)
-@option("--config", default="default", metavar="NAME|FILE.toml", help="Preset or TOML file.  [default: default]")
+@option(
+    "--config",
+    default="default",
+    metavar="NAME|FILE.toml",
+    help="Preset or TOML file.  [default: default]",
+    shell_complete=completion.configurations,
+)
 @integer_option("--rounds", 1, "Timed rounds; the median is reported.", default=5)
 @json_option
 @output_option
@@ -72,9 +80,11 @@ def command(
     if not json:
         output.require("×")
     preset = preset_path(config)
-    whole = resolve(TrainSettings, [(str(preset), read_toml(preset))])
+    whole = resolve(TrainSettings, [SettingsSource.file(preset)])
     known = whole.model_dump(include=set(BenchSettings.model_fields))
-    settings = resolve(BenchSettings, [(str(preset), known), *given(context, BenchSettings)])
+    settings = resolve(
+        BenchSettings, [SettingsSource(str(preset), known, SourceKind.FILE), *given(context, BenchSettings)]
+    )
     from charlm import benchmark
     from charlm.model.device import prepare_process
 

@@ -1,11 +1,13 @@
 """``charlm corpus``: get texts and look at them before training."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
+from charlm.commands import completion
 from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import (
     cache_option,
@@ -17,11 +19,19 @@ from charlm.commands.options import (
 )
 from charlm.commands.output import Output, output_option
 from charlm.commands.terminal import print_path, standard_output
-from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
+from charlm.config import CorpusSettings, SettingsSource, TrainSettings, preset_path, resolve
 from charlm.console import console, open_bar
 from charlm.corpus import download
 from charlm.errors import CharlmError, pluralize
 from charlm.records import to_json
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from charlm.corpus.analysis.baselines import Baselines
+    from charlm.corpus.analysis.inspection import InspectionReport, ListedCharacter
+    from charlm.corpus.analysis.overlap import Overlap
+    from charlm.corpus.loading import Corpus
 
 SUGGESTED = ("tiny", "default")  # presets whose training time is estimated; on a GPU, large too
 SHOWN = 10  # entries of a list in the report for people; JSON has more
@@ -56,7 +66,7 @@ def _description(corpus: download.Published) -> str:
 
 
 @command.command("get", cls=DownloadCommand, short_help="Download and verify a well-known corpus.")
-@argument("name", description="Name of a corpus, listed below.")
+@argument("name", description="Name of a corpus, listed below.", shell_complete=completion.corpora)
 @option(
     "--dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -120,14 +130,24 @@ def inspect(
     loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
     stages = inspection.STAGES + len(SUGGESTED)
     with open_bar(quiet, total=stages, desc="inspecting", leave=False) as bar:
-        report = to_json(inspection.inspect_corpus(loaded, bar.update), settings.unit)
-        report["advice"] = likeness.advice(loaded, settings)
-        report.update(_presets(loaded, settings, bar))
-    output.write_json(report) if json else output.write(_page(report) + "\n")
+        report = inspection.inspect_corpus(loaded, bar.update)
+        advice = likeness.advice(loaded, settings)
+        presets = _time_presets(loaded, settings, bar)
+    if json:
+        output.write_json({**to_json(report, settings.unit), "advice": advice, **to_json(presets)})
+    else:
+        output.write(_page(report, advice, presets) + "\n")
 
 
-def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PresetTimes:
     """Seconds of training time with each preset on this machine, and the one to begin with."""
+
+    training_seconds: dict[str, float]
+    suggested_preset: str | None
+
+
+def _time_presets(corpus: "Corpus", settings: CorpusSettings, bar: "tqdm[object]") -> PresetTimes:
     from charlm.corpus.split import is_enough
     from charlm.model.device import choose_device
     from charlm.training.estimate import training_seconds
@@ -136,8 +156,8 @@ def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
     seconds = {}
     for name in (*SUGGESTED, "large") if on_gpu else SUGGESTED:
         preset = preset_path(name)
-        values = {**read_toml(preset), **settings.model_dump()}
-        whole = resolve(TrainSettings, [(str(preset), values)])
+        sources = [SettingsSource.file(preset), SettingsSource.command_line(settings.model_dump())]
+        whole = resolve(TrainSettings, sources)
         with suppress(CharlmError):  # it would not fit into memory
             if is_enough(corpus.split, whole.sequence_length):
                 seconds[name] = round(training_seconds(whole, corpus), 1)
@@ -146,92 +166,89 @@ def _presets(corpus: Any, settings: CorpusSettings, bar: Any) -> dict[str, Any]:
     if len(corpus.text) > 10_000_000:  # what that preset was made for
         wanted.insert(0, "large")
     suggested = next((name for name in wanted if name in seconds), None)
-    return {"training_seconds": seconds, "suggested_preset": suggested}
+    return PresetTimes(seconds, suggested)
 
 
-def _page(report: dict[str, Any]) -> str:
-    unit = report["unit"]
-    lines = [
-        f"{report['name']}: {pluralize(report['files'], 'file')}, {pluralize(report['size_bytes'], 'byte')}, "
-        + f"{report[f'{unit}s']:,} characters, " * (unit == "character")
-        + f"{report[f'distinct_{unit}s']:,} distinct {unit}s",
+def _page(report: "InspectionReport", advice: str | None, presets: PresetTimes) -> str:
+    unit, lines, frequent = report.unit, report.lines, report.most_frequent
+    ends = {"\\r\\n": report.line_ends.crlf, "\\n": report.line_ends.lone_lf, "\\r": report.line_ends.lone_cr}
+    found = [f"{count:,} {name}" for name, count in ends.items() if count]
+    mixed = "mixed: " * (len(found) > 1) + ", ".join(found)
+    unify = "; unify them with --newline lf" * (len(found) > 1 and unit == "character")
+    page = [
+        f"{report.name}: {pluralize(report.files, 'file')}, {pluralize(report.size_bytes, 'byte')}, "
+        + f"{report.characters:,} characters, " * (unit == "character")
+        + f"{report.distinct_characters:,} distinct {unit}s",
         "",
-        *_row("Split", ", ".join(f"{name} {end - start:,}" for name, (start, end) in report["ranges"].items())),
+        *_row("Split", ", ".join(f"{name} {end - start:,}" for name, (start, end) in report.ranges.items())),
     ]
-    if unseen := report["unseen_in_training"]:
-        lines += _row("", f"outside the training split only: {pluralize(unseen, f'distinct {unit}')}")
-    if report["advice"]:
-        lines += _row("", report["advice"])
-    if report["documents"]:
-        lines += _row("Documents", f"{report['documents']:,}")
-    of = report["lines"]
-    ends = {name: count for name, count in report["line_ends"].items() if count}
-    named = {"crlf": "\\r\\n", "lone_lf": "\\n", "lone_cr": "\\r"}
-    mixed = "mixed: " * (len(ends) > 1) + ", ".join(f"{count:,} {named[name]}" for name, count in ends.items())
-    unify = "; unify them with --newline lf" * (len(ends) > 1 and unit == "character")
-    frequent = report["most_frequent"][:60]
-    lines += [
+    if report.unseen_in_training:
+        unseen = pluralize(report.unseen_in_training, f"distinct {unit}")
+        page += _row("", f"outside the training split only: {unseen}")
+    if advice:
+        page += _row("", advice)
+    if report.documents:
+        page += _row("Documents", f"{report.documents:,}")
+    page += [
         *_row(
             "Lines",
-            f"{of['lines']:,}; length: median {of['median']:,.0f}, mean {of['mean']:,.1f}, longest {of['longest']:,}",
+            f"{lines.lines:,}; length: median {lines.median:,.0f}, mean {lines.mean:,.1f}, longest {lines.longest:,}",
         ),
         *_row("Line endings", (mixed or "none") + unify),
-        *_row("Most frequent", repr(bytes(frequent) if unit == "byte" else frequent)),
+        *_row("Most frequent", repr(frequent[:60] if isinstance(frequent, str) else bytes(frequent[:60]))),
         *_listed(
             f"Rare {unit}s",
-            report["rare"],
-            f"{report[f'rare_{unit}s']:,} with fewer than 10 occurrences" + "; see --min-count" * (unit == "character"),
+            report.rare,
+            f"{report.rare_characters:,} with fewer than 10 occurrences" + "; see --min-count" * (unit == "character"),
         ),
-        *_listed(f"Control {unit}s", report["control"], pluralize(report[f"control_{unit}s"], "occurrence")),
-        *_row("Overlap", _overlap(report["overlap"], unit)),
-        *_baselines(report["baselines"], unit),
+        *_listed(f"Control {unit}s", report.control, pluralize(report.control_characters, "occurrence")),
+        *_row("Overlap", _overlap(report.overlap, unit)),
+        *_baselines(report.baselines, unit),
     ]
-    if report["suggested_preset"]:
-        took = ", ".join(_preset(name, seconds) for name, seconds in report["training_seconds"].items())
-        lines += _row("Training time", took)
-        lines += _row("", f"suggested preset: charlm train … --config {report['suggested_preset']}")
+    if presets.suggested_preset:
+        page += _row("Training time", ", ".join(map(_preset, *zip(*presets.training_seconds.items(), strict=True))))
+        page += _row("", f"suggested preset: charlm train … --config {presets.suggested_preset}")
     else:
         why = "the text is too short, or its vocabulary is too large for this machine's memory"
-        lines += _row("Training time", f"no preset fits: {why}")
-    return "\n".join(lines)
+        page += _row("Training time", f"no preset fits: {why}")
+    return "\n".join(page)
 
 
 def _row(title: str, text: str) -> list[str]:
     return [f"{title:<{TITLE_WIDTH}}{text}"]
 
 
-def _listed(title: str, characters: list[dict[str, Any]], total: str) -> list[str]:
+def _listed(title: str, characters: list["ListedCharacter"], total: str) -> list[str]:
     if not characters:
         return _row(title, "none")
     lines = _row(title, total)
-    for entry in characters[:SHOWN]:
-        lines += _row("", f"{entry['count']:>9,} × {entry['description']}")
+    for listed in characters[:SHOWN]:
+        lines += _row("", f"{listed.count:>9,} × {listed.description}")
     return lines + _row("", "…") * (len(characters) > SHOWN)
 
 
-def _overlap(overlap: dict[str, Any], unit: str) -> str:
-    covered, longest, length = overlap[f"validation_{unit}s"], overlap["longest"], overlap["min_length"]
-    if not covered:
-        checked = overlap[f"validation_{unit}s_checked"]
+def _overlap(overlap: "Overlap", unit: str) -> str:
+    length = overlap.min_length
+    if not overlap.validation_characters:
+        checked = overlap.validation_characters_checked
         return f"no passage of {length} {unit}s occurs both in training and in the first {checked:,} of validation"
-    passage = longest[0]
+    passage = overlap.longest[0]
     return (
-        f"{covered:,} validation {unit}s also occur in training, in passages of {length} or more; "
-        f"longest: {passage['length']:,}, at validation offset {passage['validation_start']:,}"
+        f"{overlap.validation_characters:,} validation {unit}s also occur in training, in passages of {length} or "
+        f"more; longest: {passage.length:,}, at validation offset {passage.validation_start:,}"
     )
 
 
-def _baselines(baselines: dict[str, Any], unit: str) -> list[str]:
-    ngrams = baselines["ngram_bits"]
-    best = min(range(len(ngrams)), key=ngrams.__getitem__)
+def _baselines(baselines: "Baselines", unit: str) -> list[str]:
+    best = min(baselines.ngram_bits)
     lines = _row(
         "Baselines",
-        f"bits per {unit} on {baselines[f'validation_{unit}s']:,} validation {unit}s, built from "
-        f"{baselines[f'train_{unit}s']:,} training {unit}s",
+        f"bits per {unit} on {baselines.validation_characters:,} validation {unit}s, built from "
+        f"{baselines.train_characters:,} training {unit}s",
     )
-    for order, bits in enumerate(ngrams):
-        lines += _row("", f"{bits:6.3f}  n-gram, context of {order}" + ": the best n-gram model" * (order == best))
-    return lines + _row("", f"{baselines['xz_bits']:6.3f}  xz")
+    for order, bits in enumerate(baselines.ngram_bits):
+        lines += _row("", f"{bits:6.3f}  n-gram, context of {order}" + ": the best n-gram model" * (bits == best))
+    return lines + _row("", f"{baselines.xz_bits:6.3f}  xz")
 
 
 def _preset(name: str, seconds: float) -> str:

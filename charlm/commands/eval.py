@@ -102,9 +102,9 @@ def command(
     charlm eval checkpoints/play --dynamic --dynamic-segment-length 20
     charlm eval checkpoints/play --dynamic --dynamic-learning-rate 3e-5 --dynamic-decay 0.01
     """
-    layers = given(context, DynamicSettings)
-    settings = resolve(DynamicSettings, layers)
-    if not dynamic and layers[-1][1]:
+    sources = given(context, DynamicSettings)
+    settings = resolve(DynamicSettings, sources)
+    if not dynamic and sources[-1].values:
         raise UsageError("--dynamic-* options only apply to dynamic evaluation.", "Add --dynamic.")
     if not json and (context_loss or context_plot):
         output.require("–")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from charlm.commands import completion
 from charlm.commands.layout import Command, argument
 from charlm.commands.options import checkpoint_option, common_options, format_value, json_option, run_path
 from charlm.commands.output import Output, output_option
@@ -14,7 +15,14 @@ from charlm.errors import CharlmError, CharlmWarning, pluralize
 
 
 @click.command("info", cls=Command)
-@argument("runs", type=run_path, nargs=-1, required=True, description="Run folders, or checkpoints of runs.")
+@argument(
+    "runs",
+    type=run_path,
+    nargs=-1,
+    required=True,
+    description="Run folders, or checkpoints of runs.",
+    shell_complete=completion.runs,
+)
 @checkpoint_option
 @json_option
 @output_option

@@ -9,10 +9,12 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
+from charlm.commands import completion
 from charlm.commands.layout import argument, option
-from charlm.config import COMMAND_LINE, ESCAPES, DeviceSettings, Layer, Settings
+from charlm.config import ESCAPES, DeviceSettings, Settings, SettingsSource, SourceKind
 from charlm.generation.terminal import backslashed, unescaped
 
+COMPLETERS = {"device": completion.words(*completion.DEVICES), "init_from": completion.runs}  # of settings
 NO_BREAK = "\N{NO-BREAK SPACE}"  # or a line of help may end between a sign and its number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -41,6 +43,9 @@ class NumberOrWord(ParamType):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return "|".join([self.name.upper(), *self.words])
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> completion.Items:
+        return completion.words(*self.words)(ctx, param, incomplete)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in self.words:
@@ -85,6 +90,7 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
                     default=None,
                     help=_help(setting),
                     section=title,
+                    shell_complete=COMPLETERS.get(name),
                 )
                 function = decorate_with_option(function)
         return function
@@ -92,18 +98,25 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
     return decorate
 
 
-def given(context: click.Context, kind: type[Settings]) -> list[Layer]:
-    """The settings that the environment and the command line give, as layers, the command line last."""
-    layers: list[Layer] = []
-    environment = (f"{context.auto_envvar_prefix}_…".upper(), ParameterSource.ENVIRONMENT)
-    for origin, source in (environment, (COMMAND_LINE, ParameterSource.COMMANDLINE)):
-        values = {
-            name: value
-            for name, value in context.params.items()
-            if name in kind.model_fields and context.get_parameter_source(name) is source
-        }
-        layers.append((origin, values))
-    return layers
+def given(context: click.Context, kind: type[Settings]) -> list[SettingsSource]:
+    """The settings that the environment and the command line give, the command line last."""
+    prefix = f"{context.auto_envvar_prefix}_"
+    ways = (
+        (SourceKind.ENVIRONMENT, ParameterSource.ENVIRONMENT),
+        (SourceKind.COMMAND_LINE, ParameterSource.COMMANDLINE),
+    )
+    return [
+        SettingsSource(
+            prefix,
+            {
+                name: value
+                for name, value in context.params.items()
+                if name in kind.model_fields and context.get_parameter_source(name) is parameter_source
+            },
+            source_kind,
+        )
+        for source_kind, parameter_source in ways
+    ]
 
 
 def integer_option(
@@ -205,21 +218,30 @@ def format_value(value: Any) -> str:
 
 
 run_path = click.Path(path_type=Path)
-run_argument = argument("run", type=run_path, description="Run folder, or one of its checkpoints.")
+run_argument = argument(
+    "run", type=run_path, shell_complete=completion.runs, description="Run folder, or one of its checkpoints."
+)
 corpus_argument = argument(
     "corpus",
     nargs=-1,
+    shell_complete=completion.texts,
     description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input.  "
     "[default: python, the source code of Python's standard library]",
 )
 text_argument = argument(
     "text",
     nargs=-1,
+    shell_complete=completion.texts,
     description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input.  "
     "[default: the validation split of the run's own text]",
 )
 threads_option = option("--threads", type=AtLeast(0), default=0, help=_help(DeviceSettings.model_fields["threads"]))
-device_option = option("--device", default="auto", help=_help(DeviceSettings.model_fields["device"]))
+device_option = option(
+    "--device",
+    default="auto",
+    help=_help(DeviceSettings.model_fields["device"]),
+    shell_complete=COMPLETERS["device"],
+)
 cache_option = option(
     "--cache-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -228,6 +250,10 @@ cache_option = option(
     help="Cache folder for encoded texts.  [default: user cache folder; env: CHARLM_CACHE_DIR]",
 )
 checkpoint_option = option(
-    "--checkpoint", default="best", metavar="best|latest|STEP", help="Checkpoint to use.  [default: best]"
+    "--checkpoint",
+    default="best",
+    metavar="best|latest|STEP",
+    help="Checkpoint to use.  [default: best]",
+    shell_complete=completion.checkpoints,
 )
 json_option = option("--json", is_flag=True, help="Print JSON instead of text.")

@@ -24,6 +24,7 @@ from charlm.commands.options import (
     threads_option,
 )
 from charlm.commands.output import Output, output_option
+from charlm.commands.prompts import explained
 from charlm.config import SampleSettings, resolve
 from charlm.console import console, open_bar
 from charlm.errors import CharlmError, UsageError
@@ -33,7 +34,7 @@ BAR_AFTER_SECONDS = 2.0  # what is done sooner needs no bar
 
 @click.command("sample", cls=Command)
 @run_argument
-@option("--prompt-file", type=click.Path(), help="Read the prompt from this file; - for standard input.")
+@option("--prompt-file", type=click.Path(), help="Read the prompt, literally, from this file; - for standard input.")
 @option("--echo/--no-echo", default=True, help="Print the prompt before the generated text.  [default: on]")
 @integer_option(
     "--next-probabilities",
@@ -112,13 +113,17 @@ def command(
     prepare_process(threads)
     chosen = runs.read(run, checkpoint)
     unit = chosen.settings.unit
+    given_prompt = settings.prompt
     if prompt_file is not None:
         settings = settings.model_copy(update={"prompt": _read(prompt_file, unit)})
     model = chosen.model(place)
     if interactive:
-        _converse(output, Conversation(model, chosen.vocabulary, settings, chosen.settings), echo)
+        with explained(given_prompt, quiet):
+            conversation = Conversation(model, chosen.vocabulary, settings, chosen.settings)
+        _converse(output, conversation, echo)
         return
-    sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
+    with explained(given_prompt, quiet):
+        sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
     if next_probabilities:
         _show_next(output, sampler.next_characters(next_probabilities), unit, json)
         return
@@ -234,7 +239,7 @@ def _converse(output: Output, conversation: Any, echo: bool) -> None:
         _answer(output, conversation.prompt if echo else "", conversation.again(), unit)
     for line in _lines():
         is_prompt = not line.startswith(":")
-        _answer(output, line if echo and is_prompt else "", conversation.answer(line), unit)
+        _answer(output, conversation.begun + line if echo and is_prompt else "", conversation.answer(line), unit)
         if conversation.ended:
             return
 
@@ -267,6 +272,8 @@ def _end_answer(output: Output, unit: str) -> None:
 
 def _lines() -> Iterator[str]:
     """What is typed, line by line, with a history where the system has one; or what comes through a pipe."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what cannot be decoded is told of its line, and ends nothing
     if not sys.stdin.isatty():
         yield from (line.removesuffix("\n") for line in sys.stdin)
         return

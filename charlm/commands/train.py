@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from charlm.commands import completion
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
     cache_option,
@@ -14,7 +15,7 @@ from charlm.commands.options import (
     settings_options,
 )
 from charlm.commands.terminal import print_path, standard_output
-from charlm.config import SECTIONS, TrainSettings, preset_path, read_toml
+from charlm.config import SECTIONS, SettingsSource, TrainSettings, preset_path
 from charlm.console import console
 from charlm.errors import quote
 
@@ -25,13 +26,22 @@ from charlm.errors import quote
     "--config",
     default="default",
     metavar="NAME|FILE.toml",
+    shell_complete=completion.configurations,
     help="Preset (default, tiny, large) or TOML file.  [default: default]",
 )
 @option(
-    "--out", type=run_path, default=None, help="Run folder.  [default: checkpoints/NAME, named after the first text]"
+    "--out",
+    type=run_path,
+    default=None,
+    help="Run folder.  [default: checkpoints/NAME, named after the first text]",
+    shell_complete=completion.folders,
 )
 @option(
-    "--resume", default=None, metavar="PATH|auto", help="Resume a run; auto: resume if the run exists, else start it."
+    "--resume",
+    default=None,
+    metavar="PATH|auto",
+    help="Resume a run; auto: resume if the run exists, else start it.",
+    shell_complete=completion.runs_or_auto,
 )
 @option("--overwrite", is_flag=True, help="Replace an existing run.")
 @cache_option
@@ -63,14 +73,14 @@ def command(
     charlm train --resume checkpoints/play        resume an interrupted run
     tensorboard --logdir checkpoints              follow the run in a browser
     """
-    layers = given(context, TrainSettings)
+    sources = given(context, TrainSettings)
     preset = preset_path(config)
     if resume is None or context.get_parameter_source("config") is not click.core.ParameterSource.DEFAULT:
-        layers = [(str(preset), read_toml(preset)), *layers]
+        sources = [SettingsSource.file(preset), *sources]
     from charlm.training.plan import plan_training  # torch comes with it, so only once the command line is right
     from charlm.training.request import TrainingRequest
 
-    plan = plan_training(TrainingRequest(corpus, layers, out, resume, overwrite, cache_dir, quiet))
+    plan = plan_training(TrainingRequest(corpus, sources, out, resume, overwrite, cache_dir, quiet))
     exact = plan.train(quiet)
     if not quiet:
         unit = plan.settings.unit

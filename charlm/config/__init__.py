@@ -17,24 +17,23 @@ from charlm.config.settings import (
     TrainSettings,
     WindowSettings,
 )
-from charlm.config.sources import COMMAND_LINE, INTERACTIVE, Layer, parse_toml, read_toml, resolve, to_toml
+from charlm.config.sources import SettingsSource, SourceKind, parse_toml, read_toml, resolve, to_toml
 
 __all__ = [
-    "COMMAND_LINE",
     "ESCAPES",
-    "INTERACTIVE",
     "LENGTHS",
     "SECTIONS",
     "BenchSettings",
     "CorpusSettings",
     "DeviceSettings",
     "DynamicSettings",
-    "Layer",
     "ModelSettings",
     "OptimizationSettings",
     "RegularizationSettings",
     "SampleSettings",
     "Settings",
+    "SettingsSource",
+    "SourceKind",
     "TrainSettings",
     "WindowSettings",
     "parse_toml",

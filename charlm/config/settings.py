@@ -212,7 +212,9 @@ class BenchSettings(DeviceSettings, WindowSettings, RegularizationSettings, Mode
 class SampleSettings(Settings):
     """How text is generated."""
 
-    prompt: str = Field("", description="Text to continue.")
+    prompt: str = Field(
+        "", description="Text to continue, literally; for a newline: $'…\\n' in bash, \"…`n\" in PowerShell."
+    )
     unknown: Literal["error", "skip", "replace"] = Field(
         "error", description="Prompt characters the model does not know: fail, drop, or use its unknown token."
     )

@@ -3,6 +3,8 @@
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +17,6 @@ from charlm.config.settings import LENGTHS, Settings
 from charlm.config.values import plain_all, shown
 from charlm.errors import UsageError, did_you_mean
 
-COMMAND_LINE, INTERACTIVE = "command line", "interactive"
-PREFIXES = {COMMAND_LINE: "--", INTERACTIVE: ":"}  # of the names under which people give settings there
 TOML_AT_MOST_BYTES = 1 << 20
 NEEDS = {  # what a value must be, by pydantic's type of error
     "greater_than": "greater than {gt}",
@@ -32,23 +32,60 @@ NEEDS = {  # what a value must be, by pydantic's type of error
 }
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
-Layer = tuple[str, Mapping[str, Any]]  # where the values come from, as people are told; the values
 
 
-def resolve(kind: type[AnySettings], layers: Iterable[Layer]) -> AnySettings:
-    """Settings of ``kind`` from layers of values: later layers override earlier ones, defaults fill the rest.
+class SourceKind(Enum):
+    """Who gives settings, which decides what they are called there."""
 
-    A layer that sets one of the three limits replaces all three: the limits of earlier layers end no run.
+    COMMAND_LINE = auto()
+    ENVIRONMENT = auto()  # the name of the source is the prefix of its variables
+    FILE = auto()  # a preset, or the config.toml of a run
+    CHECKPOINT = auto()
+    INTERACTIVE = auto()
+    PYTHON = auto()
+
+
+@dataclass(frozen=True)
+class SettingsSource:
+    """Some settings, and where they come from. ``name``: of the file, folder or function, as people know it."""
+
+    name: str
+    values: Mapping[str, Any]
+    kind: SourceKind = SourceKind.PYTHON
+
+    @classmethod
+    def command_line(cls, values: Mapping[str, Any]) -> "SettingsSource":
+        return cls("", values, SourceKind.COMMAND_LINE)
+
+    @classmethod
+    def file(cls, path: Path) -> "SettingsSource":
+        """Raises what :func:`read_toml` raises."""
+        return cls(str(path), read_toml(path), SourceKind.FILE)
+
+    def label(self, setting: str) -> str:
+        """What people call one of these settings."""
+        option = setting.replace("_", "-")
+        return {
+            SourceKind.COMMAND_LINE: f"--{option}",
+            SourceKind.INTERACTIVE: f":{option}",
+            SourceKind.ENVIRONMENT: f"{self.name}{setting}".upper(),
+        }.get(self.kind, f"{self.name}: {setting}")
+
+
+def resolve(kind: type[AnySettings], sources: Iterable[SettingsSource]) -> AnySettings:
+    """Settings of ``kind``: later sources override earlier ones, defaults fill the rest.
+
+    A source that sets one of the three limits replaces all three: the limits of earlier sources end no run.
     Raises ``UsageError`` that lists every problem with its source.
     """
     values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for origin, given in layers:
-        layer = plain_all(given)
-        if any(layer.get(name) for name in LENGTHS):
+    origins: dict[str, SettingsSource] = {}
+    for source in sources:
+        given = plain_all(source.values)
+        if any(given.get(name) for name in LENGTHS):
             values.update(dict.fromkeys(LENGTHS, 0))
-        for name, value in layer.items():
-            values[name], origins[name] = value, origin
+        values.update(given)
+        origins.update(dict.fromkeys(given, source))
     try:
         return kind(**values)
     except ValidationError as error:
@@ -82,7 +119,7 @@ def _as_uri(value: Any) -> Any:
     return Path(value).absolute().as_uri() if has_surrogates else value
 
 
-def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str, str]) -> str:
+def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str, SettingsSource]) -> str:
     """A line for every problem: where it comes from, what is allowed, and the value that is not."""
     lines: dict[str, str] = {}
     needs: dict[str, str] = {}
@@ -91,7 +128,7 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
             lines[problem["msg"]] = _as_options(problem["msg"].removeprefix("Value error, "), kind, origins)
             continue
         name = str(problem["loc"][0])
-        place = _place(name, origins.get(name, ""))
+        place = origins[name].label(name) if name in origins else name
         if problem["type"] == "extra_forbidden":
             lines[name] = f"{place}: unknown setting.{did_you_mean(name, kind.model_fields)}"
             continue
@@ -99,14 +136,6 @@ def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str
         needs[name] = f"{needs[name]} or {need}" if name in needs else need  # a number or a word, and it is neither
         lines[name] = f"{place}: must be {needs[name]} (got {shown(problem['input'])})."
     return "\n".join(lines.values())
-
-
-def _place(name: str, origin: str) -> str:
-    if origin in PREFIXES:
-        return PREFIXES[origin] + name.replace("_", "-")
-    if origin.endswith("_…"):  # a variable of the environment
-        return origin.replace("…", name.upper())
-    return f"{origin}: {name}"
 
 
 def _need(problem: ErrorDetails) -> str:
@@ -117,12 +146,12 @@ def _need(problem: ErrorDetails) -> str:
     return template.format(**{name: f"{at:g}" if isinstance(at, float) else at for name, at in limits.items()})
 
 
-def _as_options(lines: str, kind: type[Settings], origins: Mapping[str, str]) -> str:
+def _as_options(lines: str, kind: type[Settings], origins: Mapping[str, SettingsSource]) -> str:
     """Lines about several settings; those about one from the command line with the names of the options."""
     names = re.compile(rf"\b({'|'.join(kind.model_fields)})\b")
+    options = SettingsSource.command_line({})
+    given = {name for name, source in origins.items() if source.kind is SourceKind.COMMAND_LINE}
     return "\n".join(
-        names.sub(lambda found: _place(found[0], COMMAND_LINE), line)
-        if any(origins.get(name) == COMMAND_LINE for name in names.findall(line))
-        else line
+        names.sub(lambda found: options.label(found[0]), line) if given & set(names.findall(line)) else line
         for line in lines.splitlines()
     )

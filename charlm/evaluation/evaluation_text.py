@@ -8,7 +8,7 @@ import numpy as np
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint
-from charlm.config import COMMAND_LINE, TrainSettings, resolve
+from charlm.config import SettingsSource, SourceKind, TrainSettings, resolve
 from charlm.corpus import cache, loading, sources
 from charlm.corpus.analysis import baselines
 from charlm.corpus.analysis.baselines import Baselines
@@ -97,8 +97,9 @@ def load_text(
 
     Raises what :func:`charlm.corpus.loading.read` and :func:`charlm.corpus.loading.read_by` raise.
     """
-    changes = (COMMAND_LINE, {} if encoding is None else {"encoding": encoding})
-    settings = resolve(TrainSettings, [(str(saved.folder), saved.settings.model_dump()), changes])
+    trained = SettingsSource(str(saved.folder), saved.settings.model_dump(), SourceKind.CHECKPOINT)
+    changes = SettingsSource.command_line({} if encoding is None else {"encoding": encoding})
+    settings = resolve(TrainSettings, [trained, changes])
     encoded = loading.read(names, settings, cache_folder, quiet)
     name = sources.name_of(names)
     if not len(encoded.ids):

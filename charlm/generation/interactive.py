@@ -1,10 +1,11 @@
 """Prompt in, continuation out, with settings that can change in between; the caller reads and prints."""
 
+import re
 from collections.abc import Iterator
 
-from charlm.config import ESCAPES, INTERACTIVE, CorpusSettings, SampleSettings, resolve
+from charlm.config import ESCAPES, CorpusSettings, SampleSettings, SettingsSource, SourceKind, resolve
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import UsageError, did_you_mean
+from charlm.errors import TextError, UsageError, did_you_mean
 from charlm.generation.streams import AS_IT_IS, Sampler
 from charlm.generation.terminal import backslashed, unescaped
 from charlm.model.language_model import CharacterModel
@@ -15,6 +16,7 @@ Each line is a prompt for the model to continue. An empty line starts a new text
   :NAME VALUE   set an option, for example :temperature 0.5, :length 200, :stop-at-newline on;
                 in :ban, :allow and :stop, spaces are significant and \\n is a newline
   :settings     show the current options
+  :newline TEXT begin the next prompt with TEXT and a newline; the next line continues it
   :again        repeat the last prompt, with a new seed if the seed is random
   :help         show this help
   :quit         quit (or press Ctrl-D)"""
@@ -37,18 +39,24 @@ class Conversation:
         self.corpus = corpus
         self.steppers = Steppers(model)
         self.prompt = settings.prompt
+        self.begun = ""  # of the next prompt: lines that :newline gave
         self.ended = False
 
     def answer(self, line: str) -> Iterator[str | bytes]:
         """Yield the answer to a line as it is generated. Raises ``CharlmError`` if the line is wrong."""
+        if self.vocabulary.unit == "character" and (stray := re.search("[\udc80-\udcff]", line)):
+            byte = ord(stray[0]) - 0xDC00
+            raise TextError(f"Input that cannot be decoded: byte 0x{byte:02x}.", "Use the encoding of your terminal.")
         if not line.startswith(":"):
-            self.prompt = line
+            self.prompt, self.begun = self.begun + line, ""
             yield from self.again()
             return
         name, _, value = line[1:].lstrip().partition(" ")
         name = name.strip().replace("-", "_")
         if name == "again":
             yield from self.again()
+        elif name == "newline":
+            self.begun += value + "\n"
         elif name in ("quit", "exit", "q"):
             self.ended = True
         elif name == "help":
@@ -57,9 +65,9 @@ class Conversation:
             yield "\n".join(_commands(self.settings))
         elif name in CHANGEABLE:
             changed = {**self.settings.model_dump(), name: _value(name, value)}
-            self.settings = resolve(SampleSettings, [(INTERACTIVE, changed)])
+            self.settings = resolve(SampleSettings, [SettingsSource("", changed, SourceKind.INTERACTIVE)])
         else:
-            known = [*CHANGEABLE, "again", "help", "settings", "quit"]
+            known = [*CHANGEABLE, "again", "newline", "help", "settings", "quit"]
             raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", "Type :help for a list.")
 
     def again(self) -> Iterator[str | bytes]:

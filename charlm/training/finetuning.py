@@ -8,7 +8,7 @@ from torch import Tensor
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint
-from charlm.config import Layer, ModelSettings, TrainSettings, resolve
+from charlm.config import ModelSettings, SettingsSource, SourceKind, TrainSettings, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
 from charlm.model.language_model import CharacterModel
@@ -17,13 +17,14 @@ ARCHITECTURE_SETTINGS = tuple(ModelSettings.model_fields)
 NEW_ROWS_STD = 0.01  # of what is learned yet: nothing
 
 
-def resolve_for_finetuning(sources: Sequence[Layer], path: Path) -> tuple[TrainSettings, Checkpoint]:
+def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tuple[TrainSettings, Checkpoint]:
     """The settings of a run that starts from another's model, whose architecture comes before a preset's."""
     pretrained = runs.read(path)
     architecture = {name: getattr(pretrained.settings, name) for name in ARCHITECTURE_SETTINGS}
-    presets = [source for source in sources if source[0].endswith(".toml")]  # what is asked for comes after them
-    asked = [source for source in sources if source not in presets]
-    settings = resolve(TrainSettings, [*presets, (str(path), architecture), *asked])
+    files = [source for source in sources if source.kind is SourceKind.FILE]
+    asked = [source for source in sources if source.kind is not SourceKind.FILE]
+    of_model = SettingsSource(str(path), architecture, SourceKind.CHECKPOINT)
+    settings = resolve(TrainSettings, [*files, of_model, *asked])
     if changed := [name for name, value in architecture.items() if getattr(settings, name) != value]:
         raise UsageError(
             f"--init-from {path}: cannot change {', '.join(f'{name} ({architecture[name]})' for name in changed)}.",

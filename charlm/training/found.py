@@ -7,7 +7,15 @@ from pathlib import Path
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint
-from charlm.config import CorpusSettings, Layer, ModelSettings, RegularizationSettings, TrainSettings, resolve
+from charlm.config import (
+    CorpusSettings,
+    ModelSettings,
+    RegularizationSettings,
+    SettingsSource,
+    SourceKind,
+    TrainSettings,
+    resolve,
+)
 from charlm.corpus import sources
 from charlm.errors import UsageError
 from charlm.training.request import TrainingRequest
@@ -71,10 +79,11 @@ def find_run_to_resume(path: Path, out: Path | None) -> FoundRun:
     return FoundRun(run, known_checkpoints, checkpoint)
 
 
-def resolve_on_resume(path: Path, checkpoint: Checkpoint, settings_sources: Sequence[Layer]) -> TrainSettings:
+def resolve_on_resume(path: Path, checkpoint: Checkpoint, settings_sources: Sequence[SettingsSource]) -> TrainSettings:
     """The settings of the checkpoint, with what is given now. Raises ``UsageError`` if that changes what is fixed."""
     before = checkpoint.settings
-    settings = resolve(TrainSettings, [(str(checkpoint.folder), before.model_dump()), *settings_sources])
+    saved = SettingsSource(str(checkpoint.folder), before.model_dump(), SourceKind.CHECKPOINT)
+    settings = resolve(TrainSettings, [saved, *settings_sources])
     changed = [name for name in FIXED_ON_RESUME if getattr(settings, name) != getattr(before, name)]
     if changed:
         raise UsageError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from charlm import files
 from charlm.config import TrainSettings
-from charlm.console import console, is_watched, open_bar
+from charlm.console import announce, console, is_watched, open_bar
 from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.errors import CharlmWarning, pluralize
 from charlm.generation.terminal import harmless
@@ -64,7 +64,7 @@ class Monitor:
             self._show()
         elif self.lines.is_due(progress >= 1):
             left = self.lines.time_left(progress)
-            self.say(self.training_text + self.validation_text + self.speed_text + left)
+            self._print(self.training_text + self.validation_text + self.speed_text + left)
 
     def before_learning(self, loss: float, vocabulary_size: int) -> None:
         """What the untrained model makes of the text: about what guessing would. Shown, not recorded."""
@@ -96,10 +96,14 @@ class Monitor:
         if self.bar is None and not self.lines.is_sample_due():
             return
         shown = harmless(text.strip()) if console.isatty() else text.strip()
-        self.say(f"--- sample at step {step}\n{shown}\n---")
+        self._print(f"--- sample at step {step}\n{shown}\n---")
 
     def say(self, text: str) -> None:
-        """A line for people, above the bar."""
+        """A message for people, above the bar."""
+        announce(text, self.quiet)
+
+    def _print(self, text: str) -> None:
+        """Progress, which is for those who watch."""
         if not self.quiet:
             console.say(text)
 

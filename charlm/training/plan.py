@@ -10,8 +10,8 @@ from pathlib import Path
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint, config_json, describe_process
-from charlm.config import TrainSettings, read_toml, resolve
-from charlm.console import console
+from charlm.config import SettingsSource, TrainSettings, resolve
+from charlm.console import announce, is_heard
 from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
@@ -49,9 +49,9 @@ class TrainingPlan:
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
-        if not quiet:
+        if is_heard(quiet):
             for line in self.startup_messages():
-                console.say(line)
+                announce(line, quiet)
         with explained_memory(self.settings):
             try:
                 with runs.locked(self.run):
@@ -99,7 +99,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     runs.check_path(path)
     if runs.has_settings(path) and not runs.checkpoints(path):  # likewise, with its settings and its text
         recorded = None if request.corpus_names else RunCorpus.to_restart(path)
-        sources = [(str(path / "config.toml"), read_toml(path / "config.toml")), *request.settings_sources]
+        sources = [SettingsSource.file(path / "config.toml"), *request.settings_sources]
         return _plan_new(replace(request, settings_sources=sources, out=path, overwrite=True), recorded)
     return _plan_resume(request, path)
 

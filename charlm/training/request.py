@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charlm.config import Layer
+from charlm.config import SettingsSource
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class TrainingRequest:
     """
 
     corpus_names: Sequence[str]
-    settings_sources: Sequence[Layer]
+    settings_sources: Sequence[SettingsSource]
     out: Path | None = None
     resume: str | Path | None = None
     overwrite: bool = False

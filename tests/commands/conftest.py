@@ -14,6 +14,7 @@ import torch
 from charlm import benchmark
 from charlm.benchmark import Contestant
 from charlm.commands import main
+from charlm.config import SettingsSource
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 
@@ -90,7 +91,11 @@ def trained(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sample_length": 0,
     }
     plan = plan_training(
-        TrainingRequest([str(folder / "poem.txt")], [("test", {**settings, "keep_checkpoints": 9})], out=folder / "run")
+        TrainingRequest(
+            [str(folder / "poem.txt")],
+            [SettingsSource("test", {**settings, "keep_checkpoints": 9})],
+            out=folder / "run",
+        )
     )
     plan.trainer(quiet=True).train()
     return folder / "run"

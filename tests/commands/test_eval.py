@@ -13,6 +13,7 @@ import pytest
 from torch import zeros_like
 
 from charlm import runs
+from charlm.config import SettingsSource
 from charlm.evaluation import dynamic
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -61,7 +62,9 @@ def parted(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "min_count": 20,
         "document_separator": "\n",
     }
-    plan = plan_training(TrainingRequest([str(folder / "poem.txt")], [("test", settings)], out=folder / "run"))
+    plan = plan_training(
+        TrainingRequest([str(folder / "poem.txt")], [SettingsSource("test", settings)], out=folder / "run")
+    )
     plan.trainer(quiet=True).train()
     return folder / "run"
 
@@ -220,7 +223,7 @@ def test_a_picture_that_cannot_be_written_is_said(cli: Cli, trained: Path) -> No
 
 def test_a_model_of_bytes_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
-    layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
+    layers = [SettingsSource("test", {**settings, "threads": 1, "sample_length": 0})]
     plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).trainer(quiet=True).train()
     options = ("--independent-windows", "9", "--context-loss", "--baselines", "--dynamic", "--context-plot", "x.svg")
     page = cli("eval", "run", *options).out

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from charlm import runs
-from charlm.config import TrainSettings
+from charlm.config import SettingsSource, TrainSettings
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
@@ -27,7 +27,7 @@ def test_a_page_of_one_run(cli: Cli, trained: Path) -> None:
 
 def test_a_byte_level_model_is_described_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
-    layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
+    layers = [SettingsSource("test", {**settings, "threads": 1, "sample_length": 0})]
     plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).trainer(quiet=True).train()
     page = cli("info", "run").out
     assert "Vocabulary: 256 bytes\n" in page
@@ -40,7 +40,7 @@ def test_a_byte_level_model_is_described_in_bytes(cli: Cli, tmp_path: Path, poem
 
 def test_a_setting_is_shown_on_one_line(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {"hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1, "log_every": 1}
-    layers = [("test", {**settings, "threads": 1, "sample_length": 0, "document_separator": "\n"})]
+    layers = [SettingsSource("test", {**settings, "threads": 1, "sample_length": 0, "document_separator": "\n"})]
     plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).trainer(quiet=True).train()
     page = cli("info", "run").out
     assert "document_separator \\n, document_per_file off, shuffle_documents off, " in page

@@ -13,10 +13,12 @@ import pytest
 
 from charlm.commands.output import TerminalOutput, open_output
 from charlm.commands.terminal import prepare_streams
+from charlm.config import SettingsSource
 from charlm.errors import CharlmError, UsageError
 from charlm.generation.streams import Sample, Sampler
 from charlm.generation.terminal import harmless
-from charlm.training import session
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
 
 CHINESE = "天地玄黃，宇宙洪荒。\n"
@@ -28,7 +30,11 @@ def chinese(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chinese")
     (folder / "text.txt").write_text(CHINESE * 60, encoding="utf-8")
     settings = {"hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1, "threads": 1}
-    plan = session.plan([str(folder / "text.txt")], [("test", {**settings, "sample_length": 0})], out=folder / "run")
+    plan = plan_training(
+        TrainingRequest(
+            [str(folder / "text.txt")], [SettingsSource("test", {**settings, "sample_length": 0})], out=folder / "run"
+        )
+    )
     plan.trainer(quiet=True).train()
     return folder / "run"
 

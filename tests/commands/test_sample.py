@@ -16,6 +16,7 @@ from torch import Tensor
 
 from charlm import runs
 from charlm.commands import terminal
+from charlm.config import SettingsSource
 from charlm.generation import streams
 from charlm.generation.streams import Sampler
 from charlm.model import products
@@ -356,7 +357,7 @@ def of_bytes(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bytes")
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
-    layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
+    layers = [SettingsSource("test", {**settings, "threads": 1, "sample_length": 0})]
     plan_training(TrainingRequest([str(folder / "poem.txt")], layers, out=folder / "run")).trainer(quiet=True).train()
     return folder / "run"
 

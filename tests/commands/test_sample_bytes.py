@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 import charlm
-from charlm.training import session
+from charlm.config import SettingsSource
+from charlm.training.plan import plan_training
+from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
 from tests.conftest import ROOT
 
@@ -27,8 +29,8 @@ def of_noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("noise")
     (folder / "noise.bin").write_bytes(ANY)
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
-    layers = [("test", {**settings, "threads": 1, "sample_length": 0})]
-    session.plan([str(folder / "noise.bin")], layers, out=folder / "run").trainer(quiet=True).train()
+    layers = [SettingsSource("test", {**settings, "threads": 1, "sample_length": 0})]
+    plan_training(TrainingRequest([str(folder / "noise.bin")], layers, out=folder / "run")).trainer(quiet=True).train()
     return folder / "run"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from charlm.config import SettingsSource
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
@@ -62,7 +63,7 @@ def test_a_model_of_bytes_gives_a_line_a_byte(cli: Cli, tmp_path: Path, poem_fil
         "sample_length": 0,
         "test_fraction": 0.05,
     }
-    plan_training(TrainingRequest([str(poem_file)], [("test", settings)], out=tmp_path / "run")).trainer(
+    plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", settings)], out=tmp_path / "run")).trainer(
         quiet=True
     ).train()
     (tmp_path / "any").write_bytes(b"\xff\0\xc3\xa9")
@@ -105,7 +106,7 @@ def test_documents_and_unknown_characters_add_up_too(cli: Cli, tmp_path: Path, p
         "min_count": 30,
         "document_separator": "\n",
     }
-    plan_training(TrainingRequest([str(poem_file)], [("test", settings)], out=tmp_path / "run")).trainer(
+    plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", settings)], out=tmp_path / "run")).trainer(
         quiet=True
     ).train()
     (tmp_path / "snow.txt").write_text("☃ fällt.\nDie Wölfe.\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm import files, runs
-from charlm.config import CorpusSettings, resolve
+from charlm.config import CorpusSettings, SettingsSource, resolve
 from charlm.corpus import encoded, loading, shuffling
 from charlm.corpus.analysis import likeness
 from charlm.corpus.loading import Corpus
@@ -106,7 +106,7 @@ def test_files_are_documents_too_and_bytes_have_documents(path: Path) -> None:
 
 def test_without_documents_it_is_refused() -> None:
     with pytest.raises(UsageError, match=r"shuffle_documents.*document_separator"):
-        resolve(CorpusSettings, [("test", {"shuffle_documents": True})])
+        resolve(CorpusSettings, [SettingsSource("test", {"shuffle_documents": True})])
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -153,22 +153,22 @@ def test_a_shuffled_run_resumes_and_is_evaluated_on_its_own_split(path: Path) ->
     path.write_text("".join(f"{name}\n" for name in names(300)))
     out = path.parent / "run"
     asked = {**SETTINGS, **LINES, "max_steps": 2}
-    plan = plan_training(TrainingRequest([str(path)], [("test", asked)], out=out))
+    plan = plan_training(TrainingRequest([str(path)], [SettingsSource("test", asked)], out=out))
     plan.train(quiet=True)
     validation = plan.corpus.part(plan.corpus.split.validation)[:].tolist()
     saved = runs.read(out)
     assert evaluation_text.select_text([], "validation", None, saved, out).text[:].tolist() == validation
     assert CorpusFile.read(out).shuffle_seed == saved.corpus.shuffle_seed == shuffling.SEED
     other_seed = plan_training(
-        TrainingRequest([str(path)], [("test", {**asked, "seed": 7})], out=path.parent / "other")
+        TrainingRequest([str(path)], [SettingsSource("test", {**asked, "seed": 7})], out=path.parent / "other")
     )
     assert other_seed.corpus.part(other_seed.corpus.split.validation)[:].tolist() == validation
     path.unlink()  # and again from the cache
-    resumed = plan_training(TrainingRequest([], [("test", {"max_steps": 4})], resume=str(out)))
+    resumed = plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(out)))
     assert resumed.corpus.part(resumed.corpus.split.validation)[:].tolist() == validation
     resumed.train(quiet=True)
     with pytest.raises(UsageError, match="shuffle_documents"):
-        plan_training(TrainingRequest([], [("test", {"shuffle_documents": False})], resume=str(out)))
+        plan_training(TrainingRequest([], [SettingsSource("test", {"shuffle_documents": False})], resume=str(out)))
 
 
 # The hint
@@ -202,9 +202,9 @@ def test_too_little_text_to_tell_gets_none(path: Path) -> None:
 def test_the_hint_is_in_the_startup_messages_of_a_new_run_only(path: Path) -> None:
     path.write_text("".join(f"{name}\n" for name in names(3000)))
     plan = plan_training(
-        TrainingRequest([str(path)], [("test", {**SETTINGS, "max_steps": 1})], out=path.parent / "run")
+        TrainingRequest([str(path)], [SettingsSource("test", {**SETTINGS, "max_steps": 1})], out=path.parent / "run")
     )
     assert any("--shuffle-documents" in line for line in plan.startup_messages())
     plan.train(quiet=True)
-    resumed = plan_training(TrainingRequest([], [("test", {"max_steps": 2})], resume=str(plan.run)))
+    resumed = plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 2})], resume=str(plan.run)))
     assert not any("--shuffle-documents" in line for line in resumed.startup_messages())

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from charlm.config import SettingsSource
 from charlm.corpus import download
 from tests.commands.conftest import Cli, cli
 from tests.conftest import ROOT, SMALL
@@ -194,11 +195,11 @@ def test_the_numbers_in_the_text_are_those_of_the_tables() -> None:
 
 
 def test_the_parameters_of_the_presets_are_those_of_the_models() -> None:
-    from charlm.config import TrainSettings, preset_path, read_toml, resolve
+    from charlm.config import TrainSettings, preset_path, resolve
     from charlm.model.language_model import CharacterModel
 
     for name in ("tiny", "default"):
-        settings = resolve(TrainSettings, [(name, read_toml(preset_path(name)))])
+        settings = resolve(TrainSettings, [SettingsSource.file(preset_path(name))])
         model, parameters = presets()[name][:2]
         assert model == f"{settings.num_layers} × {settings.hidden_size}"
         count = sum(parameter.numel() for parameter in CharacterModel(65, settings).parameters())

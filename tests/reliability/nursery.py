@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from charlm.config import SettingsSource
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 
 
 def train(order: dict[str, Any]) -> None:
-    layers = [("test", order["settings"])]
+    layers = [SettingsSource("test", order["settings"])]
     plan_training(TrainingRequest([order["text"]], layers, out=Path(order["run"]), resume="auto")).train(quiet=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from charlm import checkpoint, files, runs
+from charlm.config import SettingsSource
 from charlm.errors import CharlmError, CharlmWarning, UnreadableError
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -130,7 +131,10 @@ def test_what_cannot_be_read_is_not_damaged(
             with pytest.raises(UnreadableError) as caught:
                 plan_training(
                     TrainingRequest(
-                        [str(poem_file)], [("test", {})], out=trainer.run if resume == "auto" else None, resume=resume
+                        [str(poem_file)],
+                        [SettingsSource("test", {})],
+                        out=trainer.run if resume == "auto" else None,
+                        resume=resume,
                     )
                 )
             assert caught.value.exit_code == 1
@@ -154,7 +158,7 @@ def test_settings_that_cannot_be_read_are_a_run_all_the_same(
         unreadable(patch, lambda path: path == trainer.run / "config.toml", error)
         for options in ({"resume": str(trainer.run)}, {"out": trainer.run, "overwrite": True}):
             with pytest.raises(UnreadableError):
-                plan_training(TrainingRequest([str(poem_file)], [("test", {})], **options))  # type: ignore[arg-type]
+                plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", {})], **options))  # type: ignore[arg-type]
     assert snapshot(trainer.run) == before
 
 
@@ -204,7 +208,9 @@ def test_commands_say_what_cannot_be_read(
 def test_an_error_of_the_system_is_told_with_its_place(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, poem_file: Path, tmp_path: Path
 ) -> None:
-    plan = plan_training(TrainingRequest([str(poem_file)], [("test", {"max_steps": 4})], out=tmp_path / "run"))
+    plan = plan_training(
+        TrainingRequest([str(poem_file)], [SettingsSource("test", {"max_steps": 4})], out=tmp_path / "run")
+    )
 
     def broken(*arguments: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/some/text")

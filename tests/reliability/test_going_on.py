@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from charlm import checkpoint, runs
-from charlm.config import TrainSettings
+from charlm.config import SettingsSource, TrainSettings
 from charlm.errors import CharlmError, TrainingInterruptedError
 from charlm.model.device import explained_memory
 from charlm.training.plan import plan_training
@@ -76,9 +76,11 @@ def test_a_resume_elsewhere_says_that_the_bits_may_differ(
 ) -> None:
     trainer = make_trainer()
     trainer.train()
-    same = plan_training(TrainingRequest([str(poem_file)], [("test", {})], resume=str(trainer.run)))
+    same = plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", {})], resume=str(trainer.run)))
     assert not {"threads", "processor"} & set(" ".join(same.startup_messages()).replace("(", " ").split())
-    other = plan_training(TrainingRequest([str(poem_file)], [("test", {"threads": 7})], resume=str(trainer.run)))
+    other = plan_training(
+        TrainingRequest([str(poem_file)], [SettingsSource("test", {"threads": 7})], resume=str(trainer.run))
+    )
     assert "threads 1 → 7" in " ".join(other.startup_messages())
     here = checkpoint.processor_name()
     monkeypatch.setattr(checkpoint, "processor_name", lambda: "Another CPU (AVX512)")
@@ -88,9 +90,9 @@ def test_a_resume_elsewhere_says_that_the_bits_may_differ(
 def test_a_run_killed_before_its_first_save_starts_again_with_its_settings(make_trainer: Make) -> None:
     trainer = make_trainer(hidden_size=24)
     assert not runs.checkpoints(trainer.run)
-    again = plan_training(TrainingRequest([], [("test", {"max_steps": 2})], resume=str(trainer.run))).trainer(
-        quiet=True
-    )
+    again = plan_training(
+        TrainingRequest([], [SettingsSource("test", {"max_steps": 2})], resume=str(trainer.run))
+    ).trainer(quiet=True)
     again.train()
     assert again.run == trainer.run
     assert again.settings.hidden_size == 24
@@ -133,7 +135,11 @@ def test_a_real_disk_that_is_full(make_trainer: Make, tmp_path: Path) -> None:
         plan = plan_training(
             TrainingRequest(
                 [str(tmp_path / "poem.txt")],
-                [("test", {**SETTINGS, "max_steps": 30, "save_every_minutes": 1e-9, "keep_checkpoints": 0})],
+                [
+                    SettingsSource(
+                        "test", {**SETTINGS, "max_steps": 30, "save_every_minutes": 1e-9, "keep_checkpoints": 0}
+                    )
+                ],
                 out=disk / "run",
             )
         )

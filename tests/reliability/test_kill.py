@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from charlm import checkpoint, runs
+from charlm.config import SettingsSource
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.conftest import ROOT
@@ -72,7 +73,7 @@ def order(tmp_path: Path, poem_file: Path) -> Iterator[Order]:
 
 def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, poem_file: Path) -> None:
     alone = tmp_path / "alone"
-    plan_training(TrainingRequest([str(poem_file)], [("test", SETTINGS)], out=alone)).train(quiet=True)
+    plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", SETTINGS)], out=alone)).train(quiet=True)
     expected = runs.read(alone, "latest")
     chance = random.Random(SEED)
     kills = number = 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from charlm import checkpoint, run_corpus, runs
+from charlm.config import SettingsSource
 from charlm.errors import TextError
 from charlm.run_corpus import CorpusFile
 from charlm.training.plan import plan_training
@@ -24,7 +25,7 @@ def train(folder: Path, count: int, run: Path, **settings: object) -> Path:
         "document_per_file": True,
         **settings,
     }
-    plan_training(TrainingRequest([str(folder)], [("test", asked)], out=run)).train(quiet=True)
+    plan_training(TrainingRequest([str(folder)], [SettingsSource("test", asked)], out=run)).train(quiet=True)
     return run
 
 
@@ -42,7 +43,7 @@ def test_the_size_of_a_checkpoint_does_not_depend_on_how_many_files_there_are(tm
 
 def test_a_run_of_many_files_resumes(tmp_path: Path) -> None:
     run = train(tmp_path / "texts", 100, tmp_path / "run")
-    plan_training(TrainingRequest([], [("test", {"max_steps": 4})], resume=str(run))).train(quiet=True)
+    plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(run))).train(quiet=True)
     assert runs.read(run, "latest").step == 4
     assert len(CorpusFile.read(run).files) == 100
 
@@ -66,9 +67,9 @@ def test_an_existing_run_is_not_replaced_by_one_whose_list_is_too_long(
     for number in range(100):
         (tmp_path / "many" / f"{number}.txt").write_text("some more text\n")
     with pytest.raises(TextError):
-        plan_training(TrainingRequest([str(tmp_path / "many")], [("test", SETTINGS)], out=run, overwrite=True)).train(
-            quiet=True
-        )
+        plan_training(
+            TrainingRequest([str(tmp_path / "many")], [SettingsSource("test", SETTINGS)], out=run, overwrite=True)
+        ).train(quiet=True)
     assert runs.read(run).step == 2
 
 

@@ -14,7 +14,7 @@ import pytest
 from tensorboard.summary.writer import record_writer
 
 from charlm import files, runs
-from charlm.config import TrainSettings, read_toml, resolve
+from charlm.config import SettingsSource, TrainSettings, read_toml, resolve
 from charlm.errors import CharlmWarning, UsageError
 from charlm.run_corpus import CorpusFile
 from charlm.training.found import default_run_folder, portable_name
@@ -55,19 +55,19 @@ def test_texts_and_runs_may_have_any_name(poem: str, name: str) -> None:
     text, run = Path("texts") / f"{name}.txt", Path("runs") / name
     text.parent.mkdir()
     text.write_text(poem, encoding="utf-8")
-    plan = plan_training(TrainingRequest([str(text)], [("test", {**SETTINGS, "max_steps": 2})], out=run))
+    plan = plan_training(TrainingRequest([str(text)], [SettingsSource("test", {**SETTINGS, "max_steps": 2})], out=run))
     list(plan.startup_messages())
     plan.train(quiet=True)
     assert CorpusFile.read(run).files[0].path == str(text)
     assert any(path.name.startswith("events.out.tfevents") and path.stat().st_size for path in run.iterdir())
-    plan_training(TrainingRequest([], [("test", {"max_steps": 4})], resume=str(run))).train(quiet=True)
+    plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(run))).train(quiet=True)
     assert runs.read(run, "latest").step == 4
     assert runs.summary(run)["corpus"]["files"][0]["path"] == str(Path.cwd() / text)
-    layers = [("test", {**SETTINGS, "max_steps": 2, "init_from": str(run)})]
+    layers = [SettingsSource("test", {**SETTINGS, "max_steps": 2, "init_from": str(run)})]
     plan_training(TrainingRequest([str(text)], layers, out=Path("tuned"))).train(quiet=True)
     assert runs.read(Path("tuned")).settings.init_from == str(run)
     assert plan_training(TrainingRequest([], [], resume="tuned")).settings.init_from == str(run)
-    same = resolve(TrainSettings, [("", read_toml(Path("tuned/config.toml")))])
+    same = resolve(TrainSettings, [SettingsSource("", read_toml(Path("tuned/config.toml")))])
     assert Path.cwd() / same.init_from == Path.cwd() / run
 
 
@@ -91,7 +91,7 @@ def test_the_path_of_the_run_is_printed_in_its_own_bytes(tmp_path: Path, poem_fi
 def test_a_file_with_the_name_of_standard_input_is_a_file(poem: str) -> None:
     Path("-").write_text(poem, encoding="utf-8")
     for names in (["./-"], ["."]):
-        corpus = plan_training(TrainingRequest(names, [("test", SETTINGS)], out=Path("run"))).corpus
+        corpus = plan_training(TrainingRequest(names, [SettingsSource("test", SETTINGS)], out=Path("run"))).corpus
         assert len(corpus.text) == len(poem)
         assert corpus.encoded.files[0].path == str(Path.cwd() / "-")
 
@@ -108,7 +108,7 @@ def test_a_file_to_replace_may_have_the_longest_name() -> None:
 @pytest.mark.parametrize("ask", ["out", "resume", "init_from", "text"])
 def test_a_name_that_is_too_long_is_an_error_that_says_so(poem_file: Path, ask: str) -> None:
     name = "n" * 256
-    layers = [("test", {**SETTINGS, **({"init_from": name} if ask == "init_from" else {})})]
+    layers = [SettingsSource("test", {**SETTINGS, **({"init_from": name} if ask == "init_from" else {})})]
     asked: dict[str, Any] = {"out": {"out": Path(name)}, "resume": {"resume": name}}.get(ask, {})
     with pytest.raises(UsageError, match=os.strerror(errno.ENAMETOOLONG)):
         plan_training(TrainingRequest([name if ask == "text" else str(poem_file)], layers, **asked))
@@ -155,22 +155,24 @@ def test_a_folder_with_texts_and_runs_may_be_moved(poem: str, monkeypatch: pytes
     for number in range(3):
         Path(f"project/texts/{number}.txt").write_text(poem, encoding="utf-8")
     monkeypatch.chdir("project")
-    plan_training(TrainingRequest(["texts"], [("test", {**SETTINGS, "max_steps": 2})])).train(quiet=True)
+    plan_training(TrainingRequest(["texts"], [SettingsSource("test", {**SETTINGS, "max_steps": 2})])).train(quiet=True)
     monkeypatch.chdir(tmp_path)
     shutil.move("project", "elsewhere")
     run, empty = Path("elsewhere/checkpoints/texts"), tmp_path / "empty cache"
-    plan_training(TrainingRequest([], [("test", {"max_steps": 4})], resume=str(run), cache_folder=empty)).train(
-        quiet=True
-    )
+    plan_training(
+        TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(run), cache_folder=empty)
+    ).train(quiet=True)
     assert runs.read(run, "latest").step == 4
     shutil.move("elsewhere/checkpoints/texts", "alone")  # its record now says where the texts are
     plan_training(
-        TrainingRequest([], [("test", {"max_steps": 6})], resume="alone", cache_folder=tmp_path / "empty too")
+        TrainingRequest(
+            [], [SettingsSource("test", {"max_steps": 6})], resume="alone", cache_folder=tmp_path / "empty too"
+        )
     ).train(quiet=True)
     shutil.rmtree("elsewhere")
-    plan_training(TrainingRequest([], [("test", {"max_steps": 8})], resume="alone", cache_folder=empty)).train(
-        quiet=True
-    )
+    plan_training(
+        TrainingRequest([], [SettingsSource("test", {"max_steps": 8})], resume="alone", cache_folder=empty)
+    ).train(quiet=True)
     assert runs.read(Path("alone"), "latest").step == 8
 
 
@@ -219,6 +221,6 @@ def test_the_failure_of_another_thread_is_not_taken_for_tensorboards(
 def test_corpus_json_is_valid_utf_8_whatever_the_names(poem: str) -> None:
     name = os.fsdecode(b"\xe9.txt")
     Path(name).write_text(poem, encoding="utf-8")
-    plan_training(TrainingRequest([name], [("test", SETTINGS)], out=Path("run"))).trainer(quiet=True)
+    plan_training(TrainingRequest([name], [SettingsSource("test", SETTINGS)], out=Path("run"))).trainer(quiet=True)
     content = json.loads(Path("run/corpus.json").read_bytes().decode("utf-8"))
     assert content["files"][0]["path"] == name

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from charlm import runs
+from charlm.config import SettingsSource
 from charlm.errors import UsageError
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -75,7 +76,9 @@ def test_reading_from_a_run_that_trains_always_works(training: "subprocess.Popen
 def test_what_changed_between_looking_and_locking_is_noticed(make_trainer: Make, poem_file: Path) -> None:
     trainer = make_trainer(max_steps=2)
     trainer.train()
-    plan = plan_training(TrainingRequest([str(poem_file)], [("test", {"max_steps": 6})], resume=str(trainer.run)))
+    plan = plan_training(
+        TrainingRequest([str(poem_file)], [SettingsSource("test", {"max_steps": 6})], resume=str(trainer.run))
+    )
     make_trainer(resume=trainer.run, max_steps=4).train()
     with pytest.raises(UsageError, match="just now"):
         plan.train(quiet=True)

@@ -13,6 +13,7 @@ import torch
 
 from charlm import runs
 from charlm.checkpoint import Checkpoint
+from charlm.config import SettingsSource
 from charlm.evaluation.passes import Evaluation
 from charlm.model.language_model import Predictions
 from charlm.training import trainer as trainer_module
@@ -99,9 +100,9 @@ def make_trainer(poem_file: Path, tmp_path: Path) -> Make:
         settings = changes if resume not in (None, "auto") else {**SETTINGS, **changes}
         asked = None if resume is None else str(resume)
         out = tmp_path / run if resume in (None, "auto") else None
-        return plan_training(TrainingRequest([str(text)], [("test", settings)], out=out, resume=asked)).trainer(
-            quiet=True
-        )
+        return plan_training(
+            TrainingRequest([str(text)], [SettingsSource("test", settings)], out=out, resume=asked)
+        ).trainer(quiet=True)
 
     return make
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from charlm import runs
+from charlm.config import SettingsSource, SourceKind
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
 from charlm.model.language_model import CharacterModel
@@ -32,7 +33,10 @@ def new_text(tmp_path: Path) -> Path:
 
 
 def plan(origin: Path, text: Path, run: str = "new", **changes: object) -> TrainingPlan:
-    layers = [("preset.toml", SETTINGS), ("command line", {"init_from": str(origin), **changes})]
+    layers = [
+        SettingsSource("preset.toml", SETTINGS, SourceKind.FILE),
+        SettingsSource.command_line({"init_from": str(origin), **changes}),
+    ]
     return plan_training(TrainingRequest([str(text)], layers, out=text.parent / run))
 
 
@@ -89,8 +93,8 @@ def test_an_unknown_symbol_is_taken_along(make_trainer: Make, new_text: Path, po
 
 def test_its_shape_comes_before_that_of_a_preset_and_dropout_is_free(origin: Path, new_text: Path) -> None:
     layers = [
-        ("preset.toml", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}),
-        ("command line", {"init_from": str(origin)}),
+        SettingsSource("preset.toml", {**SETTINGS, "hidden_size": 99, "cell": "rnn"}, SourceKind.FILE),
+        SettingsSource.command_line({"init_from": str(origin)}),
     ]
     settings = plan_training(TrainingRequest([str(new_text)], layers, out=new_text.parent / "new")).settings
     assert (settings.hidden_size, settings.cell) == (12, "lstm")
@@ -136,7 +140,9 @@ def test_it_learns_on_and_a_resume_needs_the_origin_no_more(
 
 def test_killed_before_its_first_checkpoint_it_starts_from_there_again(origin: Path, new_text: Path) -> None:
     plan(origin, new_text).trainer(quiet=True)  # the run folder is there, with its settings
-    again = plan_training(TrainingRequest([str(new_text)], [("command line", {})], resume=str(new_text.parent / "new")))
+    again = plan_training(
+        TrainingRequest([str(new_text)], [SettingsSource.command_line({})], resume=str(new_text.parent / "new"))
+    )
     assert again.pretrained is not None
     assert again.pretrained.folder is not None
     assert again.pretrained.folder.parent == origin

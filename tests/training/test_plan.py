@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from charlm import runs
+from charlm.config import SettingsSource
 from charlm.errors import CheckpointError, TextError, TrainingInterruptedError, UsageError
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -35,7 +36,9 @@ def finished_run(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
     settings = {"hidden_size": 12, "embedding_size": 12, "max_steps": 2, "sample_length": 0, "threads": 1}
-    plan = plan_training(TrainingRequest([str(folder / "poem.txt")], [("test", settings)], out=folder / "run"))
+    plan = plan_training(
+        TrainingRequest([str(folder / "poem.txt")], [SettingsSource("test", settings)], out=folder / "run")
+    )
     plan.trainer(quiet=True).train()
     return folder / "run"
 
@@ -182,7 +185,7 @@ def test_a_run_that_is_complete_says_which_limit_ended_it(
     option: str,
 ) -> None:
     evaluations(monkeypatch, [9.0, 1.0, 2.0])
-    layers = [("test", {**SETTINGS, "evaluate_every": 1, "sample_length": 0, **settings})]
+    layers = [SettingsSource("test", {**SETTINGS, "evaluate_every": 1, "sample_length": 0, **settings})]
     plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).train(quiet=True)
     plan = plan_training(TrainingRequest([], [], resume=str(tmp_path / "run")))
     capsys.readouterr()
@@ -197,7 +200,10 @@ def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_pa
     for _ in range(2):
         plan = plan_training(
             TrainingRequest(
-                [str(poem_file)], [("test", {**SETTINGS, "max_steps": 1})], out=tmp_path / "x", overwrite=True
+                [str(poem_file)],
+                [SettingsSource("test", {**SETTINGS, "max_steps": 1})],
+                out=tmp_path / "x",
+                overwrite=True,
             )
         )
         plan.train(quiet=True)
