@@ -104,10 +104,11 @@ def command(
     charlm inspect checkpoints/play --split test --checkpoint latest
     """
     from charlm import runs
+    from charlm.corpus.vocabulary import SHORT_UNITS
     from charlm.inspection.arrays import to_npz
     from charlm.inspection.traces import memory_name
     from charlm.model.device import choose_device, prepare_process
-    from charlm.reports.inspection import MAX_UNITS, trace_for_page, write_page
+    from charlm.reports.inspection import MAX_UNITS, holds_all_units, trace_for_page, write_page
 
     place = choose_device(device)
     balancer = prepare_process(threads)
@@ -122,9 +123,11 @@ def command(
     with ExitStack() as stack:
         page_file = stack.enter_context(output_file(html)) if html is not None else None
         npz_file = stack.enter_context(output_file(npz)) if npz is not None else None
-        bar = SharingBar(balancer, quiet, total=len(read), desc="reading", unit="char", unit_scale=True, leave=False)
-        with bar:
-            if page_file is None and npz_file is None and named:
+        is_shaded = page_file is None and npz_file is None and bool(named)
+        reads_once = is_shaded or npz_file is not None or holds_all_units(len(read), saved.settings)
+        total, unit = (len(read) + 1) * (1 if reads_once else 2), SHORT_UNITS[saved.settings.unit]
+        with SharingBar(balancer, quiet, total=total, desc="reading", unit=unit, unit_scale=True, leave=False) as bar:
+            if is_shaded:
                 shaded = _shade(model, read, alphabet, named, gate or memory_name(saved.settings.cell), bar.update)
             else:
                 page, whole, tracked = trace_for_page(model, read, alphabet, named, npz is not None, bar.update)
@@ -139,7 +142,7 @@ def command(
         if npz is not None:
             print_path(npz)
         if html is None and npz is None:
-            click.echo(shaded if named else _summarize(title, saved, whole, tracked), nl=False, color=True)
+            click.echo(shaded if is_shaded else _summarize(title, saved, whole, tracked), nl=False, color=True)
 
 
 def _parse_neuron(neuron: str, saved: "Checkpoint") -> "UnitName":

@@ -11,6 +11,7 @@ import pytest
 
 import charlm
 from charlm.commands import inspect
+from charlm.config import SettingsSource
 from charlm.reports import inspection
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -153,7 +154,7 @@ def byte_run(tmp_path: Path, poem_file: Path) -> Path:
         "sample_length": 0,
         "document_separator": "\n",
     }
-    request = TrainingRequest([str(poem_file)], [("test", settings)], out=tmp_path / "run")
+    request = TrainingRequest([str(poem_file)], [SettingsSource("test", settings)], out=tmp_path / "run")
     plan_training(request).trainer(quiet=True).train()
     return tmp_path / "run"
 
