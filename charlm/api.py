@@ -23,18 +23,19 @@ True
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from charlm import runs
-from charlm.checkpoint import Checkpoint
+from charlm import files, runs
+from charlm.checkpoint.contents import SavedModel
+from charlm.checkpoint.writing import write_model
 from charlm.config import SampleSettings, SettingsSource, TrainSettings, preset_path, resolve
 from charlm.config.values import check, check_path
 from charlm.corpus.strings import encode_string
 from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS, Vocabulary
-from charlm.errors import TextError, UsageError
+from charlm.errors import CharlmError, TextError, UsageError
 from charlm.evaluation.passes import Evaluation, evaluate
 from charlm.evaluation.scores import Scores, joined, scores
 from charlm.generation.streams import Sample, Sampler
@@ -112,7 +113,7 @@ def load(path: AnyPath, checkpoint: str | int = "best", device: str = "auto") ->
     Raises ``UsageError`` if there is no such run or step, ``CheckpointError`` if the checkpoint is damaged.
     """
     which = str(check(checkpoint, (str, int), "best, latest or a step", "charlm.load(): checkpoint"))
-    return Model(runs.read(check_path(path, "charlm.load(): path"), which), device)
+    return Model(runs.load_model(check_path(path, "charlm.load(): path"), which), device)
 
 
 def _corpus_names(corpus: CorpusPaths) -> list[str]:
@@ -130,9 +131,9 @@ class Model:
     byte-level model, a character is a byte of the text's UTF-8. Invalid settings raise ``UsageError``.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
+    def __init__(self, checkpoint: SavedModel, device: str = "auto") -> None:
         self.checkpoint = checkpoint
-        self.network = checkpoint.model(choose_device(check(device, str, "the name of a device", "device")))
+        self.network = checkpoint.build_model(choose_device(check(device, str, "the name of a device", "device")))
         self._stepper_pool = Steppers(self.network)
 
     @property
@@ -142,6 +143,22 @@ class Model:
     @property
     def vocabulary(self) -> Vocabulary:
         return self.checkpoint.vocabulary
+
+    def save(self, folder: AnyPath) -> None:
+        """Save the model alone, without the state of its training, as a new folder.
+
+        The folder can be given to :func:`load`, to ``charlm sample``, ``eval``, ``score`` and ``info``, and to
+        ``init_from``; training cannot be resumed from it. Raises ``UsageError`` if something stands there already,
+        ``CharlmError`` if it cannot be written.
+        """
+        path = check_path(folder, "save(): folder")
+        if os.path.lexists(path):
+            raise UsageError(f"{path}: already exists.", "Choose the name of a new folder.")
+        try:
+            files.make_folder(path.parent)
+            write_model(path, replace(self.checkpoint, weights=dict(self.network.state_dict())))
+        except OSError as error:
+            raise CharlmError(f"{path}: cannot be written: {error.strerror or error}.") from None
 
     def sample(self, prompt: str = "", **settings: Any) -> str:
         """Generate a continuation of ``prompt``. ``settings``: those of :class:`charlm.config.SampleSettings`."""

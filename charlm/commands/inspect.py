@@ -30,7 +30,7 @@ from charlm.commands.terminal import print_path, standard_output
 from charlm.errors import TextError, UsageError, pluralize
 
 if TYPE_CHECKING:
-    from charlm.checkpoint import Checkpoint
+    from charlm.checkpoint.contents import SavedModel
     from charlm.corpus.text import Text
     from charlm.inspection.traces import OnProgress, Trace
     from charlm.inspection.tracking import TrackedProperty
@@ -112,12 +112,12 @@ def command(
 
     place = choose_device(device)
     balancer = prepare_process(threads)
-    saved = runs.read(run, checkpoint)
+    saved = runs.load_model(run, checkpoint)
     named = [_parse_neuron(name, saved) for name in dict.fromkeys(neuron)]
     if len(named) > MAX_UNITS:
         raise UsageError(f"--neuron: {len(named)} units, but at most {MAX_UNITS} can be named.")
     _check_gate(gate, saved)
-    model = saved.model(place)
+    model = saved.build_model(place)
     name, read, alphabet = _choose_text(text, string, sample, split, encoding, saved, model, run, cache_dir, quiet)
     title = f"{name}, read by {run}"
     with ExitStack() as stack:
@@ -145,7 +145,7 @@ def command(
             click.echo(shaded if is_shaded else _summarize(title, saved, whole, tracked), nl=False, color=True)
 
 
-def _parse_neuron(neuron: str, saved: "Checkpoint") -> "UnitName":
+def _parse_neuron(neuron: str, saved: "SavedModel") -> "UnitName":
     from charlm.reports.inspection import UnitName
 
     found = NEURON.fullmatch(neuron)
@@ -161,7 +161,7 @@ def _parse_neuron(neuron: str, saved: "Checkpoint") -> "UnitName":
     return name
 
 
-def _check_gate(gate: str | None, saved: "Checkpoint") -> None:
+def _check_gate(gate: str | None, saved: "SavedModel") -> None:
     from charlm.inspection.traces import signal_names
 
     names = signal_names(saved.settings.cell)
@@ -177,7 +177,7 @@ def _choose_text(
     sample: int | None,
     split: str | None,
     encoding: str | None,
-    saved: "Checkpoint",
+    saved: "SavedModel",
     model: "CharacterModel",
     run: Path,
     cache_dir: Path | None,
@@ -222,7 +222,7 @@ def _limited(name: str, text: "Text") -> "Text":
     return text
 
 
-def _generate(model: "CharacterModel", saved: "Checkpoint", length: int) -> "Text":
+def _generate(model: "CharacterModel", saved: "SavedModel", length: int) -> "Text":
     from charlm.config import SampleSettings
     from charlm.corpus.strings import encode_characters
     from charlm.generation.streams import Sampler
@@ -231,14 +231,14 @@ def _generate(model: "CharacterModel", saved: "Checkpoint", length: int) -> "Tex
     return encode_characters(sampler.samples()[0].characters, saved.vocabulary, saved.settings)
 
 
-def _labels(saved: "Checkpoint") -> list[str]:
+def _labels(saved: "SavedModel") -> list[str]:
     """A character for each id that is predicted."""
     from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS
 
     return [*saved.vocabulary.characters, *([UNKNOWN_SHOWN_AS] * saved.vocabulary.has_unknown)]
 
 
-def _shown_labels(saved: "Checkpoint") -> list[str]:
+def _shown_labels(saved: "SavedModel") -> list[str]:
     """The same for people: bytes beyond ASCII by their numbers, the unknown token by its name."""
     from charlm.corpus.vocabulary import show
 
@@ -272,7 +272,7 @@ def _shade(
     return "\n".join(parts)
 
 
-def _summarize(title: str, saved: "Checkpoint", trace: "Trace", tracked: "list[TrackedProperty]") -> str:
+def _summarize(title: str, saved: "SavedModel", trace: "Trace", tracked: "list[TrackedProperty]") -> str:
     from charlm.generation.terminal import harmless
     from charlm.reports.summary import iter_summary
 

@@ -366,7 +366,7 @@ def test_an_unexpected_error_is_a_line_and_a_log(cli: Cli, run: Path, monkeypatc
     def fail(*arguments: object) -> None:
         raise ValueError("a thing\nnobody foresaw")
 
-    monkeypatch.setattr(runs, "read", fail)
+    monkeypatch.setattr(runs, "load_model", fail)
     result = cli("sample", "run")
     assert result.code == 1
     assert "Traceback" not in result.err
