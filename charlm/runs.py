@@ -22,6 +22,7 @@ from charlm.run_corpus import CorpusFile
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
+VALIDATION_EVENTS = "validation"  # TensorBoard's folder for the validation curve
 METRICS_AT_MOST_BYTES = 1 << 30  # five million log points
 LOCK = ".lock"
 READ_ATTEMPTS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
@@ -229,8 +230,10 @@ def remove(run: Path) -> None:
     files.remove_leftovers(run)
     for folder in [*checkpoints(run), *run.glob("step-*.damaged")]:
         files.remove_folder(folder)
-    for path in run.glob("events.out.tfevents.*"):
-        files.remove_file(path)
+    for folder in (run, run / VALIDATION_EVENTS):
+        for path in folder.glob("events.out.tfevents.*"):
+            files.remove_file(path)
+    files.remove_empty_folder(run / VALIDATION_EVENTS)
     for name in (METRICS, run_corpus.NAME, "config.toml"):  # the last says that this is a run, should we be killed here
         files.remove_file(run / name)
 

@@ -12,7 +12,7 @@ from charlm.inspection.traces import Trace
 
 def to_npz(trace: Trace, labels: Sequence[str]) -> bytes:
     """All signals of a trace that has all units. ``labels``: of the model's ids."""
-    file = io.BytesIO()
+    in_memory = io.BytesIO()
     arrays: dict[str, NDArray[Any]] = {name: trace.signal(name) for name in trace.signal_names}
     arrays |= {f"start_{name}": np.stack([layer.start[name] for layer in trace.layers]) for name in trace.signal_names}
     arrays |= {
@@ -24,5 +24,5 @@ def to_npz(trace: Trace, labels: Sequence[str]) -> bytes:
         "resets": trace.resets,
         "labels": np.array([ord(label) for label in labels], dtype=np.uint32),
     }
-    np.savez(file, allow_pickle=False, **arrays)
-    return file.getvalue()
+    np.savez(in_memory, allow_pickle=False, **arrays)
+    return in_memory.getvalue()

@@ -20,6 +20,7 @@ from charlm.model.device import choose_device, choose_precision
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.progress import TrainingProgress
+from charlm.training.internals import measure_internals
 from charlm.training.monitor import Monitor
 from charlm.training.policy import ROLLBACK_LR_SCALE, Policy
 from charlm.training.saving import Saver
@@ -183,6 +184,8 @@ class Trainer:
             counters.best_validation_loss, counters.evaluations_without_improvement = loss, 0
         else:
             counters.evaluations_without_improvement += 1
+        if self.settings.log_internals:
+            self.monitor.internals(counters.steps, measure_internals(self.model, self.state.optimizer, self.validation))
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=counters.steps)
             sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
