@@ -11,6 +11,7 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.config import ModelSettings
 from charlm.corpus.text import Text
 from charlm.inspection.properties import text_for_properties
 from charlm.inspection.traces import (
@@ -106,10 +107,8 @@ def trace_for_page(
     wanted for something else.
     """
     settings = model.settings
-    num_units = settings.hidden_size * settings.num_layers
-    fits = len(text) <= max_characters(num_units, len(signal_names(settings.cell)))
-    keeps_all = fits or wants_all_units
-    names = None if keeps_all else [memory_name(settings.cell)]
+    fits = holds_all_units(len(text), settings)
+    names = None if fits or wants_all_units else [memory_name(settings.cell)]
     trace = trace_text(model, text, alphabet, names, on_progress=on_progress)
     tracked = rank_units(trace.memory(), text_for_properties(trace.characters, text.vocabulary.unit))
     if fits:
@@ -119,6 +118,12 @@ def trace_for_page(
         return keep_units(trace, units), trace, tracked
     of_page = trace_text(model, text, alphabet, units=units, on_progress=on_progress)
     return of_page, of_page, tracked
+
+
+def holds_all_units(num_characters: int, settings: ModelSettings) -> bool:
+    """Whether the page of so many characters holds all units of such a model."""
+    num_units = settings.hidden_size * settings.num_layers
+    return num_characters <= max_characters(num_units, len(signal_names(settings.cell)))
 
 
 def choose_units(named: Sequence[UnitName], tracked: Sequence[TrackedProperty], hidden_size: int) -> Units:

@@ -11,6 +11,7 @@ import pytest
 
 import charlm
 from charlm.commands import inspect
+from charlm.config import SettingsSource
 from charlm.reports import inspection
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -99,6 +100,13 @@ def test_without_a_unit_there_is_a_summary(cli: Cli, trained: Path) -> None:
         assert shown in result.out
 
 
+def test_options_can_be_variables_too(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = cli("inspect", trained, "--text", "Die", "--neuron", "1:2", "--gate", "input")
+    for name, value in {"TEXT": "Die", "NEURON": "1:2", "GATE": "input"}.items():
+        monkeypatch.setenv(f"CHARLM_INSPECT_{name}", value)
+    assert cli("inspect", trained) == expected
+
+
 def test_a_sample_is_the_same_every_time(cli: Cli, trained: Path, tmp_path: Path) -> None:
     for name in ("first.html", "second.html"):
         assert cli("inspect", trained, "--sample", "120", "--html", name).code == 0
@@ -146,7 +154,7 @@ def byte_run(tmp_path: Path, poem_file: Path) -> Path:
         "sample_length": 0,
         "document_separator": "\n",
     }
-    request = TrainingRequest([str(poem_file)], [("test", settings)], out=tmp_path / "run")
+    request = TrainingRequest([str(poem_file)], [SettingsSource("test", settings)], out=tmp_path / "run")
     plan_training(request).trainer(quiet=True).train()
     return tmp_path / "run"
 

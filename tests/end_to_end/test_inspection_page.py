@@ -15,7 +15,7 @@ from tests.browser import Browser, browse, needs_browser
 
 pytestmark = needs_browser
 
-VERSE = 'ROMEO:\nBut soft! (What "light") is 1 it?\n\n'
+VERSE = 'ROMEO:\nBut soft! (What "light") is 1 it? 😀 é\n\n'
 ATTACK = "</script><script>document.title = 'attacked'</script><img src=x onerror=\"document.title = 'attacked'\">\n"
 TEXT = VERSE * 12 + ATTACK
 

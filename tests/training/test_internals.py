@@ -71,7 +71,7 @@ def test_tensorboard_has_them_at_evaluations_and_one_option_turns_them_off(make_
 def test_training_is_the_same_with_and_without(make_trainer: Make, tmp_path: Path) -> None:
     for run, log_internals in (("with", True), ("without", False)):
         make_trainer(run, dropout=0.3, max_steps=6, evaluate_every=2, log_internals=log_internals).train()
-    assert_same_training(*(runs.read(tmp_path / run, "latest") for run in ("with", "without")))
+    assert_same_training(*(runs.load_checkpoint(tmp_path / run) for run in ("with", "without")))
 
 
 def test_a_new_run_in_the_place_of_another_removes_the_folder_of_its_validation_curve(make_trainer: Make) -> None:

@@ -3,6 +3,8 @@ const view = {layer: content.first.layer, unit: content.first.unit, signal: cont
 const layerChoice = document.getElementById("layer-choice"), signalChoice = document.getElementById("signal-choice");
 const unitInput = document.getElementById("unit");
 
+let marked; // the character at which the page is
+
 function choice(group, name, value, text) {
   const input = element("input", {type: "radio", name, value, id: `${name}-${value}`});
   group.append(element("label", {}, input, text));
@@ -25,8 +27,9 @@ function showUnit() { // all that depends on layer, unit or signal
 }
 
 function showPlace() { // all that depends on the character
-  for (const span of textPanel.querySelectorAll(".at")) span.classList.remove("at");
-  spans[view.at].classList.add("at");
+  marked?.classList.remove("at");
+  marked = spans[view.at];
+  marked.classList.add("at");
   const card = showCard(view, view.at);
   showStep(view);
   return card;
