@@ -4,6 +4,7 @@
 # make torture   run the failure tests with 300 kills instead of 50
 # make readme    run the commands of README.md, update its outputs, pictures and recording: about 25 minutes
 #                make readme QUICK=1 trains a few steps and writes to build/readme only
+# make inside    train the model of docs/inside-an-lstm.md, take the pictures of that page: about 3 minutes
 PYTHON ?= python3
 VENV ?= .venv
 PIP_OPTIONS ?=
@@ -12,7 +13,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 DEMO := checkpoints/demo
 QUICK ?=
 
-.PHONY: demo test gpu torture lint types docs bench readme clean
+.PHONY: demo test gpu torture lint types docs bench readme inside clean
 
 demo: $(VENV)/installed
 	$(BIN)/charlm train --config tiny --num-layers 2 --max-minutes 1.5 --out $(DEMO) --overwrite
@@ -46,6 +47,9 @@ readme: $(VENV)/installed-readme
 	$(BIN)/python docs/readme.py $(if $(QUICK),--quick)
 	$(BIN)/python docs/pictures.py $(if $(QUICK),--quick)
 	$(BIN)/python docs/recording.py $(if $(QUICK),--quick)
+
+inside: $(VENV)/installed-readme
+	$(BIN)/python docs/inside.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -21,7 +21,7 @@ FOLDER = ROOT / "docs" / "inside"
 WORK = ROOT / "build" / "inside"
 TEXT = "data/tinyshakespeare.txt"
 WIDTH = 960  # of the window: still readable when the pictures are shown 800 pixels wide
-TEXT_HEIGHT = 250  # of the shaded text: ten lines
+TEXT_HEIGHT = 247  # of the shaded text: ten lines
 COLORS = 256  # the scales of colors need more than text
 HIDDEN = "#text-help, #explanation, .scatters"  # what the pictures do without
 
@@ -38,7 +38,7 @@ class Picture:
 
 
 SHADED, CARD, STEP, LAYERS = ".reader", ".reader, #card", "#step-view", "#overview .layer"
-COUNTER, NAMES = "1:94", "2:250"  # units
+COUNTER, NAMES = "1:94", "2:163"  # units
 PASSAGE = "PETRUCHIO:\nAnd you, good sir! Pray, have you not a daughter\nCall'd Katharina, fair and virtuous?"
 PICTURES = (
     Picture("next", COUNTER, "hidden", "Pray, h", CARD),
@@ -47,8 +47,8 @@ PICTURES = (
     Picture("input-step", COUNTER, "input", "fair and", STEP),
     Picture("cell", COUNTER, "cell", "virtuo", SHADED),
     Picture("output-step", COUNTER, "output", "Call'd K", STEP),
-    Picture("names", NAMES, "cell", "PETRUCHI", SHADED),
-    Picture("layers", NAMES, "forget", "PETRUCHI", LAYERS),
+    Picture("names", NAMES, "cell", "?\n\nBAPTISTA", SHADED),
+    Picture("layers", NAMES, "cell", "BAPTISTA", LAYERS),
 )
 
 
