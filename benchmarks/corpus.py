@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from charlm.checkpoint import describe_process
+from charlm.checkpoint.environment import describe_environment
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import cache, loading
 from charlm.model.device import prepare_process
@@ -76,7 +76,7 @@ def measure(text: Path, folder: Path, size_bytes: int) -> dict[str, Any]:
         },
         "documents_characters_per_second": _documents(plain, folder),
         "start_seconds": _start(text, folder),
-        "environment": describe_process(torch.device("cpu"), "bf16"),
+        "environment": describe_environment(torch.device("cpu"), "bf16").model_dump(),
     }
     return result
 

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 import torch
 
-from charlm.checkpoint import describe_process
+from charlm.checkpoint.environment import describe_environment
 from charlm.runs import json_lines
 
 RESULTS = Path(__file__).parent / "results" / "sharing.jsonl"
@@ -158,7 +158,7 @@ def main() -> None:
             for name, variables in (("charlm", ADAPTIVE), ("torch", TORCH_DEFAULT)):
                 result = measure_round(options.text, Path(folder), options.seconds, variables)
                 columns[name].append(result)
-                environment = describe_process(torch.device("cpu"), "auto")
+                environment = describe_environment(torch.device("cpu"), "auto").model_dump()
                 record = {"threads": name, "round": number, **result, "environment": environment}
                 results.write(json.dumps(record) + "\n")
                 results.flush()

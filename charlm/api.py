@@ -13,31 +13,33 @@ True
 >>> scores = model.score("But soft!")
 >>> len(scores.log_probabilities), bool((scores.ranks >= 1).all())
 (9, True)
+>>> trace = model.trace("But soft!")
+>>> trace.signal("forget").shape  # (layer, character, unit)
+(2, 9, 32)
 >>> (character, probability), *others = model.next_characters("ROMEO", count=3)
 >>> len(character), 0 < probability < 1, len(others)
 (1, True, 2)
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from charlm import runs
-from charlm.checkpoint import Checkpoint
+from charlm import files, runs
+from charlm.checkpoint.contents import SavedModel
+from charlm.checkpoint.writing import write_model
 from charlm.config import SampleSettings, SettingsSource, TrainSettings, preset_path, resolve
 from charlm.config.values import check, check_path
-from charlm.corpus.decoding import as_read
+from charlm.corpus.strings import encode_string
 from charlm.corpus.text import Text
-from charlm.corpus.vocabulary import Vocabulary
-from charlm.errors import TextError, UsageError
+from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS, Vocabulary
+from charlm.errors import CharlmError, TextError, UsageError
 from charlm.evaluation.passes import Evaluation, evaluate
 from charlm.evaluation.scores import Scores, joined, scores
 from charlm.generation.streams import Sample, Sampler
+from charlm.inspection.traces import Trace, trace_text
 from charlm.model.device import choose_device
 from charlm.model.stepper import Steppers
 from charlm.training.plan import plan_training
@@ -111,7 +113,7 @@ def load(path: AnyPath, checkpoint: str | int = "best", device: str = "auto") ->
     Raises ``UsageError`` if there is no such run or step, ``CheckpointError`` if the checkpoint is damaged.
     """
     which = str(check(checkpoint, (str, int), "best, latest or a step", "charlm.load(): checkpoint"))
-    return Model(runs.read(check_path(path, "charlm.load(): path"), which), device)
+    return Model(runs.load_model(check_path(path, "charlm.load(): path"), which), device)
 
 
 def _corpus_names(corpus: CorpusPaths) -> list[str]:
@@ -129,9 +131,9 @@ class Model:
     byte-level model, a character is a byte of the text's UTF-8. Invalid settings raise ``UsageError``.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
+    def __init__(self, checkpoint: SavedModel, device: str = "auto") -> None:
         self.checkpoint = checkpoint
-        self.network = checkpoint.model(choose_device(check(device, str, "the name of a device", "device")))
+        self.network = checkpoint.build_model(choose_device(check(device, str, "the name of a device", "device")))
         self._stepper_pool = Steppers(self.network)
 
     @property
@@ -141,6 +143,22 @@ class Model:
     @property
     def vocabulary(self) -> Vocabulary:
         return self.checkpoint.vocabulary
+
+    def save(self, folder: AnyPath) -> None:
+        """Save the model alone, without the state of its training, as a new folder.
+
+        The folder can be given to :func:`load`, to ``charlm sample``, ``eval``, ``score`` and ``info``, and to
+        ``init_from``; training cannot be resumed from it. Raises ``UsageError`` if something stands there already,
+        ``CharlmError`` if it cannot be written.
+        """
+        path = check_path(folder, "save(): folder")
+        if os.path.lexists(path):
+            raise UsageError(f"{path}: already exists.", "Choose the name of a new folder.")
+        try:
+            files.make_folder(path.parent)
+            write_model(path, replace(self.checkpoint, weights=dict(self.network.state_dict())))
+        except OSError as error:
+            raise CharlmError(f"{path}: cannot be written: {error.strerror or error}.") from None
 
     def sample(self, prompt: str = "", **settings: Any) -> str:
         """Generate a continuation of ``prompt``. ``settings``: those of :class:`charlm.config.SampleSettings`."""
@@ -187,6 +205,14 @@ class Model:
         """
         return joined(scores(self.network, self._encode_text(text)))
 
+    def trace(self, text: str) -> Trace:
+        """The gates and states of every unit at each character, and what the model expects next.
+
+        Takes about ``24 × layers × units`` bytes of memory per character. Raises ``TextError`` if the text is empty.
+        """
+        encoded = self._encode_text(text)
+        return trace_text(self.network, encoded, [*self.vocabulary.characters, UNKNOWN_SHOWN_AS])
+
     def _sampler(self, prompt: str, settings: dict[str, Any]) -> Sampler:
         chosen = resolve(SampleSettings, [SettingsSource("sample()", {**settings, "prompt": prompt})])
         return Sampler(self.network, self.vocabulary, chosen, self.settings, self._stepper_pool)
@@ -195,9 +221,4 @@ class Model:
         text = check(text, str, "text", "text")
         if not text:
             raise TextError("The text is empty.", "Pass a non-empty text.")
-        text = as_read(text, self.settings)
-        ids = self.vocabulary.encode(text, "replace")
-        separator = self.vocabulary.spelled(self.settings.document_separator)
-        ends = [match.end() for match in re.finditer(re.escape(separator), self.vocabulary.spelled(text))]
-        starts = [0, *(end for end in ends if end < len(ids))] if separator else []
-        return Text(self.vocabulary, ids, document_starts=np.array(starts, dtype=np.int64))
+        return encode_string(text, self.vocabulary, self.settings)

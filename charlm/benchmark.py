@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from charlm.checkpoint import describe_process
+from charlm.checkpoint.environment import Environment, describe_environment
 from charlm.config import BenchSettings, OptimizationSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.corpus.windows import Window
@@ -91,7 +91,7 @@ class BenchmarkReport:
     sampling_64_characters_per_second: dict[str, float]
     matrix_gflops: dict[str, float]
     training_gflops: float  # charlm's
-    environment: dict[str, str | int]
+    environment: Environment
 
 
 def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] = lambda: None) -> BenchmarkReport:
@@ -124,7 +124,7 @@ def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] 
         sampling_64_characters_per_second=sample(STREAMS[1]),
         matrix_gflops=_speeds(products, PRODUCTS * 2 * MATRIX_SIZE**3 / 1e9, rounds, on_progress),
         training_gflops=training_flops(settings) * speeds["charlm"] / 1e9,
-        environment=describe_process(device, choose_precision(settings.precision, device)),
+        environment=describe_environment(device, choose_precision(settings.precision, device)),
     )
 
 

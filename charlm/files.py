@@ -175,6 +175,12 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
+def remove_empty_folder(path: Path) -> None:
+    """Nothing happens if it is not there, or not empty."""
+    with suppress(OSError):
+        path.rmdir()
+
+
 def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 

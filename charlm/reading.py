@@ -9,6 +9,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -58,19 +59,26 @@ def open_regular(path: Path) -> BufferedReader:
         raise
 
 
-def read_file(path: Path, most_bytes: int) -> bytes:
-    """The bytes of a regular file that has at most so many.
+@contextmanager
+def open_limited(path: Path, most_bytes: int) -> Iterator[tuple[BufferedReader, int]]:
+    """A regular file that has at most so many bytes, and its size; the block reads all of it.
 
-    Raises ``UnsuitableFileError`` if it has more, and what :func:`open_regular` raises.
+    Raises ``UnsuitableFileError`` if it has more, or other than these when the block ends, and what
+    :func:`open_regular` raises.
     """
     with open_regular(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes > most_bytes:
             raise UnsuitableFileError(f"{size_bytes:,} bytes, where at most {most_bytes:,} are expected")
-        data = file.read(size_bytes + 1)
-    if len(data) != size_bytes:
-        raise UnsuitableFileError("a file that changed while it was being read")
-    return data
+        yield file, size_bytes
+        if file.tell() != size_bytes or file.read(1):
+            raise UnsuitableFileError("a file that changed while it was being read")
+
+
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a regular file that has at most so many. Raises what :func:`open_limited` raises."""
+    with open_limited(path, most_bytes) as (file, size_bytes):
+        return file.read(size_bytes)
 
 
 def read_json_lines(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from charlm import checkpoint
+from charlm.checkpoint.loading import first_problem, read_json
+from charlm.checkpoint.writing import encode_json
 from charlm.config import TrainSettings
 from charlm.corpus import cache, loading, sources
 from charlm.corpus.encoded import Encoded
@@ -48,9 +49,9 @@ class CorpusFile(CorpusRecord):
         """Raises ``CheckpointError`` if it is missing or cannot be read."""
         path = run / NAME
         try:
-            return cls(**checkpoint.read_json(path, MAX_BYTES))
+            return cls(**read_json(path, MAX_BYTES))
         except (CheckpointError, ValidationError) as error:
-            reason = checkpoint.first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
+            reason = first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
             raise CheckpointError(
                 f"{path}: cannot tell which text this run was trained on: {reason}.",
                 f"Pass the text again: charlm train TEXT --resume {quote(run)}",
@@ -67,7 +68,7 @@ class CorpusFile(CorpusRecord):
 
     def encode(self) -> bytes:
         """The file's bytes. Raises ``TextError`` if they would be too many to be read again."""
-        data = checkpoint.to_json(self.model_dump())
+        data = encode_json(self.model_dump())
         if len(data) > MAX_BYTES:
             raise TextError(
                 f"{self.name}: the list of {self.num_files:,} files takes {len(data):,} bytes, more than {NAME} may.",

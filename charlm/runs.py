@@ -11,19 +11,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from charlm import checkpoint, files, reading, run_corpus
-from charlm.checkpoint import Checkpoint
+from charlm import files, reading, run_corpus
+from charlm.checkpoint import loading, writing
+from charlm.checkpoint.contents import CONFIG, MANIFEST, Checkpoint, SavedModel
 from charlm.config import TrainSettings, parse_toml, to_toml
 from charlm.errors import CharlmWarning, CheckpointError, UnreadableError, UsageError, VersionError
 from charlm.run_corpus import CorpusFile
 
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
+VALIDATION_EVENTS = "validation"  # TensorBoard's folder for the validation curve
 METRICS_AT_MOST_BYTES = 1 << 30  # five million log points
 LOCK = ".lock"
-LOOKS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
+READ_ATTEMPTS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
+
+
+Loaded = TypeVar("Loaded")
 
 
 def start(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
@@ -36,16 +41,16 @@ def start(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
 
 def save(run: Path, saved: Checkpoint, keep: int) -> Path:
     """Commit a checkpoint to its run, then prune. Returns the checkpoint's folder."""
-    folder = run / f"step-{saved.step:08d}"
+    folder = run / f"step-{saved.model.step:08d}"
     if folder.exists():
         try:
-            checkpoint.verified(folder)  # written, though the system would not confirm it
+            loading.load_checkpoint(folder, data=False)  # written, though the system would not confirm it
         except VersionError:
             raise
         except CheckpointError:
             files.remove_folder(folder)
     if not folder.exists():
-        checkpoint.commit(folder, saved)
+        writing.write_checkpoint(folder, saved)
     try:
         prune(run, keep)
     except (OSError, UnreadableError) as error:  # room is lost, nothing else; the next one tries again
@@ -92,11 +97,11 @@ def checkpoints(run: Path) -> list[Path]:
         return []
     except OSError as error:
         raise UnreadableError(run, error) from None
-    return sorted(found, key=_step_of, reverse=True)
+    return sorted(found, key=step_of, reverse=True)
 
 
 def later_checkpoints(run: Path, step: int) -> list[Path]:
-    return [folder for folder in checkpoints(run) if _step_of(folder) > step]
+    return [folder for folder in checkpoints(run) if step_of(folder) > step]
 
 
 def best_first(folders: list[Path]) -> list[Path]:
@@ -104,22 +109,23 @@ def best_first(folders: list[Path]) -> list[Path]:
     losses: list[tuple[float, int, Path]] = []
     for folder in folders:
         try:
-            loss = checkpoint.read_json(folder / "config.json")["metrics"].get("loss_validation")
+            loss = loading.read_json(folder / CONFIG)["metrics"].get("loss_validation")
         except (CheckpointError, KeyError, TypeError, AttributeError):
             continue
         if isinstance(loss, float) and math.isfinite(loss):
-            losses.append((loss, _step_of(folder), folder))
+            losses.append((loss, step_of(folder), folder))
     return [folder for _, _, folder in sorted(losses)]
 
 
 def is_run(path: Path) -> bool:
     """Whether charlm made this folder: its settings are charlm's, or a checkpoint is in it."""
-    return has_settings(path) or any((folder / checkpoint.MANIFEST).is_file() for folder in checkpoints(path))
+    return has_settings(path) or any((folder / MANIFEST).is_file() for folder in checkpoints(path))
 
 
 def folder_of(path: Path) -> Path:
-    """The run folder of a run or a checkpoint."""
-    return path.absolute().parent if is_checkpoint(path) else path
+    """The run folder of a run or a checkpoint; of a model that was saved elsewhere, its own folder."""
+    parent = path.absolute().parent
+    return parent if is_checkpoint(path) and is_run(parent) else path
 
 
 def has_settings(path: Path) -> bool:
@@ -148,44 +154,55 @@ def check_path(path: Path) -> None:
 def is_checkpoint(path: Path) -> bool:
     """A checkpoint, or what is left of one; a run may have such a name too, after a text."""
     has_name = CHECKPOINT_NAME.fullmatch(path.name) is not None
-    return os.path.lexists(path / checkpoint.MANIFEST) or (has_name and not (path / "config.toml").exists())
+    return os.path.lexists(path / MANIFEST) or (has_name and not (path / "config.toml").exists())
 
 
-def read(path: Path, which: str = "best") -> Checkpoint:
-    """The checkpoint at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``latest`` or a step.
+def load_model(path: Path, which: str = "best", data: bool = True) -> SavedModel:
+    """The model at ``path``: a checkpoint folder itself, or a run folder's ``best``, ``latest`` or a step.
 
-    *latest* is the newest that verifies, *best* the one with the lowest validation loss that verifies; damaged ones are
-    passed over with a warning. So are those of another version, but only for *best*: training that continued from an
-    older one would have to discard them. Raises ``UsageError`` if there is no such folder or step, ``CheckpointError``
-    if what is there is damaged, of another version or not a checkpoint, and ``UnreadableError`` if one of them cannot
-    be read, which says nothing about it: another may be older, or worse.
+    *latest* is the newest whose model verifies, *best* the one with the lowest validation loss; damaged ones are passed
+    over with a warning. So are those of another version, but only for *best*: training that continued from an older one
+    would have to discard them. ``data``: see :func:`charlm.checkpoint.loading.load_model`.
+
+    Raises ``UsageError`` if there is no such folder or step, ``CheckpointError`` if what is there is damaged, of
+    another version or not a checkpoint, and ``UnreadableError`` if one of them cannot be read, which says nothing about
+    it: another may be older, or worse.
     """
+    return _load(path, which, lambda folder: loading.load_model(folder, data))
+
+
+def load_checkpoint(path: Path, which: str = "latest") -> Checkpoint:
+    """The checkpoint at ``path``, with its training state: as :func:`load_model`, of which all is verified."""
+    return _load(path, which, lambda folder: loading.load_checkpoint(folder))
+
+
+def _load(path: Path, which: str, load: Callable[[Path], Loaded]) -> Loaded:
     check_path(path)
     if not path.is_dir():
         raise UsageError(f"{path}: no such run or checkpoint.", "Pass a run folder, for example checkpoints/NAME.")
     if is_checkpoint(path):
-        return checkpoint.verified(path)
+        return load(path)
     if which not in ("best", "latest") and not (which.isascii() and which.isdigit()):
         raise UsageError(f"--checkpoint {which}: must be best, latest or a step number.")
-    for _ in range(LOOKS - 1):  # a training that goes on may prune a folder while it is read
+    for _ in range(READ_ATTEMPTS - 1):  # a training that goes on may prune a folder while it is read
         try:
-            return _first_that_verifies(path, which)
+            return _load_first_valid(path, which, load)
         except CheckpointError:
             continue
-    return _first_that_verifies(path, which)
+    return _load_first_valid(path, which, load)
 
 
-def _first_that_verifies(run: Path, which: str) -> Checkpoint:
+def _load_first_valid(run: Path, which: str, load: Callable[[Path], Loaded]) -> Loaded:
     folders = checkpoints(run)
     if not folders:
         what = "this run has no checkpoint yet" if is_run(run) else "neither a run nor a checkpoint"
         raise CheckpointError(f"{run}: {what}.", "A run contains folders named step-N; charlm train creates them.")
     if which.isdigit():
-        of_step = [folder for folder in folders if _step_of(folder) == int(which)]
+        of_step = [folder for folder in folders if step_of(folder) == int(which)]
         if not of_step:
-            steps = ", ".join(str(_step_of(folder)) for folder in reversed(folders))
+            steps = ", ".join(str(step_of(folder)) for folder in reversed(folders))
             raise UsageError(f"{run}: no checkpoint at step {which}.", f"Available steps: {steps}.")
-        return checkpoint.verified(of_step[0])
+        return load(of_step[0])
     others = [folder for folder in folders if _is_of_another_version(folder)]  # better or not: nobody knows
     comparable = [folder for folder in folders if folder not in others]
     candidates = folders if which == "latest" else [*others, *best_first(comparable), *comparable]
@@ -193,7 +210,7 @@ def _first_that_verifies(run: Path, which: str) -> Checkpoint:
     damaged: CheckpointError | None = None  # with one that was not just pruned
     for folder in dict.fromkeys(candidates):
         try:
-            chosen = checkpoint.verified(folder)
+            chosen = load(folder)
         except CheckpointError as error:
             if which == "latest" and isinstance(error, VersionError):
                 raise
@@ -213,8 +230,10 @@ def remove(run: Path) -> None:
     files.remove_leftovers(run)
     for folder in [*checkpoints(run), *run.glob("step-*.damaged")]:
         files.remove_folder(folder)
-    for path in run.glob("events.out.tfevents.*"):
-        files.remove_file(path)
+    for folder in (run, run / VALIDATION_EVENTS):
+        for path in folder.glob("events.out.tfevents.*"):
+            files.remove_file(path)
+    files.remove_empty_folder(run / VALIDATION_EVENTS)
     for name in (METRICS, run_corpus.NAME, "config.toml"):  # the last says that this is a run, should we be killed here
         files.remove_file(run / name)
 
@@ -222,7 +241,7 @@ def remove(run: Path) -> None:
 def check_later(run: Path, step: int) -> None:
     """Raises ``VersionError`` if another version wrote a checkpoint after ``step``: continuing would discard it."""
     for folder in later_checkpoints(run, step):
-        checkpoint.check_version(folder)
+        loading.check_version(folder)
 
 
 def forget_after(run: Path, step: int) -> None:
@@ -232,9 +251,10 @@ def forget_after(run: Path, step: int) -> None:
     removed, if another version wrote one of them, and ``UnreadableError`` if one cannot be read.
     """
     check_later(run, step)
-    later = {folder: _fails(checkpoint.verified, folder, CheckpointError) for folder in later_checkpoints(run, step)}
-    for folder, is_damaged in later.items():
-        if is_damaged:
+    later = later_checkpoints(run, step)
+    damaged = {folder for folder in later if _fails(_verify, folder, CheckpointError)}
+    for folder in later:
+        if folder in damaged:
             aside = folder.with_name(f"{folder.name}.damaged")
             if aside.exists():
                 files.remove_folder(aside)
@@ -246,35 +266,6 @@ def forget_after(run: Path, step: int) -> None:
     files.write_file(run / METRICS, "".join(kept).encode())
 
 
-def summary(path: Path, which: str = "best") -> dict[str, Any]:
-    """What a run is, at one of its checkpoints: ready for JSON."""
-    chosen = read(path, which)
-    run = folder_of(path)
-    parameters: dict[str, int] = {}
-    for name, weight in chosen.weights.items():
-        part = name.rsplit(".", 1)[0] if "." in name else "output"
-        part = part.replace("recurrent.layers.", "layer ")
-        parameters[part] = parameters.get(part, 0) + weight.numel()
-    # A file of tensors has them in any order; layer 10 comes after layer 2
-    parameters = dict(sorted(parameters.items(), key=lambda part: (part[0].split()[0], len(part[0]), part[0])))
-    metrics = dict(chosen.metrics)
-    for entry in json_lines(run / METRICS):
-        if entry.get("step") == chosen.step:
-            metrics.update({name: value for name, value in entry.items() if name != "step"})
-    return {
-        "run": str(run),
-        "step": chosen.step,
-        "settings": chosen.settings.model_dump(),
-        "parameters": {**parameters, "total": sum(parameters.values())},
-        "vocabulary": chosen.vocabulary.characters,
-        "metrics": metrics,
-        "training_seconds": chosen.progress.training_seconds,
-        "corpus": (CorpusFile.find(run, chosen.corpus) or chosen.corpus).model_dump(),
-        "environment": chosen.environment,
-        "checkpoints": [_step_of(folder) for folder in reversed(checkpoints(run))],
-    }
-
-
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file that are whole. Raises ``CheckpointError`` if it is no regular file."""
     try:
@@ -284,7 +275,11 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_of_another_version(folder: Path) -> bool:
-    return _fails(checkpoint.check_version, folder, VersionError)
+    return _fails(loading.check_version, folder, VersionError)
+
+
+def _verify(folder: Path) -> None:
+    loading.load_checkpoint(folder, data=False)
 
 
 def _fails(check: Callable[[Path], object], folder: Path, error: type[CheckpointError]) -> bool:
@@ -295,5 +290,6 @@ def _fails(check: Callable[[Path], object], folder: Path, error: type[Checkpoint
     return False
 
 
-def _step_of(folder: Path) -> int:
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint that has the name that its run gave it."""
     return int(folder.name.removeprefix("step-"))

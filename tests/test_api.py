@@ -109,8 +109,18 @@ def test_evaluating_and_scoring_are_one_figure(model: charlm.Model, poem: str) -
         model.evaluate("☃")
 
 
-def test_nothing_is_neither_evaluated_nor_scored(model: charlm.Model) -> None:
-    for measure in (model.evaluate, model.score):
+def test_a_trace_and_the_scores_are_of_one_model(model: charlm.Model, poem: str) -> None:
+    trace, scores = model.trace(poem[:300]), model.score(poem[:300])
+    assert "".join(trace.characters) == poem[:300]
+    assert trace.log_probabilities == pytest.approx(scores.log_probabilities, abs=1e-4)
+    assert trace.signal("forget").shape == (2, 300, 16)
+    assert [model.vocabulary.characters[id_] for id_ in trace.next_ids[2]] == [
+        character for character, _ in model.next_characters(poem[:3], count=5)
+    ]
+
+
+def test_nothing_is_neither_evaluated_nor_scored_nor_traced(model: charlm.Model) -> None:
+    for measure in (model.evaluate, model.score, model.trace):
         with pytest.raises(errors.TextError, match="empty"):
             measure("")
     for num_segments in (0, -1):

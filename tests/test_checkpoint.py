@@ -14,8 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from charlm import checkpoint, files
-from charlm.checkpoint import Checkpoint
+from charlm import files
+from charlm.checkpoint import loading, writing
+from charlm.checkpoint.contents import Checkpoint, SavedModel
+from charlm.checkpoint.environment import describe_environment
 from charlm.config import TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError, VersionError
@@ -24,27 +26,31 @@ from charlm.progress import TrainingProgress
 from tests.conftest import corpus_record
 
 SETTINGS = TrainSettings(hidden_size=8, embedding_size=4, num_layers=2, learning_rate=0.1 + 0.2, encoding="latin-1")
+ENVIRONMENT = describe_environment(torch.device("cpu"), "fp32")
 TIED = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1, tie_weights=True)
 NAMES = ("config.json", "manifest.json", "model.safetensors", "training_state.safetensors", "vocabulary.json")
 each_file = pytest.mark.parametrize("name", NAMES)
 
 
-def make(settings: TrainSettings = SETTINGS, text: str = "abcé\n\0", **others: Any) -> Checkpoint:
+def make_model(
+    settings: TrainSettings = SETTINGS, text: str = "abcé\n\0", metrics: dict[str, float] | None = None
+) -> SavedModel:
     vocabulary = Vocabulary.of(text)
     weights = dict(CharacterModel(len(vocabulary), settings).state_dict())
     progress = TrainingProgress(
         steps=12, windows_seen=2**53 + 1, training_seconds=1 / 3, best_validation_loss=0.1 + 0.2, rollbacks=1
     )
-    corpus = corpus_record("été")
-    return Checkpoint(
-        step=12, settings=settings, vocabulary=vocabulary, weights=weights, progress=progress, corpus=corpus, **others
-    )
+    return SavedModel(12, settings, vocabulary, weights, progress, corpus_record("été"), ENVIRONMENT, metrics or {})
+
+
+def make(settings: TrainSettings = SETTINGS, text: str = "abcé\n\0") -> Checkpoint:
+    return Checkpoint(make_model(settings, text), {})
 
 
 def full() -> Checkpoint:
-    return make(
-        metrics={"loss_validation": 0.1 + 0.2, "tiny": 5e-324},
-        training_state={
+    return Checkpoint(
+        make_model(metrics={"loss_validation": 0.1 + 0.2, "tiny": 5e-324}),
+        {
             "rng_state.cpu": torch.get_rng_state(),
             "strange": torch.tensor([-0.0, 1e-42, float("inf"), float("nan")]),
             "half": torch.tensor([1 / 3], dtype=torch.bfloat16),
@@ -52,7 +58,6 @@ def full() -> Checkpoint:
             "empty": torch.zeros(0, 4),
             "not contiguous": torch.arange(6.0).reshape(2, 3).T,
         },
-        environment={"charlm": "0.1", "threads": 1},
     )
 
 
@@ -65,7 +70,7 @@ def bits(tensors: dict[str, Tensor]) -> dict[str, object]:
 
 def rewrite(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
     """Change a JSON file of a checkpoint, with a manifest that agrees."""
-    data = checkpoint.to_json(change(json.loads((folder / name).read_bytes())))
+    data = writing.encode_json(change(json.loads((folder / name).read_bytes())))
     replace(folder, name, data)
 
 
@@ -73,14 +78,14 @@ def replace(folder: Path, name: str, data: bytes) -> None:
     (folder / name).write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_bytes())
     manifest[name] = {"size_bytes": len(data), "sha256": files.sha256(data)}
-    (folder / "manifest.json").write_bytes(checkpoint.to_json(manifest))
+    (folder / "manifest.json").write_bytes(writing.encode_json(manifest))
 
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint for those who leave it as it was."""
     folder = tmp_path_factory.mktemp("run") / "step-00000012"
-    checkpoint.commit(folder, full())
+    writing.write_checkpoint(folder, full())
     return folder
 
 
@@ -92,22 +97,22 @@ def folder(committed: Path, tmp_path: Path) -> Path:
 
 def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     saved = full()
-    checkpoint.commit(tmp_path / "step", saved)
-    read = checkpoint.verified(tmp_path / "step")
-    assert bits(read.weights) == bits(saved.weights)
+    writing.write_checkpoint(tmp_path / "step", saved)
+    read = loading.load_checkpoint(tmp_path / "step")
+    assert bits(read.model.weights) == bits(saved.model.weights)
     assert bits(read.training_state) == bits(saved.training_state)
     assert read.training_state["rng_state.cpu"].dtype == torch.uint8
     for name in ("step", "settings", "vocabulary", "metrics", "progress", "corpus", "environment"):
-        assert getattr(read, name) == getattr(saved, name), name
-    assert read.folder == tmp_path / "step"
+        assert getattr(read.model, name) == getattr(saved.model, name), name
+    assert read.model.folder == tmp_path / "step"
 
 
 def test_a_generator_goes_on_where_it_was_saved(tmp_path: Path) -> None:
     saved = make()
     saved.training_state["rng_state.cpu"] = torch.get_rng_state()
-    checkpoint.commit(tmp_path / "step", saved)
+    writing.write_checkpoint(tmp_path / "step", saved)
     expected = torch.rand(10)
-    torch.set_rng_state(checkpoint.verified(tmp_path / "step").training_state["rng_state.cpu"])
+    torch.set_rng_state(loading.load_checkpoint(tmp_path / "step").training_state["rng_state.cpu"])
     assert torch.equal(torch.rand(10), expected)
 
 
@@ -116,8 +121,8 @@ def test_a_generator_goes_on_where_it_was_saved(tmp_path: Path) -> None:
 def test_a_vocabulary_of_any_characters_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("any") / "step"
     saved = make(TIED, text)
-    checkpoint.commit(folder, saved)
-    assert checkpoint.verified(folder).vocabulary == saved.vocabulary
+    writing.write_checkpoint(folder, saved)
+    assert loading.load_checkpoint(folder).model.vocabulary == saved.model.vocabulary
 
 
 @pytest.mark.parametrize(
@@ -125,11 +130,11 @@ def test_a_vocabulary_of_any_characters_comes_back(tmp_path_factory: pytest.Temp
 )
 def test_the_model_that_comes_back_computes_the_same(tmp_path: Path, settings: TrainSettings) -> None:
     saved = make(settings)
-    checkpoint.commit(tmp_path / "step", saved)
+    writing.write_checkpoint(tmp_path / "step", saved)
     ids = torch.tensor([[6], [0], [3]])
     logits = []
-    for each in (saved, checkpoint.verified(tmp_path / "step")):
-        model = each.model(torch.device("cpu"))
+    for each in (saved, loading.load_checkpoint(tmp_path / "step")):
+        model = each.model.build_model(torch.device("cpu"))
         assert not model.training
         logits.append(model(ids, model.zero_state(1))[0])
     assert torch.equal(*logits)
@@ -151,7 +156,7 @@ def test_the_manifest_holds_size_and_hash_of_every_other_file(committed: Path) -
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(files, "commit_folder", lambda path, contents: written.extend(contents))
-    checkpoint.commit(tmp_path / "step", full())
+    writing.write_checkpoint(tmp_path / "step", full())
     assert written[-1] == "manifest.json"
     assert tuple(sorted(written)) == NAMES
 
@@ -163,7 +168,8 @@ def test_config_json_is_the_authority(committed: Path) -> None:
     assert config["settings"] == SETTINGS.model_dump()
     assert config["metrics"]["loss_validation"] == 0.1 + 0.2
     assert config["tied_weights"] == {}
-    assert config["environment"] == {"charlm": "0.1", "threads": 1}
+    assert config["environment"] == ENVIRONMENT.model_dump()
+    assert "gpu" not in config["environment"]
 
 
 def test_vocabulary_json_content(committed: Path) -> None:
@@ -190,7 +196,7 @@ def test_weights_have_the_names_and_shapes_of_the_literature(committed: Path) ->
 
 
 def test_a_tied_weight_is_stored_once_and_the_tie_is_named(tmp_path: Path) -> None:
-    checkpoint.commit(tmp_path / "step", make(TIED))
+    writing.write_checkpoint(tmp_path / "step", make(TIED))
     weights = safetensors.torch.load_file(tmp_path / "step" / "model.safetensors")
     assert "embedding.weight" in weights
     assert "output_weight" not in weights
@@ -200,22 +206,22 @@ def test_a_tied_weight_is_stored_once_and_the_tie_is_named(tmp_path: Path) -> No
 
 def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = full()
-    saved.metrics["loss_validation"] = object()  # type: ignore[assignment]
+    saved.model.metrics["loss_validation"] = object()  # type: ignore[assignment]
     with pytest.raises(TypeError):
-        checkpoint.commit(tmp_path / "step", saved)
+        writing.write_checkpoint(tmp_path / "step", saved)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_never_changes(folder: Path) -> None:
     before = (folder / "config.json").read_bytes()
     with pytest.raises(FileExistsError):
-        checkpoint.commit(folder, make(TIED))
+        writing.write_checkpoint(folder, make(TIED))
     assert (folder / "config.json").read_bytes() == before
 
 
 def refused(folder: Path, match: str | None = None) -> CheckpointError:
     with pytest.raises(CheckpointError, match=match) as raised:
-        checkpoint.verified(folder)
+        loading.load_checkpoint(folder)
     assert raised.value.exit_code == 3
     assert str(folder) in raised.value.message
     return raised.value
@@ -261,7 +267,7 @@ def test_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
     refused(tmp_path / "gone", r"manifest\.json")
 
 
-OPEN = ("metrics", "environment", "tied_weights")  # objects whose keys are not fixed
+OPEN = ("metrics", "tied_weights")  # objects whose keys are not fixed
 
 
 def keys(content: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -285,16 +291,16 @@ def parent_of(content: Any, path: tuple[str | int, ...]) -> Any:
 def test_every_key_is_required(folder: Path, name: str) -> None:
     written = (folder / name).read_bytes()
     paths = list(keys(json.loads(written)))
-    assert len(paths) >= {"config.json": 60, "vocabulary.json": 3, "manifest.json": 12}[name]
+    assert len(paths) >= {"config.json": 69, "vocabulary.json": 3, "manifest.json": 12}[name]
     for path in paths:
         content = json.loads(written)
         del parent_of(content, path)[path[-1]]
         if name == "manifest.json":
-            (folder / name).write_bytes(checkpoint.to_json(content))
+            (folder / name).write_bytes(writing.encode_json(content))
         else:
-            replace(folder, name, checkpoint.to_json(content))
+            replace(folder, name, writing.encode_json(content))
         with pytest.raises(CheckpointError) as raised:
-            checkpoint.verified(folder)
+            loading.load_checkpoint(folder)
         assert not isinstance(raised.value, VersionError), path
         assert str(folder) in raised.value.message
         assert name == "manifest.json" or str(path[-1]) in raised.value.message, path
@@ -307,16 +313,17 @@ def test_unknown_keys_are_accepted(folder: Path) -> None:
         return [add_everywhere(value) for value in content] if isinstance(content, list) else content
 
     def add(config: dict[str, Any]) -> dict[str, Any]:
-        fixed = {name: config[name] for name in ("settings", *OPEN)}
+        fixed = {name: config[name] for name in ("settings", "environment", *OPEN)}
         return {**add_everywhere(config), **fixed}
 
-    before = checkpoint.verified(folder)
+    before = loading.load_checkpoint(folder)
     rewrite(folder, "config.json", add)
     rewrite(folder, "vocabulary.json", add_everywhere)
     manifest = add_everywhere(json.loads((folder / "manifest.json").read_bytes()))
-    (folder / "manifest.json").write_bytes(checkpoint.to_json(manifest))
-    after = checkpoint.verified(folder)
-    assert (after.progress, after.corpus, after.vocabulary) == (before.progress, before.corpus, before.vocabulary)
+    (folder / "manifest.json").write_bytes(writing.encode_json(manifest))
+    after = loading.load_checkpoint(folder)
+    for name in ("progress", "corpus", "vocabulary"):
+        assert getattr(after.model, name) == getattr(before.model, name)
 
 
 @pytest.mark.parametrize(
@@ -339,11 +346,11 @@ def test_values_of_the_wrong_kind_are_refused(folder: Path, key: str, value: dic
 
 def test_no_validation_loss_yet_is_stored_as_null_and_comes_back(tmp_path: Path) -> None:
     saved = make()
-    saved.progress.best_validation_loss = math.inf
-    checkpoint.commit(tmp_path / "step", saved)
+    saved.model.progress.best_validation_loss = math.inf
+    writing.write_checkpoint(tmp_path / "step", saved)
     config = json.loads((tmp_path / "step" / "config.json").read_bytes(), parse_constant=pytest.fail)
     assert config["progress"]["best_validation_loss"] is None
-    assert checkpoint.verified(tmp_path / "step").progress == saved.progress
+    assert loading.load_checkpoint(tmp_path / "step").model.progress == saved.model.progress
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "manifest.json"])
@@ -356,7 +363,7 @@ def test_json_of_another_kind_is_refused_even_if_the_manifest_agrees(folder: Pat
     else:
         replace(folder, name, data)
     with pytest.raises(CheckpointError):
-        checkpoint.verified(folder)
+        loading.load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
@@ -375,15 +382,15 @@ def test_settings_that_are_none_are_refused(folder: Path, settings: Any) -> None
 def test_weights_that_do_not_fit_the_settings_are_refused(folder: Path) -> None:
     rewrite(folder, "config.json", lambda config: {**config, "settings": {**config["settings"], "hidden_size": 9}})
     with pytest.raises(CheckpointError, match="output_weight"):
-        checkpoint.verified(folder).model(torch.device("cpu"))
+        loading.load_checkpoint(folder).model.build_model(torch.device("cpu"))
 
 
 def test_the_environment_is_all_that_decides_the_bits() -> None:
-    environment = checkpoint.describe_process(torch.device("cpu"), "fp32")
-    assert list(environment) == [
+    environment = describe_environment(torch.device("cpu"), "fp32")
+    assert list(environment.model_dump()) == [
         *("charlm", "python", "torch", "numpy", "system", "processor", "device", "precision", "threads")
     ]
-    assert (environment["torch"], environment["numpy"]) == (torch.__version__, np.__version__)
-    assert (environment["device"], environment["precision"], environment["threads"]) == ("cpu", "fp32", 1)
-    assert torch.backends.cpu.get_cpu_capability() in str(environment["processor"])
-    json.dumps(environment)
+    assert (environment.torch, environment.numpy) == (torch.__version__, np.__version__)
+    assert (environment.device, environment.precision, environment.threads) == ("cpu", "fp32", 1)
+    assert torch.backends.cpu.get_cpu_capability() in environment.processor
+    json.dumps(environment.model_dump())

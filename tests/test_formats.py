@@ -1,5 +1,6 @@
 """``docs/formats.md`` has every name that is written, and no other."""
 
+import io
 import json
 import os
 import re
@@ -7,15 +8,19 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 
 from charlm import runs
-from charlm.config import SettingsSource, TrainSettings
+from charlm.config import ModelSettings, SettingsSource, TrainSettings
 from charlm.corpus import cache
+from charlm.inspection.arrays import to_npz
+from charlm.inspection.traces import trace_text
+from charlm.model.language_model import CharacterModel
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
-from tests.conftest import ROOT
+from tests.conftest import ROOT, text_of
 
 PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
 SETTINGS: dict[str, Any] = {
@@ -130,6 +135,15 @@ def test_metrics(written: Path) -> None:
     documented = names("## `metrics.jsonl`")
     assert logged - documented == {"step"}
     assert documented - logged <= {"threads", "stopped_seconds"}  # which not every run has
+
+
+def test_arrays_of_an_inspection() -> None:
+    found = set()
+    for cell in ("lstm", "gru", "rnn"):
+        model = CharacterModel(3, ModelSettings.model_validate({"cell": cell, "embedding_size": 4, "hidden_size": 4}))
+        trace = trace_text(model, text_of([0, 1, 2], 3), ["a", "b", "c"])
+        found |= set(np.load(io.BytesIO(to_npz(trace, ["a", "b", "c"]))))
+    assert found == names("## Arrays of `charlm inspect`")
 
 
 def test_cache(written: Path) -> None:

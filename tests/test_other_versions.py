@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from charlm import checkpoint, config, runs
-from charlm.checkpoint import FORMAT_VERSION
+from charlm import config, runs
+from charlm.checkpoint import loading
+from charlm.checkpoint.contents import FORMAT_VERSION
 from charlm.config import SettingsSource
 from charlm.errors import CharlmWarning, CheckpointError, UsageError, VersionError
 from charlm.training.plan import plan_training
@@ -47,7 +48,7 @@ def run_of_version_1(path: Path) -> Path:
 def test_another_version_is_refused_with_both_versions(tmp_path: Path, version: int) -> None:
     folder = plant(tmp_path, 12, version)
     with pytest.raises(VersionError, match=f"^{re.escape(str(folder))}: ") as raised:
-        checkpoint.verified(folder)
+        loading.load_checkpoint(folder)
     assert raised.value.exit_code == 3
     assert f"format {version}" in raised.value.message
     assert f"format {FORMAT_VERSION}" in raised.value.message
@@ -58,7 +59,7 @@ def test_older_and_newer_versions_have_their_own_sentences(tmp_path: Path) -> No
     messages = []
     for version, other in ((1, 3), (3, 1)):
         with pytest.raises(VersionError) as raised:
-            checkpoint.verified(plant(tmp_path, version, version))
+            loading.load_checkpoint(plant(tmp_path, version, version))
         text = str(raised.value).replace(str(step(tmp_path, version)), "").replace(f"format {version}", "format …")
         messages.append(text)
         assert f"format {other}" not in text
@@ -72,7 +73,7 @@ def test_a_version_that_is_not_a_positive_integer_is_damage(run: Path, version: 
     add(run, s12=1.0)
     rewrite(step(run, 12), "config.json", lambda config: {**config, "format_version": version})
     with pytest.raises(CheckpointError, match="format_version") as raised:
-        checkpoint.verified(step(run, 12))
+        loading.load_checkpoint(step(run, 12))
     assert not isinstance(raised.value, VersionError)
 
 
@@ -80,7 +81,7 @@ def test_damage_does_not_hide_the_version(tmp_path: Path) -> None:
     folder = plant(tmp_path, 12, 1)
     damage(folder)
     with pytest.raises(VersionError):
-        checkpoint.verified(folder)
+        loading.load_checkpoint(folder)
 
 
 def test_a_version_that_the_manifest_does_not_confirm_is_damage(run: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_version_that_the_manifest_does_not_confirm_is_damage(run: Path) -> No
     path = step(run, 12) / "config.json"
     path.write_bytes(path.read_bytes().replace(b'"format_version": 2', b'"format_version": 3'))
     with pytest.raises(CheckpointError) as raised:
-        checkpoint.verified(step(run, 12))
+        loading.load_checkpoint(step(run, 12))
     assert not isinstance(raised.value, VersionError)
 
 
@@ -97,7 +98,7 @@ def test_an_unknown_setting_is_one_of_a_newer_version(run: Path) -> None:
     settings = {**SETTINGS_2.model_dump(), "zoneout": 0.1}
     rewrite(step(run, 12), "config.json", lambda config: {**config, "settings": settings})
     with pytest.raises(VersionError, match=r"newer.*zoneout"):
-        checkpoint.verified(step(run, 12))
+        loading.load_checkpoint(step(run, 12))
 
 
 # A run
@@ -109,7 +110,7 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path, version: int, which
     folder = plant(tmp_path, 12, version)
     for path in (tmp_path, folder):
         with pytest.raises(VersionError, match="step-00000012: "):
-            runs.read(path, which)
+            runs.load_model(path, which)
 
 
 @each_version
@@ -117,8 +118,8 @@ def test_latest_is_an_error_where_a_newer_checkpoint_is_of_another_version(run: 
     add(run, s1=1.5, s2=1.25)
     plant(run, 3, version)
     with pytest.raises(VersionError, match="step-00000003: "):
-        runs.read(run, "latest")
-    assert runs.read(run, "2").step == 2
+        runs.load_model(run, "latest")
+    assert runs.load_model(run, "2").step == 2
 
 
 @each_version
@@ -127,7 +128,7 @@ def test_latest_does_not_mind_older_checkpoints_of_another_version(
 ) -> None:
     plant(run, 1, version)
     add(run, s2=1.25)
-    assert runs.read(run, "latest").step == 2
+    assert runs.load_model(run, "latest").step == 2
     assert not recwarn.list
 
 
@@ -137,7 +138,7 @@ def test_best_passes_over_another_version_and_says_so(run: Path, version: int, n
     plant(run, number, version)
     add(run, s2=1.5, s3=1.25, s4=1.75)
     with pytest.warns(CharlmWarning, match=rf"step-0000000{number}: .*format {version}.* step-00000003 ") as caught:
-        assert runs.read(run, "best").step == 3
+        assert runs.load_model(run, "best").step == 3
     assert len(caught) == 1
 
 
@@ -245,7 +246,7 @@ def test_a_run_of_version_1_is_replaced_only_by_overwrite(tmp_path: Path, poem_f
     assert snapshot(old) == before
     plan_training(TrainingRequest([str(poem_file)], layers, out=old, overwrite=True)).train(quiet=True)
     assert steps(old) == [1]
-    assert runs.read(old).step == 1
+    assert runs.load_model(old).step == 1
 
 
 @each_version
@@ -307,7 +308,7 @@ def test_a_run_of_version_1_without_checkpoints_is_started_again_by_auto(tmp_pat
             [str(poem_file)], [SettingsSource("test", {**SETTINGS, "max_steps": 1})], out=old, resume="auto"
         )
     ).train(quiet=True)
-    assert runs.read(old).step == 1
+    assert runs.load_model(old).step == 1
 
 
 def test_a_run_of_version_1_without_checkpoints_is_refused_by_what_is_unknown(tmp_path: Path, poem_file: Path) -> None:

@@ -10,14 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm import checkpoint, config, files, runs
-from charlm.checkpoint import Checkpoint
+from charlm import config, files, runs
+from charlm.checkpoint import loading, writing
+from charlm.checkpoint.contents import Checkpoint, SavedModel
+from charlm.checkpoint.environment import describe_environment
 from charlm.config import SettingsSource, TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CharlmWarning, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
 from charlm.progress import TrainingProgress
+from charlm.records import to_json
 from charlm.run_corpus import CorpusFile
+from charlm.summary import summarize
 from tests.conftest import corpus_file, corpus_record
 
 SETTINGS = TrainSettings(hidden_size=4, embedding_size=4, num_layers=1)
@@ -26,7 +30,7 @@ CORPUS = corpus_file("été")
 
 def make(step: int, loss: float | None = None) -> Checkpoint:
     vocabulary = Vocabulary.of("ab\0é")
-    return Checkpoint(
+    model = SavedModel(
         step=step,
         settings=SETTINGS,
         vocabulary=vocabulary,
@@ -34,8 +38,9 @@ def make(step: int, loss: float | None = None) -> Checkpoint:
         metrics={} if loss is None else {"loss_validation": loss},
         progress=TrainingProgress(steps=step, training_seconds=step / 4),
         corpus=corpus_record("été"),
-        environment=checkpoint.describe_process(torch.device("cpu"), "fp32"),
+        environment=describe_environment(torch.device("cpu"), "fp32"),
     )
+    return Checkpoint(model, {})
 
 
 def step(run: Path, number: int) -> Path:
@@ -45,7 +50,7 @@ def step(run: Path, number: int) -> Path:
 def add(run: Path, **losses: float | None) -> None:
     """Checkpoints, unpruned: ``add(run, s3=1.5)`` is step 3 with that validation loss."""
     for name, loss in losses.items():
-        checkpoint.commit(step(run, int(name[1:])), make(int(name[1:]), loss))
+        writing.write_checkpoint(step(run, int(name[1:])), make(int(name[1:]), loss))
 
 
 def steps(run: Path) -> list[int]:
@@ -107,7 +112,7 @@ def test_a_corpus_record_that_cannot_be_read_is_refused(run: Path, data: bytes |
 
 def test_a_checkpoint_is_saved_under_its_step(run: Path) -> None:
     assert runs.save(run, make(1000), keep=0) == run / "step-00001000"
-    assert checkpoint.verified(run / "step-00001000").step == 1000
+    assert loading.load_checkpoint(run / "step-00001000").model.step == 1000
 
 
 def test_saving_a_step_again_replaces_it(run: Path) -> None:
@@ -115,7 +120,7 @@ def test_saving_a_step_again_replaces_it(run: Path) -> None:
         runs.save(run, make(5, loss), keep=0)
     damage(step(run, 5))
     runs.save(run, make(5, 3.0), keep=0)
-    assert checkpoint.verified(step(run, 5)).metrics == {"loss_validation": 3.0}
+    assert loading.load_checkpoint(step(run, 5)).model.metrics == {"loss_validation": 3.0}
 
 
 def test_checkpoints_are_listed_newest_first_and_by_number(run: Path) -> None:
@@ -143,36 +148,36 @@ def test_a_run_and_a_checkpoint_are_told_apart(run: Path, tmp_path: Path) -> Non
 
 def test_best_is_the_lowest_validation_loss_and_last_the_newest(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75, s4=None)
-    assert runs.read(run).step == 2
-    assert runs.read(run, "best").step == 2
-    assert runs.read(run, "latest").step == 4
+    assert runs.load_model(run).step == 2
+    assert runs.load_model(run, "best").step == 2
+    assert runs.load_model(run, "latest").step == 4
 
 
 @pytest.mark.parametrize("which", ["3", "03", "00000003"])
 def test_a_step_is_read_by_its_number(run: Path, which: str) -> None:
     add(run, s1=1.5, s3=1.75, s30=1.25)
-    assert runs.read(run, which).step == 3
+    assert runs.load_model(run, which).step == 3
 
 
 def test_a_checkpoint_can_be_named_itself_wherever_it_stands(run: Path, tmp_path: Path) -> None:
     add(run, s1=1.5, s2=1.25)
-    assert runs.read(step(run, 1)).step == 1
-    assert runs.read(step(run, 1).rename(tmp_path / "favorite")).step == 1
+    assert runs.load_model(step(run, 1)).step == 1
+    assert runs.load_model(step(run, 1).rename(tmp_path / "favorite")).step == 1
 
 
 def test_of_two_equally_good_ones_the_older_is_the_best(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.25)
-    assert runs.read(run).step == 2
+    assert runs.load_model(run).step == 2
 
 
 def test_without_any_evaluation_the_newest_will_do(run: Path) -> None:
     add(run, s1=None, s2=None)
-    assert runs.read(run, "best").step == 2
+    assert runs.load_model(run, "best").step == 2
 
 
 def test_a_loss_that_is_no_number_is_never_the_best(run: Path) -> None:
     add(run, s1=1.5, s2=float("nan"), s3=1.25, s4=float("nan"))
-    assert runs.read(run, "best").step == 3
+    assert runs.load_model(run, "best").step == 3
     runs.prune(run, keep=0)
     assert steps(run) == [4, 3]
 
@@ -181,7 +186,7 @@ def test_a_damaged_newest_one_is_passed_over_with_a_warning(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 3))
     with pytest.warns(CharlmWarning, match=r"step-00000003: .*model\.safetensors.* step-00000002 ") as caught:
-        assert runs.read(run, "latest").step == 2
+        assert runs.load_model(run, "latest").step == 2
     assert len(caught) == 1
 
 
@@ -189,24 +194,24 @@ def test_a_damaged_best_one_gives_way_to_the_next_best_with_a_warning(run: Path)
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 2))
     with pytest.warns(CharlmWarning, match="step-00000002: "):
-        assert runs.read(run, "best").step == 1
+        assert runs.load_model(run, "best").step == 1
 
 
 def test_damage_elsewhere_is_nobodys_concern(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 1))
     with warnings.catch_warnings(action="error"):
-        assert runs.read(run, "best").step == 2
-        assert runs.read(run, "latest").step == 3
+        assert runs.load_model(run, "best").step == 2
+        assert runs.load_model(run, "latest").step == 3
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"metrics": []}', b'{"metrics": {"loss_validation": "low"}}'])
 def test_a_config_that_is_damaged_is_passed_over_with_a_warning(run: Path, data: bytes) -> None:
     add(run, s1=1.5, s2=1.25)
     (step(run, 2) / "config.json").write_bytes(data)
-    assert runs.read(run, "best").step == 1
+    assert runs.load_model(run, "best").step == 1
     with pytest.warns(CharlmWarning):
-        assert runs.read(run, "latest").step == 1
+        assert runs.load_model(run, "latest").step == 1
 
 
 def test_a_step_that_is_asked_for_and_damaged_is_an_error(run: Path) -> None:
@@ -214,7 +219,7 @@ def test_a_step_that_is_asked_for_and_damaged_is_an_error(run: Path) -> None:
     damage(step(run, 2))
     for path, which in ((run, "2"), (step(run, 2), "best")):
         with pytest.raises(CheckpointError, match="step-00000002"):
-            runs.read(path, which)
+            runs.load_model(path, which)
 
 
 def test_where_all_are_damaged_the_one_that_was_meant_is_named(run: Path) -> None:
@@ -222,22 +227,22 @@ def test_where_all_are_damaged_the_one_that_was_meant_is_named(run: Path) -> Non
     damage(step(run, 1))
     damage(step(run, 2))
     with pytest.raises(CheckpointError, match="step-00000002"):
-        runs.read(run, "latest")
+        runs.load_model(run, "latest")
 
 
 def test_a_run_without_checkpoints_and_a_folder_that_is_no_run_are_errors(run: Path, tmp_path: Path) -> None:
     for folder in (run, tmp_path):
         with pytest.raises(CheckpointError, match=f"^{re.escape(str(folder))}: ") as raised:
-            runs.read(folder)
+            runs.load_model(folder)
         assert raised.value.exit_code == 3
 
 
 def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path: Path) -> None:
     add(run, s1=1.5, s20=1.25)
     with pytest.raises(UsageError, match="no such run"):
-        runs.read(tmp_path / "gone")
+        runs.load_model(tmp_path / "gone")
     with pytest.raises(UsageError, match=r"step 2\b") as raised:
-        runs.read(run, "2")
+        runs.load_model(run, "2")
     assert "1, 20" in raised.value.hint
 
 
@@ -245,7 +250,7 @@ def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path:
 def test_what_is_neither_best_last_nor_a_number_is_refused(run: Path, which: str) -> None:
     add(run, s3=None)
     with pytest.raises(UsageError, match=r"best, latest or a step"):
-        runs.read(run, which)
+        runs.load_model(run, which)
 
 
 @pytest.mark.parametrize("which", ["best", "latest"])
@@ -253,15 +258,15 @@ def test_a_reader_under_whom_a_training_prunes_looks_once_more(
     run: Path, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(run, s1=1.5)
-    verified = checkpoint.verified
+    load_model = loading.load_model
 
-    def overtaken(folder: Path) -> Checkpoint:
+    def overtaken(folder: Path, data: bool = True) -> SavedModel:
         if folder == step(run, 1) and folder.exists():
             runs.save(run, make(2, 1.25), keep=0)
-        return verified(folder)
+        return load_model(folder, data)
 
-    monkeypatch.setattr(checkpoint, "verified", overtaken)
-    assert runs.read(run, which).step == 2
+    monkeypatch.setattr(loading, "load_model", overtaken)
+    assert runs.load_model(run, which).step == 2
 
 
 # What is kept
@@ -396,7 +401,7 @@ def test_going_on_without_any_figures_is_fine(run: Path) -> None:
 def test_the_summary_is_ready_for_json_and_complete(run: Path) -> None:
     add(run, s10=1.5, s20=1.25, s30=1.75)
     (run / "metrics.jsonl").write_bytes(lines(10, 20, 30) + b'{"step": 20, "loss_validation_exact": 1.3}\n{"st')
-    summary = runs.summary(run)
+    summary = to_json(summarize(run))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["run"] == str(run)
     assert summary["step"] == 20
@@ -410,23 +415,23 @@ def test_the_summary_is_ready_for_json_and_complete(run: Path) -> None:
 
 def test_the_summary_counts_every_parameter_once(run: Path) -> None:
     add(run, s10=1.5)
-    parameters = runs.summary(run)["parameters"]
+    parameters = summarize(run).parameters
     assert parameters == {"embedding": 5 * 4, "layer 0": 16 * (4 + 4 + 1), "output": 4 * (4 + 1), "total": 184}
 
 
 def test_the_summary_tells_how_long_the_training_took(run: Path) -> None:
     add(run, s10=1.5)
-    assert runs.summary(run)["training_seconds"] == 10 / 4
+    assert summarize(run).training_seconds == 10 / 4
 
 
 def test_the_summary_of_a_checkpoint_is_that_of_its_run(run: Path) -> None:
     add(run, s10=1.5, s20=1.25)
-    assert runs.summary(step(run, 10)) == runs.summary(run, "10")
-    assert runs.summary(run, "latest")["step"] == 20
+    assert summarize(step(run, 10)) == summarize(run, "10")
+    assert summarize(run, "latest").step == 20
 
 
 def test_a_checkpoint_can_be_named_from_inside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(run, s10=1.5, s20=1.25)
     monkeypatch.chdir(step(run, 10))
-    assert runs.summary(Path())["step"] == 10
-    assert runs.summary(Path())["checkpoints"] == [10, 20]
+    assert summarize(Path()).step == 10
+    assert summarize(Path()).checkpoints == [10, 20]

@@ -104,9 +104,9 @@ def _page(result: "BenchmarkReport") -> str:
     lines = [
         f"{settings.num_layers} × {settings.hidden_size} {settings.cell}, embedding {settings.embedding_size}, "
         f"batch {settings.batch_size} × {settings.sequence_length}, "
-        f"{environment['precision']} on {environment.get('gpu', environment['device'])}, "
-        f"{pluralize(int(environment['threads']), 'thread')}, "
-        f"torch {environment['torch']}; median of {pluralize(result.rounds, 'round')}"
+        f"{environment.precision} on {environment.gpu or environment.device}, "
+        f"{pluralize(environment.threads, 'thread')}, "
+        f"torch {environment.torch}; median of {pluralize(result.rounds, 'round')}"
     ]
     for title, speeds in (
         ("training", result.training_characters_per_second),

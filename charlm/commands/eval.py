@@ -117,14 +117,14 @@ def command(
 
     place = choose_device(device)
     balancer = prepare_process(threads)
-    saved = runs.read(run, checkpoint)
+    saved = runs.load_model(run, checkpoint)
     unit = saved.settings.unit
 
     def progress(what: str, characters: int) -> SharingBar:
         short = SHORT_UNITS[unit]
         return SharingBar(balancer, quiet, total=characters, desc=what, unit=short, unit_scale=True, leave=False)
 
-    model = saved.model(place)
+    model = saved.build_model(place)
     evaluated = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
     run_corpus = None
     if needing := [name for name, value in (("--baselines", baselines), ("--dynamic", dynamic)) if value]:

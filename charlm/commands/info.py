@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,9 @@ from charlm.commands.options import checkpoint_option, common_options, format_va
 from charlm.commands.output import Output, output_option
 from charlm.config import SECTIONS
 from charlm.errors import CharlmError, CharlmWarning, pluralize
+
+if TYPE_CHECKING:
+    from charlm.summary import RunSummary
 
 
 @click.command("info", cls=Command)
@@ -35,59 +38,63 @@ def command(runs: tuple[Path, ...], checkpoint: str, json: bool, output: Output,
     charlm info checkpoints/*/
     charlm info checkpoints/play --json --output play.json
     """
-    from charlm.runs import summary
+    from charlm.records import to_json
+    from charlm.summary import summarize
 
     found = []
     for run in runs:
         try:
-            found.append(summary(run, checkpoint))
+            found.append(summarize(run, checkpoint))
         except CharlmError as error:
             if not found and run is runs[-1]:  # there is nothing to show
                 raise
             warnings.warn(f"skipped: {error.message}", CharlmWarning, stacklevel=1)
     if json:
-        output.write_json(found if len(runs) > 1 else found[0])
+        output.write_json(to_json(found if len(runs) > 1 else found[0]))
     else:
         output.write((_table(found) if len(runs) > 1 else _page(found[0])) + "\n")
 
 
-def _page(run: dict[str, Any]) -> str:
-    lines = [f"{run['run']}, step {run['step']}", ""]
+def _page(run: "RunSummary") -> str:
+    lines = [f"{run.run}, step {run.step}", ""]
     for title, kind in SECTIONS.items():
-        settings = [f"{name} {format_value(run['settings'][name])}" for name in kind.model_fields]
+        settings = [f"{name} {format_value(getattr(run.settings, name))}" for name in kind.model_fields]
         lines.append(f"{title}: {', '.join(settings)}")
-    lines += ["", f"Parameters: {run['parameters']['total']:,}"]
-    lines += [f"  {part:<12} {count:>12,}" for part, count in run["parameters"].items() if part != "total"]
+    lines += ["", f"Parameters: {run.parameters['total']:,}"]
+    lines += [f"  {part:<12} {count:>12,}" for part, count in run.parameters.items() if part != "total"]
     lines += ["", f"Vocabulary: {_vocabulary(run)}"]
     lines += ["", "Metrics at this checkpoint:"]
-    lines += [f"  {name:<32} {_number(value)}" for name, value in run["metrics"].items()]
-    lines += ["", "Environment: " + ", ".join(f"{name} {value}" for name, value in run["environment"].items())]
-    lines += ["Checkpoints: " + ", ".join(str(step) for step in run["checkpoints"])]
+    lines += [f"  {name:<32} {_number(value)}" for name, value in run.metrics.items()]
+    lines += [
+        "",
+        "Environment: " + ", ".join(f"{name} {value}" for name, value in run.environment.model_dump().items()),
+    ]
+    lines += ["Checkpoints: " + ", ".join(str(step) for step in run.checkpoints)]
     return "\n".join(lines)
 
 
-def _vocabulary(run: dict[str, Any]) -> str:
-    size, unit = len(run["vocabulary"]), run["settings"]["unit"]
+def _vocabulary(run: "RunSummary") -> str:
+    size, unit = len(run.vocabulary), run.settings.unit
     if unit == "byte":
         return f"{size} bytes"
-    return f"{pluralize(size, unit)}: {''.join(run['vocabulary'])!r}"[:2000]
+    return f"{pluralize(size, unit)}: {''.join(run.vocabulary)!r}"[:2000]
 
 
-def _table(runs: list[dict[str, Any]]) -> str:
+def _table(runs: "list[RunSummary]") -> str:
     rows = [("run", "step", "model", "parameters", "vocabulary", "val nats", "val bits", "exact nats", "minutes")]
     for run in runs:
-        settings, metrics = run["settings"], run["metrics"]
+        settings, metrics = run.settings, run.metrics
         rows.append(
             (
-                run["run"],
-                str(run["step"]),
-                f"{settings['num_layers']} × {settings['hidden_size']} {settings['cell']}",
-                f"{run['parameters']['total']:,}",
-                str(len(run["vocabulary"])),
+                run.run,
+                str(run.step),
+                f"{settings.num_layers} × {settings.hidden_size} {settings.cell}",
+                f"{run.parameters['total']:,}",
+                str(len(run.vocabulary)),
                 _number(metrics.get("loss_validation")),
-                _number(metrics.get(f"bits_per_{settings['unit']}_validation")),
+                _number(metrics.get(f"bits_per_{settings.unit}_validation")),
                 _number(metrics.get("loss_validation_exact")),
-                f"{run['training_seconds'] / 60:.1f}",
+                f"{run.training_seconds / 60:.1f}",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -21,7 +21,7 @@ from charlm.generation.terminal import harmless
 
 ELSEWHERE = "Choose a different path."
 TO_A_FILE = "Write to a file, which is always UTF-8: --output FILE."
-OF_A_RUN = re.compile(r"step-\d+|config\.toml|corpus\.json|metrics\.jsonl|events\.out\.tfevents\..*|\.lock")
+OF_A_RUN = re.compile(r"step-\d+|config\.toml|corpus\.json|metrics\.jsonl|events\.out\.tfevents\..*|\.lock|validation")
 READ = ("text", "corpus", "prompt_file")  # parameters of commands that name what they read
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -112,12 +112,12 @@ def command(
 
     place = choose_device(device)
     prepare_process(threads)
-    chosen = runs.read(run, checkpoint)
+    chosen = runs.load_model(run, checkpoint)
     unit = chosen.settings.unit
     given_prompt = settings.prompt
     if prompt_file is not None:
         settings = settings.model_copy(update={"prompt": _read(prompt_file, unit)})
-    model = chosen.model(place)
+    model = chosen.build_model(place)
     if interactive:
         with explained(given_prompt, quiet):
             conversation = Conversation(model, chosen.vocabulary, settings, chosen.settings)

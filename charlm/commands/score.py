@@ -81,8 +81,8 @@ def command(
 
     place = choose_device(device)
     balancer = prepare_process(threads)
-    saved = runs.read(run, checkpoint)
-    model = saved.model(place)
+    saved = runs.load_model(run, checkpoint)
+    model = saved.build_model(place)
     scored = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
     hidden = quiet or (html is None and output.is_terminal)  # the lines themselves show how far it is
     unit = SHORT_UNITS[saved.settings.unit]

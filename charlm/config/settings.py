@@ -170,6 +170,9 @@ class RunSettings(Settings):
     )
     save_every_minutes: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
     keep_checkpoints: int = Field(2, ge=0, description="Checkpoints to keep in addition to the best and the latest.")
+    log_internals: bool = Field(
+        True, description="At evaluations, log gates, gradients, updates and histograms to TensorBoard."
+    )
     sample_length: int = Field(200, ge=0, description="Characters of sample text shown after each evaluation; 0: none.")
 
 

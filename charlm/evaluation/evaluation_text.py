@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import SavedModel
 from charlm.config import SettingsSource, SourceKind, TrainSettings, resolve
 from charlm.corpus import cache, loading, sources
 from charlm.corpus.analysis import baselines
@@ -41,7 +41,7 @@ def select_text(
     names: Sequence[str],
     split: str | None,
     encoding: str | None,
-    saved: Checkpoint,
+    saved: SavedModel,
     run: Path,
     cache_folder: Path | None = None,
     quiet: bool = True,
@@ -61,7 +61,7 @@ def select_text(
 
 
 def load_run_corpus(
-    saved: Checkpoint,
+    saved: SavedModel,
     run: Path,
     cache_folder: Path | None = None,
     quiet: bool = True,
@@ -88,7 +88,7 @@ def take_split(corpus: Corpus, name: str) -> EvaluationText:
 
 def load_text(
     names: Sequence[str],
-    saved: Checkpoint,
+    saved: SavedModel,
     encoding: str | None = None,
     cache_folder: Path | None = None,
     quiet: bool = True,

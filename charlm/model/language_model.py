@@ -4,9 +4,10 @@ Training, benchmarks and every kind of evaluation go from a window to its loss b
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -63,17 +64,31 @@ class CharacterModel(nn.Module):
         super().__init__()
         self.vocabulary_size = vocabulary_size
         self.settings = settings
-        self.embedding = nn.Embedding(vocabulary_size + 1, settings.embedding_size)
+        embedding = torch.empty(vocabulary_size + 1, settings.embedding_size)
+        self.embedding = nn.Embedding.from_pretrained(embedding, freeze=False)  # type: ignore[no-untyped-call]
+        if not embedding.is_meta:
+            self.embedding.reset_parameters()
         self.recurrent = RecurrentStack(
             settings.cell, settings.embedding_size, settings.hidden_size, settings.num_layers, regularization.dropout
         )
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.output_weight: nn.Parameter | None = None
-        if settings.tie_weights:  # an output matrix of unit variance would make logits too large to begin with
-            nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(settings.embedding_size))
-        else:
+        if not settings.tie_weights:
             self.output_weight = nn.Parameter(torch.empty(vocabulary_size, settings.hidden_size))
+        if embedding.is_meta:
+            return
+        if self.output_weight is not None:
             nn.init.xavier_uniform_(self.output_weight)
+        else:  # an output matrix of unit variance would make logits too large to begin with
+            nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(settings.embedding_size))
+
+    @classmethod
+    def from_weights(cls, vocabulary_size: int, settings: ModelSettings, weights: Mapping[str, Tensor]) -> Self:
+        """A model whose weights are these very tensors, if they are fp32: nothing is initialized or copied."""
+        with torch.device("meta"):
+            model = cls(vocabulary_size, settings)
+        model.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
+        return model
 
     @staticmethod
     def shapes(vocabulary_size: int, settings: ModelSettings) -> dict[str, tuple[int, ...]]:

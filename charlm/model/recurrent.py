@@ -31,8 +31,9 @@ class RecurrentLayer(nn.Module):
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
         self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size))
         self.bias = nn.Parameter(torch.empty(rows))
-        self.register_buffer("zero_bias", torch.zeros(rows), persistent=False)
-        self.reset_parameters()
+        self.register_buffer("zero_bias", torch.zeros(rows, device="cpu"), persistent=False)  # never loaded
+        if not self.bias.is_meta:
+            self.reset_parameters()
 
     def _apply(self, *arguments: Any, **options: Any) -> Self:  # what moves a module to another device, as in nn.LSTM
         super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]

@@ -8,22 +8,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from charlm import files
 from charlm.config import SECTIONS, TrainSettings
 from charlm.errors import CharlmWarning
+from charlm.runs import VALIDATION_EVENTS
 
+VALIDATION = VALIDATION_EVENTS  # the second run, whose curves TensorBoard draws in the cards of the first
 
-def custom_scalars(unit: str) -> dict[str, Any]:
-    """The page of TensorBoard that plots training and validation together."""
-    return {
-        "Training and validation": {
-            f"bits per {unit}": ["Multiline", [f"bits_per_{unit}/train$", f"bits_per_{unit}/validation$"]],
-            f"loss (nats per {unit})": ["Multiline", ["loss/train$", "loss/validation$"]],
-        }
+# The page of TensorBoard that shows all layers together
+CUSTOM_SCALARS = {
+    "Health": {
+        "gates: share of closed values": ["Multiline", ["gates/.* closed$"]],
+        "gates: share of open values": ["Multiline", ["gates/.* open$"]],
+        "update-to-weight ratio": ["Multiline", ["update_to_weight/.*"]],
+        "gradient norm per layer": ["Multiline", ["gradient_norm_per_layer/.*"]],
     }
+}
 
 
 class Board:
@@ -32,10 +37,11 @@ class Board:
     def __init__(self, run: Path) -> None:
         self.run = run
         self.writer: SummaryWriter | None = None
+        self.validation_writer: SummaryWriter | None = None
         self.failed = False
         self.hook = threading.excepthook
 
-    def open(self, first_step: int) -> None:
+    def start(self, first_step: int) -> None:
         """Has TensorBoard drop what an earlier process wrote of later steps."""
         self.hook = threading.excepthook
         threading.excepthook = self._in_thread
@@ -43,7 +49,10 @@ class Board:
 
     def _open(self, first_step: int) -> None:
         # TensorBoard drops figures of later steps at a restart, which is any start but the first: so the first says so
-        self.writer = SummaryWriter(self._folder(), purge_step=first_step + 1 if first_step else 0, flush_secs=10)
+        purge_step = first_step + 1 if first_step else 0
+        self.writer = SummaryWriter(self._folder(), purge_step=purge_step, flush_secs=10)
+        folder = str(Path(self._folder(), VALIDATION))
+        self.validation_writer = SummaryWriter(folder, purge_step=purge_step, flush_secs=10)
 
     def _folder(self) -> str:
         """The run folder by a name that is UTF-8: TensorBoard takes no other."""
@@ -51,8 +60,13 @@ class Board:
         return name if _encodable(name) == name else str(files.link_folder(self.run))
 
     def scalars(self, step: int, figures: dict[str, float]) -> None:
+        """Training and validation are one tag of two runs, so that TensorBoard draws them in one card."""
         for tag, value in figures.items():
             self._try(partial(self._scalar, tag, value, step))
+
+    def histograms(self, step: int, distributions: dict[str, Tensor]) -> None:
+        for tag, values in distributions.items():
+            self._try(partial(self._histogram, tag, values, step))
 
     def text(self, step: int, tag: str, markdown: str) -> None:
         encodable = _encodable(markdown)
@@ -69,15 +83,21 @@ class Board:
         rows = [f"| {section} | `{name}` | `{values[name]}` |" for section, name in names]
         table = "\n".join(["| | setting | value |", "| --- | --- | --- |", *rows, f"| | parameters | {parameters:,} |"])
         self.text(0, "settings", table)
-        self._try(lambda: self.writer and self.writer.add_custom_scalars(custom_scalars(settings.unit)))
+        self._try(lambda: self.writer and self.writer.add_custom_scalars(CUSTOM_SCALARS))
         # SummaryWriter.add_hparams would open a sub-run for this; these are the same records, in the run itself.
-        metrics = dict.fromkeys(("loss/validation", f"bits_per_{settings.unit}/validation"), None)
+        metrics = dict.fromkeys(("loss", f"bits_per_{settings.unit}"), None)
         for record in hparams({**values, "parameters": parameters}, metrics):
-            self._try(partial(self._record, record))
+            self._try(partial(self._record, _of_validation(record)))
 
     def _scalar(self, tag: str, value: float, step: int) -> None:
+        tag, _, part = tag.partition("/") if tag.endswith(("/train", f"/{VALIDATION}")) else (tag, "", "")
+        writer = self.validation_writer if part == VALIDATION else self.writer
+        if writer is not None:
+            writer.add_scalar(tag, value, step)
+
+    def _histogram(self, tag: str, values: Tensor, step: int) -> None:
         if self.writer is not None:
-            self.writer.add_scalar(tag, value, step)
+            self.writer.add_histogram(tag, values, step, bins="auto")
 
     def _record(self, record: Any) -> None:
         if self.writer is not None:
@@ -85,6 +105,7 @@ class Board:
 
     def close(self) -> None:
         self._try(lambda: self.writer and self.writer.close())
+        self._try(lambda: self.validation_writer and self.validation_writer.close())
         threading.excepthook = self.hook
 
     def _try(self, write: Callable[[], Any]) -> None:
@@ -101,13 +122,23 @@ class Board:
             self.hook(details)
 
     def _give_up(self, error: Exception) -> None:
-        self.writer = None
+        self.writer = self.validation_writer = None
         if not self.failed:
             self.failed = True
             reason = getattr(error, "strerror", None) or " ".join(f"{type(error).__name__}: {error}".split())
             warnings.warn(
                 f"{self.run}: cannot write TensorBoard logs: {reason}. Training continues.", CharlmWarning, stacklevel=2
             )
+
+
+def _of_validation(record: Any) -> Any:
+    """A record of hyperparameters whose metrics, if it has any, are those of the validation run."""
+    for value in record.value:
+        data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for metric in data.experiment.metric_infos:
+            metric.name.group = VALIDATION
+        value.metadata.plugin_data.content = data.SerializeToString()
+    return record
 
 
 def _encodable(text: str) -> str:

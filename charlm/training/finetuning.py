@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import SavedModel
 from charlm.config import ModelSettings, SettingsSource, SourceKind, TrainSettings, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
@@ -17,9 +17,9 @@ ARCHITECTURE_SETTINGS = tuple(ModelSettings.model_fields)
 NEW_ROWS_STD = 0.01  # of what is learned yet: nothing
 
 
-def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tuple[TrainSettings, Checkpoint]:
+def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tuple[TrainSettings, SavedModel]:
     """The settings of a run that starts from another's model, whose architecture comes before a preset's."""
-    pretrained = runs.read(path)
+    pretrained = runs.load_model(path)
     architecture = {name: getattr(pretrained.settings, name) for name in ARCHITECTURE_SETTINGS}
     files = [source for source in sources if source.kind is SourceKind.FILE]
     asked = [source for source in sources if source.kind is not SourceKind.FILE]
@@ -33,7 +33,7 @@ def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tup
     return settings, pretrained
 
 
-def grown_vocabulary(origin: Checkpoint, text: Vocabulary) -> Vocabulary:
+def grown_vocabulary(origin: SavedModel, text: Vocabulary) -> Vocabulary:
     """The characters of model and text. Raises ``UsageError`` where one is of bytes and the other is not."""
     if origin.vocabulary.unit != text.unit:
         raise UsageError(
@@ -44,14 +44,14 @@ def grown_vocabulary(origin: Checkpoint, text: Vocabulary) -> Vocabulary:
 
 
 @torch.no_grad()
-def start_from(origin: Checkpoint, model: CharacterModel, vocabulary: Vocabulary) -> None:
+def start_from(origin: SavedModel, model: CharacterModel, vocabulary: Vocabulary) -> None:
     """Give ``model`` the weights of ``origin``: each character that both know keeps its rows, wherever they are now.
 
     New rows start small, and new characters as improbable as the most improbable one so far: what the model predicts of
     the characters it knew stays the same but for what it spends on the new ones.
     """
-    known = origin.model(torch.device("cpu")).state_dict()
-    old = origin.vocabulary
+    origin.check_weights()
+    known, old = origin.weights, origin.vocabulary
     rows = vocabulary.ids_of(old.characters).tolist() + [vocabulary.unknown_id] * old.has_unknown
     for name, weight in model.state_dict().items():
         if name == "embedding.weight":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import Checkpoint, SavedModel
 from charlm.config import (
     CorpusSettings,
     ModelSettings,
@@ -66,24 +66,24 @@ def find_new_run(request: TrainingRequest) -> FoundRun:
 def find_run_to_resume(path: Path, out: Path | None) -> FoundRun:
     """The run at ``path`` with its latest checkpoint, or with the checkpoint at ``path``.
 
-    Raises ``UsageError`` if it cannot be resumed there, and what :func:`charlm.runs.read` raises.
+    Raises ``UsageError`` if it cannot be resumed there, and what :func:`charlm.runs.load_checkpoint` raises.
     """
     run = path.absolute().parent if runs.is_checkpoint(path) else path
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
     known_checkpoints = runs.checkpoints(run)
-    checkpoint = runs.read(path, "latest")
-    runs.check_later(run, checkpoint.step)
+    checkpoint = runs.load_checkpoint(path)
+    runs.check_later(run, checkpoint.model.step)
     if not runs.has_settings(run):
         raise UsageError(f"{path}: not inside a run folder.", "Move the checkpoint back into its run folder.")
     return FoundRun(run, known_checkpoints, checkpoint)
 
 
-def resolve_on_resume(path: Path, checkpoint: Checkpoint, settings_sources: Sequence[SettingsSource]) -> TrainSettings:
+def resolve_on_resume(path: Path, saved: SavedModel, settings_sources: Sequence[SettingsSource]) -> TrainSettings:
     """The settings of the checkpoint, with what is given now. Raises ``UsageError`` if that changes what is fixed."""
-    before = checkpoint.settings
-    saved = SettingsSource(str(checkpoint.folder), before.model_dump(), SourceKind.CHECKPOINT)
-    settings = resolve(TrainSettings, [saved, *settings_sources])
+    before = saved.settings
+    of_checkpoint = SettingsSource(str(saved.folder), before.model_dump(), SourceKind.CHECKPOINT)
+    settings = resolve(TrainSettings, [of_checkpoint, *settings_sources])
     changed = [name for name in FIXED_ON_RESUME if getattr(settings, name) != getattr(before, name)]
     if changed:
         raise UsageError(

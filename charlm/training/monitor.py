@@ -15,6 +15,7 @@ from charlm.errors import CharlmWarning, pluralize
 from charlm.generation.terminal import harmless
 from charlm.runs import METRICS
 from charlm.training.board import Board
+from charlm.training.internals import Internals
 from charlm.training.lines import SparseLines
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ class Monitor:
         if self.bar is not None:
             self._show()
 
+    def internals(self, step: int, internals: Internals) -> None:
+        """Shown in TensorBoard only."""
+        self.board.scalars(step, internals.numbers)
+        self.board.histograms(step, internals.distributions)
+
     def exact(self, step: int, loss: float) -> None:
         """The figure of the best checkpoint: one number a run, so no picture in TensorBoard but a line of text."""
         self.board.text(step, "exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per {self.unit}")
@@ -108,7 +114,7 @@ class Monitor:
             console.say(text)
 
     def _open_board(self, step: int) -> None:
-        self.board.open(step)
+        self.board.start(step)
         if not step:
             self.board.describe(self.settings, self.parameters)
 

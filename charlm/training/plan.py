@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint, config_json, describe_process
+from charlm.checkpoint.contents import SavedModel
+from charlm.checkpoint.environment import describe_environment
+from charlm.checkpoint.writing import encode_config
 from charlm.config import SettingsSource, TrainSettings, resolve
 from charlm.console import announce, is_heard
 from charlm.corpus import loading
@@ -35,7 +37,7 @@ class TrainingPlan:
     settings: TrainSettings
     corpus: Corpus
     found: FoundRun
-    pretrained: Checkpoint | None = None  # whose weights it starts from
+    pretrained: SavedModel | None = None  # whose weights it starts from
 
     def __post_init__(self) -> None:
         check_memory(self.settings, len(self.corpus.vocabulary))
@@ -70,11 +72,11 @@ class TrainingPlan:
         prepare_process(trainer.balancer.most)
         # What could not be read again is refused here, before anything is removed
         record.encode()
-        environment = describe_process(trainer.device, trainer.precision)
-        config_json(trainer.state.checkpoint(self.settings, self.corpus, {}, environment))
+        environment = describe_environment(trainer.device, trainer.precision)
+        encode_config(trainer.state.checkpoint(self.settings, self.corpus, {}, environment).model)
         if self.found.checkpoint is not None:
             trainer.restore(self.found.checkpoint)
-            runs.forget_after(self.run, self.found.checkpoint.step)
+            runs.forget_after(self.run, self.found.checkpoint.model.step)
         elif self.found.is_replaced and runs.is_occupied(self.run):
             runs.remove(self.run)
         runs.start(self.run, self.settings, record)
@@ -124,11 +126,11 @@ def _plan_new(request: TrainingRequest, recorded: RunCorpus | None = None) -> Tr
 
 def _plan_resume(request: TrainingRequest, path: Path) -> TrainingPlan:
     found = find_run_to_resume(path, request.out)
-    checkpoint = found.checkpoint
-    assert checkpoint is not None
-    settings = resolve_on_resume(path, checkpoint, request.settings_sources)
-    recorded = RunCorpus.to_resume(path, found.folder, checkpoint.corpus)
-    corpus = recorded.load(request.corpus_names, settings, checkpoint.vocabulary, request.cache_folder, request.quiet)
+    assert found.checkpoint is not None
+    model = found.checkpoint.model
+    settings = resolve_on_resume(path, model, request.settings_sources)
+    recorded = RunCorpus.to_resume(path, found.folder, model.corpus)
+    corpus = recorded.load(request.corpus_names, settings, model.vocabulary, request.cache_folder, request.quiet)
     return TrainingPlan(settings, corpus, found)
 
 

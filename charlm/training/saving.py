@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 from charlm import files, runs
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import Checkpoint
 from charlm.errors import CharlmError, CharlmWarning, UnreadableError, quote
 
 RETRY_SECONDS = 30.0  # of training time after a save that failed
@@ -29,7 +29,7 @@ class Saver:
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Commit a checkpoint. Returns whether it worked; if not, a warning says why, and what was saved stays."""
-        seconds = checkpoint.progress.training_seconds
+        step, seconds = checkpoint.model.step, checkpoint.model.progress.training_seconds
         try:
             files.sync_file(self.run / runs.METRICS)  # a resume counts on what was logged up to this step
             runs.save(self.run, checkpoint, self.keep)
@@ -37,13 +37,12 @@ class Saver:
             self.due_seconds = seconds + min(RETRY_SECONDS, self.every_seconds)
             reason = (error.strerror or error) if isinstance(error, OSError) else error.message.rstrip(".")
             warnings.warn(
-                f"{self.run}: the checkpoint at step {checkpoint.step} could not be written: {reason}. "
-                "Training continues.",
+                f"{self.run}: the checkpoint at step {step} could not be written: {reason}. Training continues.",
                 CharlmWarning,
                 stacklevel=2,
             )
             return False
-        self.start_from(checkpoint.step, seconds)
+        self.start_from(step, seconds)
         return True
 
     def fail(self, step: int) -> None:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint, describe_process
+from charlm.checkpoint.contents import SavedModel
+from charlm.checkpoint.environment import describe_environment
 from charlm.config import OptimizationSettings, TrainSettings
 from charlm.corpus.analysis import likeness
 from charlm.corpus.loading import Corpus
@@ -16,7 +17,7 @@ from charlm.training.found import FoundRun
 
 
 def startup_messages(
-    settings: TrainSettings, corpus: Corpus, found: FoundRun, pretrained: Checkpoint | None
+    settings: TrainSettings, corpus: Corpus, found: FoundRun, pretrained: SavedModel | None
 ) -> Iterator[str]:
     yield from _describe_corpus(settings, corpus)
     if found.checkpoint is None and (advice := likeness.advice(corpus, settings)):
@@ -35,10 +36,11 @@ def startup_messages(
         more = len(corpus.vocabulary) - len(pretrained.vocabulary)
         yield f"Finetuning {pretrained.folder}; {pluralize(more, f'new {settings.unit}')}."
     if found.checkpoint is not None:
-        yield f"Resuming {found.folder} from step {found.checkpoint.step}."
-        if later := runs.later_checkpoints(found.folder, found.checkpoint.step):
+        saved = found.checkpoint.model
+        yield f"Resuming {found.folder} from step {saved.step}."
+        if later := runs.later_checkpoints(found.folder, saved.step):
             yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
-        yield from _describe_changes(settings, found.checkpoint, lanes)
+        yield from _describe_changes(settings, saved, lanes)
 
 
 def _describe_corpus(settings: TrainSettings, corpus: Corpus) -> Iterator[str]:
@@ -58,21 +60,22 @@ def _describe_corpus(settings: TrainSettings, corpus: Corpus) -> Iterator[str]:
         yield f"Outside the training split only: {pluralize(lacking, f'distinct {settings.unit}')}."
 
 
-def _describe_changes(settings: TrainSettings, checkpoint: Checkpoint, lanes: int) -> Iterator[str]:
+def _describe_changes(settings: TrainSettings, saved: SavedModel, lanes: int) -> Iterator[str]:
     """What is no longer as it was when the checkpoint was saved."""
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
-    now = describe_process(device, precision, choose_threads(settings.threads, settings, lanes, precision))
-    then = checkpoint.environment
+    threads = choose_threads(settings.threads, settings, lanes, precision)
+    now = describe_environment(device, precision, threads).model_dump()
+    then = saved.environment.model_dump()
     names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):
         yield (
             f"The environment changed ({changed}): results may not be bit-identical to those of an uninterrupted run."
         )
-    if moves := checkpoint.progress.thread_changes:
+    if moves := saved.progress.thread_changes:
         steps = ", ".join(str(change.step) for change in moves)
         yield f"The number of threads changed at step {steps}, so this run cannot be reproduced bit for bit."
-    before = checkpoint.settings
+    before = saved.settings
     learning = [*OptimizationSettings.model_fields, "precision"]
     if new := [name for name in learning if getattr(before, name) != getattr(settings, name)]:
         changes = ", ".join(f"{name} {getattr(before, name)} → {getattr(settings, name)}" for name in new)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import Checkpoint, SavedModel
+from charlm.checkpoint.environment import Environment
 from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import Vocabulary
@@ -43,7 +44,7 @@ class TrainingState:
         vocabulary: Vocabulary,
         lanes: int,
         device: torch.device,
-        origin: Checkpoint | None = None,
+        origin: SavedModel | None = None,
     ) -> "TrainingState":
         """The state before the first step: it depends on nothing but the settings, the text and ``origin``."""
         torch.manual_seed(settings.seed)
@@ -85,9 +86,9 @@ class TrainingState:
         return RECURRENT_STATE[: len(self.recurrent)]
 
     def checkpoint(
-        self, settings: TrainSettings, corpus: Corpus, metrics: dict[str, float], environment: dict[str, str | int]
+        self, settings: TrainSettings, corpus: Corpus, metrics: dict[str, float], environment: Environment
     ) -> Checkpoint:
-        return Checkpoint(
+        model = SavedModel(
             step=self.done.steps,
             settings=settings,
             vocabulary=corpus.vocabulary,
@@ -95,17 +96,17 @@ class TrainingState:
             metrics=metrics,
             progress=self.done.model_copy(deep=True),
             corpus=corpus.record(),
-            training_state=self.tensors(),
             environment=environment,
         )
+        return Checkpoint(model, self.tensors())
 
     def restore(self, saved: Checkpoint) -> None:
         """Put back a checkpoint of a model of this architecture.
 
         Raises ``CheckpointError`` if a tensor is missing or does not fit.
         """
-        saved.check_weights()
-        self.model.load_state_dict(saved.weights)
+        saved.model.check_weights()
+        self.model.load_state_dict(saved.model.weights)
         tensors = saved.training_state
         try:
             restore_optimizer(self.model, self.optimizer, tensors)
@@ -114,12 +115,12 @@ class TrainingState:
             self.since_log = torch.stack([take(tensors, name, self.since_log[0]) for name in SINCE_LAST_LOG])
             self.skipped_in_a_row = take(tensors, "consecutive_skipped_steps", self.skipped_in_a_row)
             # On another device than before, the generator there starts from the seed
-            device = self.device if saved.environment.get("device") == self.device.type else torch.device("cpu")
+            device = self.device if saved.model.environment.device == self.device.type else torch.device("cpu")
             states = {name: take(tensors, name, state) for name, state in rng_states(device).items()}
             set_rng_states(device, states)
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"{saved.folder}: cannot resume from this checkpoint: {str(error).splitlines()[0]}.",
+                f"{saved.model.folder}: cannot resume from this checkpoint: {str(error).splitlines()[0]}.",
                 "Resume from another one, or start a new run.",
             ) from None
-        self.done = saved.progress.model_copy(deep=True)
+        self.done = saved.model.progress.model_copy(deep=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint, describe_process
+from charlm.checkpoint.contents import Checkpoint, SavedModel
+from charlm.checkpoint.environment import describe_environment
 from charlm.config import SampleSettings, TrainSettings
 from charlm.console import open_bar
 from charlm.corpus.loading import Corpus
@@ -19,6 +20,7 @@ from charlm.model.device import choose_device, choose_precision
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.progress import TrainingProgress
+from charlm.training.internals import measure_internals
 from charlm.training.monitor import Monitor
 from charlm.training.policy import ROLLBACK_LR_SCALE, Policy
 from charlm.training.saving import Saver
@@ -34,11 +36,11 @@ INITIAL_EVAL_CHARACTERS = 1000  # what the untrained model makes of the text, be
 class Trainer:
     """Trains one model on one corpus in one run folder, from the start or from a checkpoint.
 
-    ``origin``: the checkpoint whose weights it starts from, if it is not to start from random ones.
+    ``origin``: the model whose weights it starts from, if it is not to start from random ones.
     """
 
     def __init__(
-        self, settings: TrainSettings, corpus: Corpus, run: Path, monitor: Monitor, origin: Checkpoint | None = None
+        self, settings: TrainSettings, corpus: Corpus, run: Path, monitor: Monitor, origin: SavedModel | None = None
     ) -> None:
         self.settings = settings
         self.corpus = corpus
@@ -68,7 +70,7 @@ class Trainer:
         self.state.restore(saved)
         self.sharing.resume(self.counters)
         self.stopwatch = Stopwatch(self.device, self.counters.training_seconds)
-        self.metrics = saved.metrics
+        self.metrics = saved.model.metrics
         self.saver.start_from(self.counters.steps, self.counters.training_seconds)
 
     # Main loop
@@ -182,6 +184,8 @@ class Trainer:
             counters.best_validation_loss, counters.evaluations_without_improvement = loss, 0
         else:
             counters.evaluations_without_improvement += 1
+        if self.settings.log_internals:
+            self.monitor.internals(counters.steps, measure_internals(self.model, self.state.optimizer, self.validation))
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=counters.steps)
             sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
@@ -191,7 +195,7 @@ class Trainer:
         """Save, or warn that it failed: then the best loss is what it was before, since this model may be lost."""
         self.state.check()
         self.counters.training_seconds = self.seconds
-        environment = describe_process(self.device, self.precision, self.balancer.most)
+        environment = describe_environment(self.device, self.precision, self.balancer.most)
         saved = self.saver.save(self.state.checkpoint(self.settings, self.corpus, self.metrics, environment))
         if self.unsaved_best and not saved:
             self.counters.best_validation_loss, self.counters.evaluations_without_improvement = self.unsaved_best
@@ -202,7 +206,7 @@ class Trainer:
         diverged_at = self.counters.steps
         rollbacks, learning_rate_scale = self.policy.roll_back(self.counters)
         if runs.checkpoints(self.run):
-            self.restore(runs.read(self.run, "latest"))
+            self.restore(runs.load_checkpoint(self.run))
         else:
             self.state = self.initial_state()
             self.stopwatch = Stopwatch(self.device)
@@ -239,10 +243,12 @@ class Trainer:
     def evaluate_best(self) -> Evaluation:
         """The exact validation loss of the best checkpoint: one pass in fp32, one lane."""
         self.monitor.close_bar()
-        best = runs.read(self.run, "best")
+        best = runs.load_model(self.run)
         total, unit = len(self.validation), f" {SHORT_UNITS[self.settings.unit]}s"
         with open_bar(self.monitor.quiet, total=total, desc="exact validation", unit=unit, unit_scale=True) as bar:
-            exact = evaluate(best.model(self.device), self.validation, on_progress=self.balancer.watch(bar.update))
+            exact = evaluate(
+                best.build_model(self.device), self.validation, on_progress=self.balancer.watch(bar.update)
+            )
         self.monitor.exact(best.step, exact.nats_per_character)
         return exact
 

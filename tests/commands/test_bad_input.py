@@ -193,7 +193,7 @@ def test_a_bad_value_of_an_environment_variable_names_it(
     refused(cli, 2, "train", poem_file, says=("CHARLM_TRAIN_HIDDEN_SIZE", value), lines=5)
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "bench"])
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "score", "inspect", "bench"])
 def test_cuda_where_there_is_none(
     cli: Cli, poem_file: Path, run: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -209,7 +209,7 @@ def test_a_device_that_is_none(cli: Cli, poem_file: Path, device: str) -> None:
 
 # Checkpoints
 
-READERS = (("sample",), ("info",), ("eval",), ("score",), ("train", "--resume"))
+READERS = (("sample",), ("info",), ("eval",), ("score",), ("inspect",), ("train", "--resume"))
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -252,12 +252,12 @@ def test_a_checkpoint_with_a_file_missing(cli: Cli, run: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["newest", "-1", "1.5", "²", ""])
-@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score"])
+@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score", "inspect"])
 def test_a_choice_of_checkpoint_that_is_none(cli: Cli, run: Path, reader: str, which: str) -> None:
     refused(cli, 2, reader, "run", f"--checkpoint={which}", says=(f"--checkpoint {which}", "best, latest"))
 
 
-@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score"])
+@pytest.mark.parametrize("reader", ["sample", "info", "eval", "score", "inspect"])
 def test_a_step_that_was_not_saved_and_those_that_were(cli: Cli, run: Path, reader: str) -> None:
     refused(cli, 2, reader, "run", "--checkpoint", "77", says=("77", "1, 2, 3, 4"))
 
@@ -285,7 +285,7 @@ def test_ways_of_sampling_that_make_no_sense(cli: Cli, run: Path, option: tuple[
 
 # What a model is tried on
 
-TRIERS = pytest.mark.parametrize("command", ["eval", "score"])
+TRIERS = pytest.mark.parametrize("command", ["eval", "score", "inspect"])
 
 
 @TRIERS
@@ -345,13 +345,15 @@ def test_settings_of_a_dynamic_evaluation(cli: Cli, run: Path) -> None:
     refused(cli, 2, "eval", "run", "--dynamic", "--dynamic-decay", "1.5", says=("--dynamic-decay: ", "1.5"))
 
 
-@pytest.mark.parametrize("options", [("eval", "--context-plot"), ("score", "--html")])
+@pytest.mark.parametrize(
+    "options", [("eval", "--context-plot"), ("score", "--html"), ("inspect", "--html"), ("inspect", "--npz")]
+)
 def test_results_that_cannot_be_written(
     cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str]
 ) -> None:
     command, option = options
-    monkeypatch.setattr("charlm.evaluation.passes.predictions", None)  # it is said before the work begins
-    monkeypatch.setattr("charlm.evaluation.scores.predictions", None)
+    monkeypatch.setattr("charlm.evaluation.passes.iter_predictions", None)  # it is said before the work begins
+    monkeypatch.setattr("charlm.evaluation.scores.iter_predictions", None)
     (tmp_path / "folder").mkdir()
     refused(cli, 2, command, "run", option, "nowhere/x", says=("nowhere/x", "cannot be written", "No such file"))
     refused(cli, 2, command, "run", option, "folder", says=("folder", "is a folder"))
@@ -364,7 +366,7 @@ def test_an_unexpected_error_is_a_line_and_a_log(cli: Cli, run: Path, monkeypatc
     def fail(*arguments: object) -> None:
         raise ValueError("a thing\nnobody foresaw")
 
-    monkeypatch.setattr(runs, "read", fail)
+    monkeypatch.setattr(runs, "load_model", fail)
     result = cli("sample", "run")
     assert result.code == 1
     assert "Traceback" not in result.err

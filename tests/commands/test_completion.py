@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from click.shell_completion import get_completion_class
 
-from charlm import checkpoint, run_corpus, runs
+from charlm import run_corpus, runs
+from charlm.checkpoint import contents
 from charlm.commands import COMMANDS, completion, group
 from charlm.corpus import sources
 from charlm.corpus.download import CORPORA
@@ -161,7 +162,7 @@ def test_a_corpus_says_whether_it_was_downloaded(monkeypatch: pytest.MonkeyPatch
 
 def test_names_of_files_are_those_that_runs_have() -> None:
     assert completion.STEP.sub("", "step-00000004") == runs.CHECKPOINT_NAME.sub("", "step-00000004") == ""
-    assert checkpoint.MANIFEST == completion.MANIFEST
+    assert contents.MANIFEST == completion.MANIFEST
     assert {run_corpus.NAME, "config.toml"} == set(completion.RUN_FILES)
     assert sources.BUILT_IN == completion.BUILT_IN
 

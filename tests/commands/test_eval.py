@@ -15,6 +15,7 @@ from torch import zeros_like
 from charlm import runs
 from charlm.config import SettingsSource
 from charlm.evaluation import dynamic
+from charlm.summary import summarize
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
@@ -72,7 +73,7 @@ def parted(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_is_the_figure_that_the_training_ended_with(cli: Cli, trained: Path) -> None:
     report = measured(cli, trained)
     assert report.keys() == KEYS
-    expected = runs.summary(trained)["metrics"]["loss_validation_exact"]
+    expected = summarize(trained).metrics["loss_validation_exact"]
     assert report["nats_per_character"] == pytest.approx(expected, abs=1e-6)
     assert report["exact"] is True
     assert report["characters"] == 408
@@ -120,10 +121,10 @@ def test_texts_standard_input_and_another_encoding(
 
 def test_the_test_part_with_unknown_characters_and_documents(cli: Cli, parted: Path, poem: str) -> None:
     report = measured(cli, parted, "--split", "test")
-    start, end = runs.read(parted).corpus.split.test
+    start, end = runs.load_model(parted).corpus.split.test
     assert report["text"] == "the test split of poem"
     assert report["characters"] == end - start
-    known = set(runs.read(parted).vocabulary.characters)
+    known = set(runs.load_model(parted).vocabulary.characters)
     assert report["unknown_characters"] == sum(character not in known for character in poem[start:end]) > 0
 
 
@@ -234,7 +235,7 @@ def test_a_model_of_bytes_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_fi
     assert "character" not in json.dumps(report)
     assert report["unit"] == "byte"
     assert report["bits_per_byte"] == pytest.approx(report["nats_per_byte"] / math.log(2))
-    start, end = runs.read(Path("run")).corpus.split.validation
+    start, end = runs.load_model(Path("run")).corpus.split.validation
     assert report["bytes"] == end - start
     assert "character" not in (tmp_path / "x.svg").read_text(encoding="utf-8")
 

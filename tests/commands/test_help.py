@@ -31,7 +31,7 @@ def test_the_help_of_each_command_has_an_example(cli: Cli, command: str) -> None
 COMMON = {"--help", "--debug", "--quiet", "--threads", "--device", "--cache-dir", "--json"}  # of several commands
 
 
-@pytest.mark.parametrize("command", ["sample", "eval", "score"])
+@pytest.mark.parametrize("command", ["sample", "eval", "score", "inspect"])
 def test_every_option_has_an_example(cli: Cli, command: str) -> None:
     examples = [line for line in help_of(cli, command).splitlines() if f"charlm {command} " in line]
     shown = {word for line in examples for word in line.split()}

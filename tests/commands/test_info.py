@@ -18,7 +18,7 @@ def test_a_page_of_one_run(cli: Cli, trained: Path) -> None:
     assert result.err == ""
     for name in TrainSettings.model_fields:
         assert name in result.out
-    best = runs.read(trained, "best")
+    best = runs.load_model(trained, "best")
     assert f"{sum(weight.numel() for weight in best.weights.values()):,}" in result.out
     assert f"{len(best.vocabulary)} characters" in result.out
     assert f"{best.metrics['loss_validation']:.4f}" in result.out
@@ -51,7 +51,7 @@ def test_a_setting_is_shown_on_one_line(cli: Cli, tmp_path: Path, poem_file: Pat
 
 def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:
     shown = json.loads(cli("info", trained, "--json").out)
-    best = runs.read(trained, "best")
+    best = runs.load_model(trained, "best")
     assert shown["step"] == best.step
     assert shown["settings"] == best.settings.model_dump()
     assert shown["vocabulary"] == best.vocabulary.characters
@@ -77,7 +77,7 @@ def test_several_runs_are_a_table_and_a_list(cli: Cli, trained: Path) -> None:
     assert table[0].split()[:3] == ["run", "step", "model"]
     assert table[2].split()[:2] == [str(trained), "2"]
     shown = json.loads(cli("info", trained, trained / "step-00000002", "--json").out)
-    assert [run["step"] for run in shown] == [runs.read(trained, "best").step, 2]
+    assert [run["step"] for run in shown] == [runs.load_model(trained, "best").step, 2]
 
 
 def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:

@@ -217,10 +217,10 @@ def test_every_command_writes_to_a_file_what_it_would_print(
 def test_a_place_that_cannot_be_written_is_found_before_the_work(
     cli: Cli, trained: Path, poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from charlm import benchmark, runs
+    from charlm import benchmark, runs, summary
     from charlm.corpus import loading
 
-    for module, work in ((benchmark, "run"), (runs, "read"), (runs, "summary"), (loading, "load")):
+    for module, work in ((benchmark, "run"), (runs, "load_model"), (summary, "summarize"), (loading, "load")):
         monkeypatch.setattr(module, work, lambda *_, **__: pytest.fail("the work was begun"))
     command = commands(trained, poem_file)[name]
     (tmp_path / "folder").mkdir()

@@ -8,8 +8,8 @@ from charlm.model.sharing import ThreadBalancer
 from tests.commands.conftest import Cli
 
 
-@pytest.mark.parametrize("arguments", [("eval",), ("score",), ("eval", "--quiet")])
-def test_eval_and_score_share_the_machine(
+@pytest.mark.parametrize("arguments", [("eval",), ("score",), ("inspect",), ("eval", "--quiet")])
+def test_commands_that_read_a_text_share_the_machine(
     cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     looks: list[int] = []

@@ -60,7 +60,7 @@ def test_stop_can_be_given_several_times(cli: Cli, trained: Path) -> None:
 
 def test_a_run_a_step_and_a_checkpoint_folder_can_be_named(cli: Cli, trained: Path) -> None:
     fixed = ("--length", "80", "--seed", "1")
-    best = runs.read(trained, "best").step
+    best = runs.load_model(trained, "best").step
     assert cli("sample", trained, *fixed).out == cli("sample", trained, "--checkpoint", best, *fixed).out
     first = cli("sample", trained, "--checkpoint", "1", *fixed)
     assert first.out == cli("sample", trained / "step-00000001", *fixed).out

@@ -21,7 +21,7 @@ def test_it_prints_the_path_of_the_run_and_says_the_rest_on_standard_error(cli: 
     assert "step 8" in result.err
     assert "bits per character" in result.err
     assert "charlm sample checkpoints/poem" in result.err
-    assert runs.read(Path(result.out.strip()), "latest").step == 8
+    assert runs.load_model(Path(result.out.strip()), "latest").step == 8
 
 
 def test_a_complete_run_is_told_apart_and_says_how_to_continue(cli: Cli, poem_file: Path) -> None:
@@ -68,7 +68,7 @@ def test_flag_before_environment_before_preset_before_default(
     monkeypatch.setenv("CHARLM_TRAIN_EMBEDDING_SIZE", "11")
     result = cli("train", poem_file, "--config", "my.toml", "--embedding-size", "12")
     assert result.code == 0, result.err
-    settings = runs.read(Path(result.out.strip())).settings
+    settings = runs.load_model(Path(result.out.strip())).settings
     assert settings.embedding_size == 12
     assert settings.hidden_size == 11
     assert settings.batch_size == 3
@@ -78,9 +78,9 @@ def test_flag_before_environment_before_preset_before_default(
 def test_the_settings_of_a_run_make_the_same_run_again(cli: Cli, poem_file: Path) -> None:
     assert cli("train", poem_file, *SMALL, "--out", "one").code == 0
     assert cli("train", poem_file, "--config", "one/config.toml", "--out", "two").code == 0
-    one, two = (runs.read(Path(run), "latest") for run in ("one", "two"))
-    assert one.settings == two.settings
-    assert one.metrics == two.metrics
+    one, two = (runs.load_checkpoint(Path(run)) for run in ("one", "two"))
+    assert one.model.settings == two.model.settings
+    assert one.model.metrics == two.model.metrics
 
 
 def test_resuming_goes_on_and_says_so(cli: Cli, poem_file: Path) -> None:
@@ -88,12 +88,12 @@ def test_resuming_goes_on_and_says_so(cli: Cli, poem_file: Path) -> None:
     result = cli("train", "--resume", "checkpoints/poem", "--max-steps", "10")
     assert result.code == 0, result.err
     assert "from step 8" in result.err
-    assert runs.read(Path("checkpoints/poem"), "latest").step == 10
+    assert runs.load_model(Path("checkpoints/poem"), "latest").step == 10
     result = cli("train", "--resume", "checkpoints/poem/step-00000006")
     assert result.code == 0, result.err
     assert "from step 6" in result.err
     assert "step-00000007" in result.err  # later ones go, and it is said
-    assert runs.read(Path("checkpoints/poem"), "latest").step == 8
+    assert runs.load_model(Path("checkpoints/poem"), "latest").step == 8
 
 
 def test_resuming_past_a_damaged_checkpoint_warns_and_sets_it_aside(cli: Cli, poem_file: Path) -> None:
@@ -105,7 +105,7 @@ def test_resuming_past_a_damaged_checkpoint_warns_and_sets_it_aside(cli: Cli, po
     assert "step-00000008" in result.err
     assert "from step 7" in result.err
     assert (run / "step-00000008.damaged").is_dir()
-    assert runs.read(run, "latest").step == 8
+    assert runs.load_model(run, "latest").step == 8
 
 
 def test_overwrite_replaces_a_run_and_leaves_what_is_not_its_own(cli: Cli, poem_file: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
     assert process.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
-    saved = runs.read(tmp_path / "checkpoints" / "poem", "latest")
+    saved = runs.load_model(tmp_path / "checkpoints" / "poem", "latest")
     assert saved.step >= 2
     assert f"Stopped after step {saved.step}" in err
     assert "charlm train --resume checkpoints/poem" in err

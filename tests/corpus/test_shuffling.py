@@ -156,7 +156,7 @@ def test_a_shuffled_run_resumes_and_is_evaluated_on_its_own_split(path: Path) ->
     plan = plan_training(TrainingRequest([str(path)], [SettingsSource("test", asked)], out=out))
     plan.train(quiet=True)
     validation = plan.corpus.part(plan.corpus.split.validation)[:].tolist()
-    saved = runs.read(out)
+    saved = runs.load_model(out)
     assert evaluation_text.select_text([], "validation", None, saved, out).text[:].tolist() == validation
     assert CorpusFile.read(out).shuffle_seed == saved.corpus.shuffle_seed == shuffling.SEED
     other_seed = plan_training(

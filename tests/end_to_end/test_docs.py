@@ -68,6 +68,8 @@ def _texts(tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "new.txt").write_text(text + "☃", encoding="utf-8", newline="")
     (tmp_path / "old.txt").write_bytes(("déjà vu " * 500).encode("cp1252"))
     (tmp_path / "picture.png").write_bytes(random.Random(0).randbytes(3000))
+    (tmp_path / "sounds.raw").write_bytes(random.Random(1).randbytes(3000))
+    (tmp_path / "start.raw").write_bytes(random.Random(2).randbytes(30))
     (tmp_path / "names.txt").write_bytes(b"Anna\nBert\nCleo\n" * 100)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHARLM_CACHE_DIR", "cache")

@@ -56,6 +56,7 @@ for command in (
     f"sample {RUN} --length 50 --num-samples 3 --precision fp32",
     f"eval {RUN} --baselines --dynamic --context-loss --independent-windows 32",
     f"score {RUN}",
+    f"inspect {RUN} --html page.html",
     f"corpus inspect {TEXT}",
 ):
     if woken(BLAS_THREADS, lambda: group.main(command.split(), standalone_mode=False)):

@@ -32,4 +32,7 @@ def test_an_installed_wheel_trains_with_a_preset_and_samples(tmp_path: Path, poe
     assert where.split() == [str(site / "charlm" / "__init__.py"), str(site / "charlm" / "configs")]
     assert (site / "charlm" / "py.typed").exists()
     assert python("-m", "charlm", "train", poem_file, *SMALL, path=site).strip() == str(Path("checkpoints/poem"))
+    python("-m", "charlm", "inspect", "checkpoints/poem", "--html", "inside.html", path=site)
+    assert "Forget gate" in (tmp_path / "inside.html").read_text(encoding="utf-8")
+    python("-m", "charlm", "score", "checkpoints/poem", "--html", "score.html", path=site)
     assert len(python("-m", "charlm", "sample", "checkpoints/poem", "--length", "30", path=site)) >= 30

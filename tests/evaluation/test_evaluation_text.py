@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from charlm import files, run_corpus
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import SavedModel
+from charlm.checkpoint.environment import describe_environment
 from charlm.config import TrainSettings
 from charlm.corpus import loading
 from charlm.corpus.analysis.baselines import compute_baselines
@@ -27,28 +29,29 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def saved(poem_file: Path) -> Checkpoint:
+def saved(poem_file: Path) -> SavedModel:
     return trained_on(poem_file)
 
 
-def trained_on(path: Path, **settings: Any) -> Checkpoint:
-    """A checkpoint of a training on a text, as far as its text goes."""
+def trained_on(path: Path, **settings: Any) -> SavedModel:
+    """A model of a training on a text, as far as its text goes."""
     chosen = TrainSettings(**{"test_fraction": 0.1, "sequence_length": 16, **settings})
     corpus = loading.load([str(path)], chosen, 16)
     files.make_folder(RUN)
     files.write_file(RUN / run_corpus.NAME, CorpusFile.describe(corpus, RUN).encode())
-    return Checkpoint(1, chosen, corpus.vocabulary, {}, TrainingProgress(steps=1), corpus.record())
+    environment = describe_environment(torch.device("cpu"), "fp32")
+    return SavedModel(1, chosen, corpus.vocabulary, {}, TrainingProgress(steps=1), corpus.record(), environment)
 
 
 def written(tried: EvaluationText) -> str:
     return "".join(tried.alphabet[id_] for id_ in tried.text.stored.tolist())
 
 
-def choose(saved: Checkpoint, *names: Path, split: str | None = None, encoding: str | None = None) -> EvaluationText:
+def choose(saved: SavedModel, *names: Path, split: str | None = None, encoding: str | None = None) -> EvaluationText:
     return evaluation_text.select_text(list(map(str, names)), split, encoding, saved, RUN)
 
 
-def test_without_a_text_it_is_a_part_of_the_runs_own(saved: Checkpoint, poem: str) -> None:
+def test_without_a_text_it_is_a_part_of_the_runs_own(saved: SavedModel, poem: str) -> None:
     (a, b), (c, d) = (saved.corpus.split.validation, saved.corpus.split.test)
     assert written(choose(saved)) == written(choose(saved, split="validation")) == poem[a:b]
     assert written(choose(saved, split="test")) == poem[c:d]
@@ -65,7 +68,7 @@ def test_a_text_that_is_named_is_taken_whole_and_read_as_the_runs_own(tmp_path: 
     assert tried.text.document_starts.tolist() == [0, 10]
 
 
-def test_its_encoding_can_be_another(saved: Checkpoint, tmp_path: Path) -> None:
+def test_its_encoding_can_be_another(saved: SavedModel, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_bytes("été".encode("utf-16"))
     assert written(choose(saved, tmp_path / "other.txt", encoding="utf-16")) == "été"
     with pytest.raises(TextError, match=r"utf-8.* 0x"):
@@ -95,7 +98,7 @@ def test_its_size_is_that_of_its_utf_8(tmp_path: Path, unit: str, text: str, siz
     assert choose(saved, tmp_path / "text.txt").size_bytes == 40 * size
 
 
-def test_what_cannot_be_asked_for(saved: Checkpoint, poem_file: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_asked_for(saved: SavedModel, poem_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     with pytest.raises(UsageError, match=r"^--split test: "):
         choose(saved, poem_file, split="test")
@@ -109,14 +112,14 @@ def test_what_cannot_be_asked_for(saved: Checkpoint, poem_file: Path, tmp_path: 
         choose(trained_on(poem_file, unit="byte"), poem_file, encoding="latin-1")
 
 
-def test_the_runs_own_text_is_verified(saved: Checkpoint, poem_file: Path, poem: str) -> None:
+def test_the_runs_own_text_is_verified(saved: SavedModel, poem_file: Path, poem: str) -> None:
     poem_file.write_text(poem.replace("Schafe", "Ziegen"), encoding="utf-8", newline="")
     with pytest.raises(UsageError, match=r"^run: .*poem\.txt") as caught:
         choose(saved)
     assert "RUN TEXT" in caught.value.hint
 
 
-def test_a_text_that_is_gone_is_in_the_cache_still(saved: Checkpoint, poem_file: Path, tmp_path: Path) -> None:
+def test_a_text_that_is_gone_is_in_the_cache_still(saved: SavedModel, poem_file: Path, tmp_path: Path) -> None:
     expected = written(choose(saved))
     poem_file.unlink()
     assert written(choose(saved)) == expected
@@ -124,7 +127,7 @@ def test_a_text_that_is_gone_is_in_the_cache_still(saved: Checkpoint, poem_file:
         evaluation_text.select_text([], None, None, saved, RUN, tmp_path / "empty cache")
 
 
-def test_floors_of_its_own_text_are_those_of_the_corpus(saved: Checkpoint) -> None:
+def test_floors_of_its_own_text_are_those_of_the_corpus(saved: SavedModel) -> None:
     corpus = evaluation_text.load_run_corpus(saved, RUN)
     ids, split = corpus.text[:], corpus.split
     expected = compute_baselines(
@@ -133,7 +136,7 @@ def test_floors_of_its_own_text_are_those_of_the_corpus(saved: Checkpoint) -> No
     assert evaluation_text.compute_baselines_for(choose(saved), corpus) == expected
 
 
-def test_floors_of_another_text_are_counted_on_the_characters_of_both(saved: Checkpoint, tmp_path: Path) -> None:
+def test_floors_of_another_text_are_counted_on_the_characters_of_both(saved: SavedModel, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("e☃" * 50, encoding="utf-8")
     known = trained_on(tmp_path / "other.txt", test_fraction=0.0)
     corpus = evaluation_text.load_run_corpus(saved, RUN)

@@ -76,9 +76,9 @@ def test_every_command_works_there(cli: Cli, poem_file: Path) -> None:
 def test_auto_picks_it_and_the_checkpoint_names_it(poem_file: Path, tmp_path: Path, cuda: torch.device) -> None:
     run = charlm.train(poem_file, out=tmp_path / "run", **settings(max_steps=2))
     environment = run.load(device="cpu").checkpoint.environment
-    assert environment["device"] == "cuda"
-    assert environment["gpu"] == torch.cuda.get_device_name()
-    assert environment["precision"] == "fp32"
+    assert environment.device == "cuda"
+    assert environment.gpu == torch.cuda.get_device_name()
+    assert environment.precision == "fp32"
 
 
 # The same numbers as the CPU's
@@ -147,8 +147,8 @@ def test_a_resume_brings_everything_back(make_trainer: Make, cuda: torch.device,
     whole.train()
     make_trainer("half", device="cuda", max_steps=3, schedule="constant", **changes).train()
     half = make_trainer("half", resume="auto", device="cuda", max_steps=6, **changes)
-    saved = runs.read(half.run, "latest")
-    again = half.state.checkpoint(half.settings, half.corpus, saved.metrics, {})
+    saved = runs.load_checkpoint(half.run)
+    again = half.state.checkpoint(half.settings, half.corpus, saved.model.metrics, saved.model.environment)
     assert_same_training(again, saved)  # generators of CPU and GPU, moments and steps, all on the right device
     half.train()
     assert half.counters.steps == 6

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from charlm import checkpoint, files, runs
+from charlm import files, runs
+from charlm.checkpoint import loading, writing
+from charlm.checkpoint.contents import Checkpoint
+from charlm.checkpoint.environment import describe_environment
 from charlm.errors import CharlmError, CharlmWarning
 from charlm.run_corpus import CorpusFile
 from charlm.training.trainer import Trainer
@@ -62,7 +65,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingDisk]:
 
 def assert_all_that_is_there_is_whole(run: Path) -> None:
     for folder in runs.checkpoints(run):
-        checkpoint.verified(folder)
+        loading.load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("times", [1, 10**6], ids=["once", "for good"])
@@ -72,7 +75,7 @@ def test_whatever_fails_while_saving_the_former_checkpoints_stay(
 ) -> None:
     trainer = make_trainer(max_steps=4, save_every_minutes=1e-9, keep_checkpoints=9)
     trainer.train()
-    before = {folder.name: checkpoint.verified(folder).weights for folder in runs.checkpoints(trainer.run)}
+    before = {folder.name: loading.load_checkpoint(folder).model.weights for folder in runs.checkpoints(trainer.run)}
     faults = 0
     for nth in range(1, 200):
         trainer.counters.steps += 1
@@ -87,7 +90,7 @@ def test_whatever_fails_while_saving_the_former_checkpoints_stay(
         faults += reached
         assert_all_that_is_there_is_whole(trainer.run)
         for name, weights in before.items():
-            kept = checkpoint.verified(trainer.run / name).weights
+            kept = loading.load_checkpoint(trainer.run / name).model.weights
             assert all(torch.equal(kept[key], weight) for key, weight in weights.items())
         if not reached:
             assert not failed
@@ -97,16 +100,9 @@ def test_whatever_fails_while_saving_the_former_checkpoints_stay(
     assert not [path for path in trainer.run.iterdir() if files.TEMPORARY_MARK in path.name]
 
 
-def saved_now(trainer: Trainer) -> checkpoint.Checkpoint:
-    return checkpoint.Checkpoint(
-        step=trainer.counters.steps,
-        settings=trainer.settings,
-        vocabulary=trainer.corpus.vocabulary,
-        weights=dict(trainer.model.state_dict()),
-        progress=trainer.counters.model_copy(),
-        corpus=trainer.corpus.record(),
-        training_state=trainer.state.tensors(),
-    )
+def saved_now(trainer: Trainer) -> Checkpoint:
+    environment = describe_environment(trainer.device, trainer.precision)
+    return trainer.state.checkpoint(trainer.settings, trainer.corpus, {}, environment)
 
 
 @pytest.mark.parametrize("name", ["config.toml", "corpus.json"])
@@ -132,14 +128,14 @@ def test_a_save_that_fails_is_said_and_training_goes_on_and_saves_later(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(max_steps=8, save_every_minutes=1e-9, evaluate_every=100, keep_checkpoints=9)
-    commit, failing = checkpoint.commit, {3, 4}
+    commit, failing = writing.write_checkpoint, {3, 4}
 
-    def full(folder: Path, saved: checkpoint.Checkpoint) -> None:
-        if saved.step in failing:
+    def full(folder: Path, saved: Checkpoint) -> None:
+        if saved.model.step in failing:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         commit(folder, saved)
 
-    monkeypatch.setattr(checkpoint, "commit", full)
+    monkeypatch.setattr(writing, "write_checkpoint", full)
     with pytest.warns(CharlmWarning, match=r"step [34] .*: No space left"):
         trainer.train()
     assert steps_of(trainer.run) == [1, 2, 5, 6, 7, 8]
@@ -149,14 +145,14 @@ def test_a_last_save_that_fails_ends_with_1_and_says_what_is_kept(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(max_steps=4, save_every_minutes=1e-9, evaluate_every=2)
-    commit = checkpoint.commit
+    commit = writing.write_checkpoint
 
-    def full(folder: Path, saved: checkpoint.Checkpoint) -> None:
-        if saved.step == 4:
+    def full(folder: Path, saved: Checkpoint) -> None:
+        if saved.model.step == 4:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         commit(folder, saved)
 
-    monkeypatch.setattr(checkpoint, "commit", full)
+    monkeypatch.setattr(writing, "write_checkpoint", full)
     with pytest.warns(CharlmWarning), pytest.raises(CharlmError, match="step-00000003") as caught:
         trainer.train()
     assert caught.value.exit_code == 1
@@ -185,7 +181,7 @@ def test_metrics_that_cannot_be_written_are_said_once(make_trainer: Make, monkey
         trainer.train()
     assert len(said) == 1
     assert entries(trainer.run) == [] if (trainer.run / runs.METRICS).exists() else True
-    assert runs.read(trainer.run, "latest").step == 12
+    assert runs.load_model(trainer.run, "latest").step == 12
 
 
 def test_a_tensorboard_file_that_cannot_be_written_is_said_once(
@@ -201,7 +197,7 @@ def test_a_tensorboard_file_that_cannot_be_written_is_said_once(
     with pytest.warns(CharlmWarning, match="TensorBoard") as said:
         trainer.train()
     assert len(said) == 1
-    assert runs.read(trainer.run, "latest").step == 12
+    assert runs.load_model(trainer.run, "latest").step == 12
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on the size of files")
@@ -226,5 +222,5 @@ def test_a_real_limit_on_files_ends_with_1_and_what_was_saved_before(tmp_path: P
     assert "File too large" in second.stderr
     assert "step-00000008" in second.stderr
     assert "Traceback" not in second.stderr
-    assert runs.read(tmp_path / "checkpoints" / "poem", "latest").step == 8
+    assert runs.load_model(tmp_path / "checkpoints" / "poem", "latest").step == 8
     assert charlm("sample", "checkpoints/poem", "--length", "5").returncode == 0

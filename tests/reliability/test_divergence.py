@@ -75,7 +75,7 @@ def test_a_loss_that_stays_infinite_for_a_while_takes_training_back(make_trainer
     trainer.train()
     assert trainer.counters.steps == 20
     assert trainer.counters.rollbacks == 1
-    assert runs.read(trainer.run, "latest").progress.learning_rate_scale == 0.5
+    assert runs.load_model(trainer.run, "latest").progress.learning_rate_scale == 0.5
     logged = [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry]
     assert logged == sorted(set(logged))
     assert_no_checkpoint_is_spoilt(trainer.run)
@@ -114,7 +114,7 @@ def diverge(trainer: Trainer, step: int) -> None:
 
 def assert_no_checkpoint_is_spoilt(run: Path) -> None:
     for folder in runs.checkpoints(run):
-        assert all(weight.isfinite().all() for weight in runs.read(folder).weights.values()), folder.name
+        assert all(weight.isfinite().all() for weight in runs.load_model(folder).weights.values()), folder.name
 
 
 def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Make) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from charlm import checkpoint, files, runs
+from charlm import files, runs
+from charlm.checkpoint import writing
+from charlm.checkpoint.contents import Checkpoint
 from charlm.config import SettingsSource
 from charlm.errors import CharlmError, CharlmWarning, UnreadableError
 from charlm.training.plan import plan_training
@@ -22,14 +24,14 @@ __all__ = ["cli", "interrupt", "make_trainer"]  # fixtures
 
 
 def fail_commits(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    commit = checkpoint.commit
+    commit = writing.write_checkpoint
 
-    def failing(folder: Path, saved: checkpoint.Checkpoint) -> None:
-        if saved.step in steps:
+    def failing(folder: Path, saved: Checkpoint) -> None:
+        if saved.model.step in steps:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         commit(folder, saved)
 
-    monkeypatch.setattr(checkpoint, "commit", failing)
+    monkeypatch.setattr(writing, "write_checkpoint", failing)
 
 
 def test_a_best_that_was_not_saved_is_none(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,10 +41,10 @@ def test_a_best_that_was_not_saved_is_none(make_trainer: Make, monkeypatch: pyte
     with pytest.warns(CharlmWarning, match="step 4"):
         trainer.train()
     assert steps_of(trainer.run) == [2, 6, 8]  # 6 is better than what was saved, though not than step 4
-    best = runs.read(trainer.run, "best")
+    best = runs.load_model(trainer.run, "best")
     assert (best.step, best.metrics["loss_validation"]) == (6, 4.0)
     assert best.progress.best_validation_loss == 4.0
-    assert runs.read(trainer.run, "latest").progress.evaluations_without_improvement == 1
+    assert runs.load_model(trainer.run, "latest").progress.evaluations_without_improvement == 1
 
 
 def test_patience_does_not_count_from_a_best_that_was_not_saved(
@@ -53,7 +55,7 @@ def test_patience_does_not_count_from_a_best_that_was_not_saved(
     fail_commits(monkeypatch, {6})  # patience is 1 by then, and 1 again afterwards
     with pytest.warns(CharlmWarning):
         trainer.train()
-    assert runs.read(trainer.run, "best").metrics["loss_validation"] == 4.0  # the evaluation at step 10
+    assert runs.load_model(trainer.run, "best").metrics["loss_validation"] == 4.0  # the evaluation at step 10
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(5.0, [300, 330, 360]), (0.1, [6, 12, 18])])
@@ -68,7 +70,9 @@ def test_a_failed_save_is_tried_again_before_long(
     for second in range(expected[-1] + 1):
         if saver.is_due(second):
             attempts.append(second)
-            unsaved: Any = SimpleNamespace(step=1, progress=SimpleNamespace(training_seconds=float(second)))
+            unsaved: Any = SimpleNamespace(
+                model=SimpleNamespace(step=1, progress=SimpleNamespace(training_seconds=float(second)))
+            )
             with pytest.warns(CharlmWarning, match="step 1"):
                 assert not saver.save(unsaved)
     assert attempts == expected
@@ -142,7 +146,7 @@ def test_what_cannot_be_read_is_not_damaged(
             assert os.strerror(error) in caught.value.message
         if name != "training_state.safetensors":
             with pytest.raises(UnreadableError):
-                runs.read(trainer.run, "best")
+                runs.load_model(trainer.run, "best")
     assert snapshot(trainer.run) == before
     assert steps_of(trainer.run) == steps
 
@@ -226,8 +230,10 @@ def test_metrics_are_on_the_disk_before_the_checkpoint_that_counts_on_them(
 ) -> None:
     trainer = make_trainer(max_steps=4, evaluate_every=2)
     order: list[str] = []
-    sync, commit = files.sync_file, checkpoint.commit
+    sync, commit = files.sync_file, writing.write_checkpoint
     monkeypatch.setattr(files, "sync_file", lambda path: (order.append(path.name), sync(path)))
-    monkeypatch.setattr(checkpoint, "commit", lambda folder, saved: (order.append(folder.name), commit(folder, saved)))
+    monkeypatch.setattr(
+        writing, "write_checkpoint", lambda folder, saved: (order.append(folder.name), commit(folder, saved))
+    )
     trainer.train()
     assert order == ["metrics.jsonl", "step-00000002", "metrics.jsonl", "step-00000004"]

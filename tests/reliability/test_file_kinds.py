@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import checkpoint, reading, runs
+from charlm import reading, runs
+from charlm.checkpoint import loading
+from charlm.checkpoint.contents import DATA_FILES, MANIFEST, TRAINING_STATE
 from charlm.config import TrainSettings, read_toml
 from charlm.corpus import streams
 from charlm.errors import CharlmError, CheckpointError, UsageError
@@ -24,7 +26,7 @@ __all__ = ["make_trainer", "saved"]  # fixtures
 
 pytestmark = pytest.mark.timeout(60)  # a test that hangs has failed
 HUGE = 200 << 30
-each_file = pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
+each_file = pytest.mark.parametrize("name", [*DATA_FILES, MANIFEST])
 
 
 def make_fifo(path: Path) -> None:
@@ -74,20 +76,26 @@ def swap(path: Path, put: Put) -> Path:
 def test_in_a_checkpoint(saved: Path, name: str, put: Put) -> None:
     swap(saved / name, put)
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.verified(saved)
+        loading.load_checkpoint(saved)
     assert name in caught.value.message
     with pytest.raises(CheckpointError):
-        runs.read(saved)
+        runs.load_checkpoint(saved)
+    if name == TRAINING_STATE:
+        assert runs.load_model(saved).weights
+        return
+    for read in (loading.load_model, runs.load_model):
+        with pytest.raises(CheckpointError):
+            read(saved)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
 def test_a_size_that_the_manifest_agrees_with_but_the_settings_do_not(saved: Path, name: str) -> None:
     swap(saved / name, make_huge)
-    manifest = json.loads((saved / checkpoint.MANIFEST).read_text())
+    manifest = json.loads((saved / MANIFEST).read_text())
     manifest[name]["size_bytes"] = HUGE
-    (saved / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    (saved / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=name):
-        checkpoint.verified(saved)
+        loading.load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "num_layers", "batch_size", "embedding_size"])
@@ -97,19 +105,19 @@ def test_settings_that_claim_a_giant_make_no_size_plausible_that_memory_cannot_h
     replace(saved, "config.json", json.dumps(config).encode())
     for file in ("model.safetensors", "training_state.safetensors"):
         swap(saved / file, make_huge)
-    manifest = json.loads((saved / checkpoint.MANIFEST).read_text())
+    manifest = json.loads((saved / MANIFEST).read_text())
     for file in ("model.safetensors", "training_state.safetensors"):
         manifest[file]["size_bytes"] = HUGE
-    (saved / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    (saved / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(CharlmError, match=r"model\.safetensors"):
-        checkpoint.verified(saved)
+        loading.load_checkpoint(saved)
 
 
 def test_a_header_that_claims_more_than_the_file_is_found_before_the_rest_is_read(saved: Path) -> None:
     data = (saved / "model.safetensors").read_bytes()
     replace(saved, "model.safetensors", struct.pack("<Q", len(data)) + data[8:])
     with pytest.raises(CheckpointError):
-        checkpoint.verified(saved)
+        loading.load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("num_layers", [1, 3, 1000])
@@ -135,23 +143,26 @@ def test_a_link_to_a_regular_file_is_read_as_in_the_cache_of_a_model_hub(
     for path in saved.iterdir():
         path.rename(blobs / f"sha-{path.name}")
         (snapshot / path.name).symlink_to(Path("../../blobs") / f"sha-{path.name}")
-    read = runs.read(snapshot)
+    read = runs.load_model(snapshot)
     assert read.step >= 1
-    read.model(torch.device("cpu"))
+    read.build_model(torch.device("cpu"))
     blob = blobs / f"sha-{name}"
     blob.write_bytes(b"x" + blob.read_bytes()[1:])
     with pytest.raises(CheckpointError):
-        runs.read(snapshot)
+        runs.load_checkpoint(snapshot)
+    if name != TRAINING_STATE:
+        with pytest.raises(CheckpointError):
+            runs.load_model(snapshot)
 
 
 def test_a_checkpoint_folder_that_is_a_link_is_pruned_as_a_link(saved: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     saved.rename(elsewhere)
     saved.symlink_to(elsewhere)
-    assert runs.read(saved.parent, "best").step
+    assert runs.load_model(saved.parent, "best").step
     runs.files.remove_folder(saved)
     assert not saved.exists()
-    assert (elsewhere / checkpoint.MANIFEST).is_file()
+    assert (elsewhere / MANIFEST).is_file()
     assert not [path for path in saved.parent.iterdir() if runs.files.TEMPORARY_MARK in path.name]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import checkpoint, runs
+from charlm import runs
+from charlm.checkpoint import environment
 from charlm.config import SettingsSource, TrainSettings
 from charlm.errors import CharlmError, TrainingInterruptedError
 from charlm.model.device import explained_memory
@@ -45,7 +46,7 @@ def test_early_stopping_goes_on_counting(
     resumed = make_trainer(resume=stopped.run)
     resumed.train()
     assert alone.counters.steps == resumed.counters.steps == 8
-    assert_same_training(runs.read(alone.run, "latest"), runs.read(resumed.run, "latest"))
+    assert_same_training(runs.load_checkpoint(alone.run), runs.load_checkpoint(resumed.run))
 
 
 def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) -> None:
@@ -53,7 +54,7 @@ def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) ->
     interrupt(trainer, 5)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
-    spent = runs.read(trainer.run, "latest").progress.training_seconds
+    spent = runs.load_model(trainer.run, "latest").progress.training_seconds
     resumed = make_trainer(resume=trainer.run)
     assert resumed.stopwatch.read() == spent > 0
     assert resumed.policy.progress(resumed.counters, resumed.seconds) == pytest.approx(spent / 600)
@@ -66,8 +67,8 @@ def test_with_a_constant_rate_a_run_made_longer_is_exactly_the_long_run(make_tra
     short.train()
     longer = make_trainer(resume=short.run, max_steps=12)
     longer.train()
-    ours, theirs = runs.read(longer.run, "latest"), runs.read(longer.run.parent / "long", "latest")
-    ours.metrics = theirs.metrics  # the short one's end was evaluated too
+    ours, theirs = runs.load_checkpoint(longer.run), runs.load_checkpoint(longer.run.parent / "long")
+    ours.model.metrics = theirs.model.metrics  # the short one's end was evaluated too
     assert_same_training(ours, theirs)
 
 
@@ -82,8 +83,8 @@ def test_a_resume_elsewhere_says_that_the_bits_may_differ(
         TrainingRequest([str(poem_file)], [SettingsSource("test", {"threads": 7})], resume=str(trainer.run))
     )
     assert "threads 1 → 7" in " ".join(other.startup_messages())
-    here = checkpoint.processor_name()
-    monkeypatch.setattr(checkpoint, "processor_name", lambda: "Another CPU (AVX512)")
+    here = environment.processor_name()
+    monkeypatch.setattr(environment, "processor_name", lambda: "Another CPU (AVX512)")
     assert f"processor {here} → Another CPU (AVX512)" in " ".join(same.startup_messages())
 
 
@@ -157,6 +158,6 @@ def test_a_real_disk_that_is_full(make_trainer: Make, tmp_path: Path) -> None:
         with pytest.warns(match="No space left"):
             trainer.train()
         assert trainer.counters.steps == 30
-        assert runs.read(disk / "run", "latest").step == 30
+        assert runs.load_model(disk / "run", "latest").step == 30
     finally:
         subprocess.run(["umount", disk], check=True)

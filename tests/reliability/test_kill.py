@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from charlm import checkpoint, runs
+from charlm import runs
+from charlm.checkpoint import loading
 from charlm.config import SettingsSource
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -74,7 +75,7 @@ def order(tmp_path: Path, poem_file: Path) -> Iterator[Order]:
 def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, poem_file: Path) -> None:
     alone = tmp_path / "alone"
     plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", SETTINGS)], out=alone)).train(quiet=True)
-    expected = runs.read(alone, "latest")
+    expected = runs.load_checkpoint(alone)
     chance = random.Random(SEED)
     kills = number = 0
     while kills < KILLS:
@@ -83,9 +84,9 @@ def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, 
         while (answer := order(run, chance.uniform(0.05, 2.0)))["killed"]:
             kills += 1
             for folder in runs.checkpoints(run):
-                checkpoint.verified(folder)
+                loading.load_checkpoint(folder)
         assert answer["code"] == 0, f"seed {SEED}, run {number}, after {kills} kills"
-        ended = runs.read(run, "latest")
+        ended = runs.load_checkpoint(run)
         assert ended.step == expected.step
         for kind in ("weights", "training_state"):
             for name, tensor in getattr(expected, kind).items():

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm import checkpoint, run_corpus, runs
+from charlm import run_corpus, runs
+from charlm.checkpoint import writing
 from charlm.config import SettingsSource
 from charlm.errors import TextError
 from charlm.run_corpus import CorpusFile
@@ -38,13 +39,13 @@ def test_the_size_of_a_checkpoint_does_not_depend_on_how_many_files_there_are(tm
     many = train(tmp_path / "many", 1000, tmp_path / "run 2")
     sizes = [size_bytes(runs.checkpoints(run)[0]) for run in (few, many)]
     assert abs(sizes[0] - sizes[1]) < 100
-    assert len(CorpusFile.read(many).files) == runs.read(many).corpus.num_files == 1000
+    assert len(CorpusFile.read(many).files) == runs.load_model(many).corpus.num_files == 1000
 
 
 def test_a_run_of_many_files_resumes(tmp_path: Path) -> None:
     run = train(tmp_path / "texts", 100, tmp_path / "run")
     plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(run))).train(quiet=True)
-    assert runs.read(run, "latest").step == 4
+    assert runs.load_model(run, "latest").step == 4
     assert len(CorpusFile.read(run).files) == 100
 
 
@@ -70,7 +71,7 @@ def test_an_existing_run_is_not_replaced_by_one_whose_list_is_too_long(
         plan_training(
             TrainingRequest([str(tmp_path / "many")], [SettingsSource("test", SETTINGS)], out=run, overwrite=True)
         ).train(quiet=True)
-    assert runs.read(run).step == 2
+    assert runs.load_model(run).step == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "manifest.json"])
@@ -78,17 +79,17 @@ def test_no_json_of_a_checkpoint_is_written_that_could_not_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     run = train(tmp_path / "texts", 40, tmp_path / "run")
-    saved = runs.read(run)
-    monkeypatch.setattr(checkpoint, "JSON_AT_MOST_BYTES", (runs.checkpoints(run)[0] / name).stat().st_size - 1)
+    saved = runs.load_checkpoint(run)
+    monkeypatch.setattr(writing, "MAX_JSON_BYTES", (runs.checkpoints(run)[0] / name).stat().st_size - 1)
     with pytest.raises(TextError):
-        checkpoint.commit(tmp_path / "another", saved)
+        writing.write_checkpoint(tmp_path / "another", saved)
     assert not (tmp_path / "another").exists()
 
 
 def test_what_a_checkpoint_could_not_hold_is_refused_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "JSON_AT_MOST_BYTES", 1000)
+    monkeypatch.setattr(writing, "MAX_JSON_BYTES", 1000)
     with pytest.raises(TextError):
         train(tmp_path / "texts", 40, tmp_path / "run")
     assert not runs.is_occupied(tmp_path / "run")

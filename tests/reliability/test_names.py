@@ -16,7 +16,9 @@ from tensorboard.summary.writer import record_writer
 from charlm import files, runs
 from charlm.config import SettingsSource, TrainSettings, read_toml, resolve
 from charlm.errors import CharlmWarning, UsageError
+from charlm.records import to_json
 from charlm.run_corpus import CorpusFile
+from charlm.summary import summarize
 from charlm.training.found import default_run_folder, portable_name
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -61,11 +63,11 @@ def test_texts_and_runs_may_have_any_name(poem: str, name: str) -> None:
     assert CorpusFile.read(run).files[0].path == str(text)
     assert any(path.name.startswith("events.out.tfevents") and path.stat().st_size for path in run.iterdir())
     plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(run))).train(quiet=True)
-    assert runs.read(run, "latest").step == 4
-    assert runs.summary(run)["corpus"]["files"][0]["path"] == str(Path.cwd() / text)
+    assert runs.load_model(run, "latest").step == 4
+    assert to_json(summarize(run))["corpus"]["files"][0]["path"] == str(Path.cwd() / text)
     layers = [SettingsSource("test", {**SETTINGS, "max_steps": 2, "init_from": str(run)})]
     plan_training(TrainingRequest([str(text)], layers, out=Path("tuned"))).train(quiet=True)
-    assert runs.read(Path("tuned")).settings.init_from == str(run)
+    assert runs.load_model(Path("tuned")).settings.init_from == str(run)
     assert plan_training(TrainingRequest([], [], resume="tuned")).settings.init_from == str(run)
     same = resolve(TrainSettings, [SettingsSource("", read_toml(Path("tuned/config.toml")))])
     assert Path.cwd() / same.init_from == Path.cwd() / run
@@ -162,7 +164,7 @@ def test_a_folder_with_texts_and_runs_may_be_moved(poem: str, monkeypatch: pytes
     plan_training(
         TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(run), cache_folder=empty)
     ).train(quiet=True)
-    assert runs.read(run, "latest").step == 4
+    assert runs.load_model(run, "latest").step == 4
     shutil.move("elsewhere/checkpoints/texts", "alone")  # its record now says where the texts are
     plan_training(
         TrainingRequest(
@@ -173,7 +175,7 @@ def test_a_folder_with_texts_and_runs_may_be_moved(poem: str, monkeypatch: pytes
     plan_training(
         TrainingRequest([], [SettingsSource("test", {"max_steps": 8})], resume="alone", cache_folder=empty)
     ).train(quiet=True)
-    assert runs.read(Path("alone"), "latest").step == 8
+    assert runs.load_model(Path("alone"), "latest").step == 8
 
 
 # TensorBoard
@@ -196,7 +198,7 @@ def test_whatever_tensorboards_writer_raises_is_said_once(
         trainer.train()
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
-    assert runs.read(trainer.run, "latest").step == 12
+    assert runs.load_model(trainer.run, "latest").step == 12
 
 
 def test_the_failure_of_another_thread_is_not_taken_for_tensorboards(

@@ -68,7 +68,7 @@ def test_a_second_training_in_the_same_folder_is_refused(
 
 def test_reading_from_a_run_that_trains_always_works(training: "subprocess.Popen[str]", tmp_path: Path) -> None:
     run = tmp_path / "checkpoints" / "poem"
-    steps = {runs.read(run, which).step for _ in range(150) for which in ("best", "latest")}
+    steps = {runs.load_model(run, which).step for _ in range(150) for which in ("best", "latest")}
     assert training.poll() is None
     assert len(steps) > 3
 
@@ -82,4 +82,4 @@ def test_what_changed_between_looking_and_locking_is_noticed(make_trainer: Make,
     make_trainer(resume=trainer.run, max_steps=4).train()
     with pytest.raises(UsageError, match="just now"):
         plan.train(quiet=True)
-    assert runs.read(trainer.run, "latest").step == 4
+    assert runs.load_model(trainer.run, "latest").step == 4

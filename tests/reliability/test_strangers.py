@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from charlm import checkpoint, files, runs
+from charlm import files, runs
+from charlm.checkpoint import loading
+from charlm.checkpoint.contents import DATA_FILES, MANIFEST
 from charlm.errors import CheckpointError
 from tests.training.conftest import Make, make_trainer
 
@@ -28,9 +30,9 @@ def saved(make_trainer: Make) -> Path:
 def replace(folder: Path, name: str, data: bytes) -> None:
     """Put other bytes in place of a file, and have the manifest agree, as a stranger would."""
     (folder / name).write_bytes(data)
-    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     manifest[name] = {"size_bytes": len(data), "sha256": files.sha256(data)}
-    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
@@ -41,12 +43,12 @@ def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> N
 
 def refused(folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.verified(folder).model(torch.device("cpu"))
+        loading.load_checkpoint(folder).model.build_model(torch.device("cpu"))
     assert caught.value.exit_code == 3
 
 
 def test_the_checkpoint_itself_is_sound(saved: Path) -> None:
-    checkpoint.verified(saved).model(torch.device("cpu"))
+    loading.load_checkpoint(saved).model.build_model(torch.device("cpu"))
 
 
 class Harm:
@@ -82,7 +84,7 @@ def test_a_tensor_that_claims_a_terabyte(saved: Path) -> None:
 @pytest.mark.parametrize("text", ["[" * 10_000, '{"a":' * 10_000, "", "null", "[]", "{}", "\xff", "NaN"])
 def test_json_that_is_deep_or_none(saved: Path, name: str, text: str) -> None:
     data = text.encode("latin-1")
-    if name == checkpoint.MANIFEST:
+    if name == MANIFEST:
         (saved / name).write_bytes(data)
     else:
         replace(saved, name, data)
@@ -118,30 +120,30 @@ def test_a_config_that_makes_no_sense(saved: Path, change: Callable[[dict[str, A
 def test_names_in_a_config_do_not_command_the_terminal(saved: Path, key: str) -> None:
     edit(saved, "config.json", lambda config: config[key].update({"\x1b]0;owned\x07": [None]}))
     with pytest.raises(CheckpointError, match="owned") as caught:
-        checkpoint.verified(saved)
+        loading.load_checkpoint(saved)
     assert caught.value.message.isprintable()
 
 
 def test_a_manifest_that_names_other_files(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
-    manifest = json.loads((saved / checkpoint.MANIFEST).read_text())
+    manifest = json.loads((saved / MANIFEST).read_text())
     manifest["../secret"] = manifest.pop("model.safetensors")
-    (saved / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    (saved / MANIFEST).write_text(json.dumps(manifest))
     refused(saved)
 
 
-@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
+@pytest.mark.parametrize("name", [*DATA_FILES, MANIFEST])
 def test_a_link_is_read_only_if_the_hash_of_what_it_leads_to_is_right(saved: Path, name: str, tmp_path: Path) -> None:
     (saved / name).rename(tmp_path / "elsewhere")
     (saved / name).symlink_to(tmp_path / "elsewhere")
-    checkpoint.verified(saved).model(torch.device("cpu"))
+    loading.load_checkpoint(saved).model.build_model(torch.device("cpu"))
     (tmp_path / "other").write_text("secret")
     (saved / name).unlink()
     (saved / name).symlink_to(tmp_path / "other")
     refused(saved)
 
 
-@pytest.mark.parametrize("name", checkpoint.FILES)
+@pytest.mark.parametrize("name", DATA_FILES)
 def test_files_of_two_checkpoints_swapped(saved: Path, name: str) -> None:
     (other,) = [folder for folder in runs.checkpoints(saved.parent) if folder != saved]
     data = (other / name).read_bytes()

@@ -52,9 +52,9 @@ def test_any_unicode_from_file_to_checkpoint_to_sample(text: str) -> None:
             return
         assert plan.corpus.vocabulary.decode(plan.corpus.text[:]) == read
         plan.train(quiet=True)
-        saved = runs.read(Path(folder) / "run", "latest")
+        saved = runs.load_model(Path(folder) / "run", "latest")
         assert saved.vocabulary.characters == sorted(set(read))
-        model = saved.model(torch.device("cpu"))
+        model = saved.build_model(torch.device("cpu"))
         sampled = "".join(Sampler(model, saved.vocabulary, SampleSettings(prompt=read[:5], length=10, seed=1)).stream())
         assert len(sampled) == 10
         assert set(sampled) <= set(read)

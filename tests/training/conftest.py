@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from charlm import runs
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import Checkpoint
 from charlm.config import SettingsSource
 from charlm.evaluation.passes import Evaluation
 from charlm.model.language_model import Predictions
@@ -54,13 +54,12 @@ def steps_of(run: Path) -> list[int]:
 
 def assert_same_training(ours: Checkpoint, theirs: Checkpoint) -> None:
     """Weights, optimizer, carried state, generators: all of them, to the last bit."""
-    assert ours.step == theirs.step
-    for kind in ("weights", "training_state"):
-        one, other = getattr(ours, kind), getattr(theirs, kind)
+    assert ours.model.step == theirs.model.step
+    for one, other in ((ours.model.weights, theirs.model.weights), (ours.training_state, theirs.training_state)):
         assert set(one) == set(other)
         for name in one:
             assert torch.equal(one[name], other[name]), name
-    assert ours.metrics == theirs.metrics
+    assert ours.model.metrics == theirs.model.metrics
 
 
 def evaluations(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:

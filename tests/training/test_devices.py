@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from charlm.checkpoint import Checkpoint
+from charlm.checkpoint.contents import Checkpoint
+from charlm.checkpoint.environment import describe_environment
 from charlm.config import TrainSettings
 from charlm.errors import CharlmError, UsageError
 from charlm.model import device as device_module
@@ -23,6 +24,7 @@ from tests.training.conftest import Make, assert_same_training, make_trainer, wa
 
 __all__ = ["make_trainer"]  # a fixture
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+ENVIRONMENT = describe_environment(torch.device("cpu"), "fp32")
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_training_skips_and_resumes_exactly_without_found_inf(make_trainer: Make
     def take(trainer: Trainer, steps: int) -> Checkpoint:
         for _ in range(steps):
             trainer.train_step()
-        return copy.deepcopy(trainer.state.checkpoint(trainer.settings, trainer.corpus, {}, {"device": "cpu"}))
+        return copy.deepcopy(trainer.state.checkpoint(trainer.settings, trainer.corpus, {}, ENVIRONMENT))
 
     whole = make_trainer(max_steps=6, dropout=0.3)
     half = make_trainer(run="other", max_steps=6, dropout=0.3)
@@ -112,10 +114,11 @@ def test_the_generator_that_dropout_draws_from_is_saved_and_put_back(
 def test_a_checkpoint_of_another_device_brings_the_cpus_generator(make_trainer: Make) -> None:
     trainer = make_trainer()
     trainer.train_step()
-    saved = trainer.state.checkpoint(trainer.settings, trainer.corpus, {}, {"device": "mps"})
+    on_mps = ENVIRONMENT.model_copy(update={"device": "mps"})
+    saved = trainer.state.checkpoint(trainer.settings, trainer.corpus, {}, on_mps)
     other: TrainingState = make_trainer(run="other").state
     other.restore(saved)
-    assert_same_training(saved, other.checkpoint(trainer.settings, trainer.corpus, {}, {}))
+    assert_same_training(saved, other.checkpoint(trainer.settings, trainer.corpus, {}, ENVIRONMENT))
 
 
 @pytest.mark.parametrize(

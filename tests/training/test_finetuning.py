@@ -47,11 +47,11 @@ def test_characters_that_both_know_keep_their_logits(
 ) -> None:
     trainer = make_trainer("origin", max_steps=2, cell=cell, tie_weights=tie_weights, embedding_size=12)
     trainer.train()
-    old = runs.read(trainer.run)
+    old = runs.load_model(trainer.run)
     new = plan(trainer.run, new_text).trainer(quiet=True)
     common = sorted(set(old.vocabulary.characters) & set(NEW_TEXT))
     assert len(common) > 20
-    before, after = old.model(torch.device("cpu")), new.model.eval()
+    before, after = old.build_model(torch.device("cpu")), new.model.eval()
     ids = [torch.from_numpy(v.ids_of(common))[:, None] for v in (old.vocabulary, new.corpus.vocabulary)]
     expected, _ = before(ids[0], before.zero_state(1))
     found, _ = after(ids[1], after.zero_state(1))
@@ -61,7 +61,7 @@ def test_characters_that_both_know_keep_their_logits(
 def test_every_row_is_that_of_its_character_to_the_last_bit_and_new_ones_are_small(
     origin: Path, new_text: Path
 ) -> None:
-    old, new = runs.read(origin), plan(origin, new_text).trainer(quiet=True)
+    old, new = runs.load_model(origin), plan(origin, new_text).trainer(quiet=True)
     vocabulary = new.corpus.vocabulary
     assert set(vocabulary.characters) == set(old.vocabulary.characters) | set(NEW_TEXT)
     weights, rows = new.model.state_dict(), vocabulary.ids_of(old.vocabulary.characters)
@@ -82,7 +82,7 @@ def test_an_unknown_symbol_is_taken_along(make_trainer: Make, new_text: Path, po
     rare.write_text(poem + "☃", encoding="utf-8")
     trainer = make_trainer("origin", text=rare, max_steps=2, min_count=2)
     trainer.train()
-    old = runs.read(trainer.run)
+    old = runs.load_model(trainer.run)
     new = plan(trainer.run, new_text).trainer(quiet=True)
     assert old.vocabulary.has_unknown
     assert new.corpus.vocabulary.has_unknown
@@ -135,7 +135,7 @@ def test_it_learns_on_and_a_resume_needs_the_origin_no_more(
         trainer.train()
     origin.rename(origin.with_name("moved"))
     make_trainer(resume=part.run, text=new_text).train()
-    assert_same_training(runs.read(part.run, "latest"), runs.read(whole.run, "latest"))
+    assert_same_training(runs.load_checkpoint(part.run), runs.load_checkpoint(whole.run))
 
 
 def test_killed_before_its_first_checkpoint_it_starts_from_there_again(origin: Path, new_text: Path) -> None:
@@ -149,11 +149,11 @@ def test_killed_before_its_first_checkpoint_it_starts_from_there_again(origin: P
 
 
 def test_what_it_predicts_of_old_text_hardly_changes(poem: str, origin: Path) -> None:
-    old = runs.read(origin)
+    old = runs.load_model(origin)
     vocabulary = old.vocabulary | Vocabulary.of("☃☀")
     model = CharacterModel(len(vocabulary), old.settings).eval()
     start_from(old, model, vocabulary)
-    before = old.model(torch.device("cpu"))
+    before = old.build_model(torch.device("cpu"))
     losses = []
     for network, known in ((before, old.vocabulary), (model, vocabulary)):
         ids = torch.from_numpy(known.encode(poem[:500]).astype("int64"))[:, None]

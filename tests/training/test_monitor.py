@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from charlm import runs
 from charlm.config import TrainSettings
@@ -16,7 +17,7 @@ from charlm.training.monitor import Monitor
 from tests.training.conftest import Interrupt, Make, entries, watch_predictions
 
 SCALARS = {
-    *("loss/train", "loss/validation", "bits_per_character/train", "bits_per_character/validation"),
+    *("loss", "bits_per_character"),
     *("learning_rate", "gradient_norm", "throughput/characters_per_second"),
     *("progress/training_seconds", "progress/epoch"),
 }
@@ -29,8 +30,11 @@ def board(run: Path) -> event_accumulator.EventAccumulator:
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves of a run, but for those of its layers."""
     read = board(run)
-    return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+    groups = ("gates/", "update_to_weight/", "gradient_norm_per_layer/")
+    tags = [tag for tag in read.Tags()["scalars"] if not tag.startswith(groups)]
+    return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in tags}
 
 
 def shown(run: Path, tag: str) -> list[Any]:
@@ -45,16 +49,18 @@ def texts(run: Path, tag: str) -> list[tuple[int, str]]:
     return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
 
 
-def test_both_hold_the_same_figures_under_the_same_names(make_trainer: Make) -> None:
+def test_both_hold_the_same_figures(make_trainer: Make) -> None:
     trainer = make_trainer()
     trainer.train()
-    drawn = scalars(trainer.run)
+    drawn, of_validation = scalars(trainer.run), scalars(trainer.run / "validation")
     assert set(drawn) == SCALARS
-    written = entries(trainer.run)
-    names = {name for entry in written for name in entry if not name.endswith("_exact")}
-    assert names == {"step"} | {tag.replace("/", "_") for tag in SCALARS}
+    assert set(of_validation) == {"loss", "bits_per_character"}  # in one card with training
+    curves = {f"{tag}_validation": points for tag, points in of_validation.items()}
     for tag, points in drawn.items():
-        name = tag.replace("/", "_")
+        curves[f"{tag}_train" if tag in of_validation else tag.replace("/", "_")] = points
+    written = entries(trainer.run)
+    assert {name for entry in written for name in entry if not name.endswith("_exact")} == {"step", *curves}
+    for name, points in curves.items():
         expected = [(entry["step"], entry[name]) for entry in written if name in entry]
         assert [step for step, _ in points] == [step for step, _ in expected]
         assert [value for _, value in points] == pytest.approx([value for _, value in expected], rel=1e-6)
@@ -71,16 +77,18 @@ def test_metrics_of_a_byte_level_model_are_named_after_bytes(
     assert "throughput_bytes_per_second" in names
     tags = {tag.replace("character", "byte") for tag in SCALARS}
     assert set(scalars(trainer.run)) == tags
-    (layout,) = shown(trainer.run, "custom_scalars__config__")
-    assert b"bits per byte" in layout.tensor_proto.string_val[0]
     experiment = board(trainer.run).summary_metadata["_hparams_/experiment"].plugin_data.content
-    assert b"bits_per_byte/validation" in experiment
+    metrics = HParamsPluginData.FromString(experiment).experiment.metric_infos
+    assert {(metric.name.group, metric.name.tag) for metric in metrics} == {
+        ("validation", "loss"),
+        ("validation", "bits_per_byte"),
+    }
     ((_, text),) = texts(trainer.run, "exact validation")
     assert f"{exact.bits_per_character:.4f} bits per byte" in text
     error = capsys.readouterr().err
     assert "256 bytes" in error
     assert "bytes/s" in error
-    for said in (*names, error, text, str(layout), str(experiment)):
+    for said in (*names, error, text, str(experiment)):
         assert "char" not in said
 
 
@@ -88,8 +96,8 @@ def test_figures_come_at_the_steps_that_are_set(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=10, log_every=3, evaluate_every=4)
     trainer.train()
     drawn = scalars(trainer.run)
-    assert [step for step, _ in drawn["loss/train"]] == [3, 6, 9]
-    assert [step for step, _ in drawn["loss/validation"]] == [4, 8, 10]
+    assert [step for step, _ in drawn["loss"]] == [3, 6, 9]
+    assert [step for step, _ in scalars(trainer.run / "validation")["loss"]] == [4, 8, 10]
 
 
 def test_bits_are_nats_divided_by_the_logarithm_of_two(make_trainer: Make) -> None:
@@ -130,7 +138,7 @@ def test_the_exact_figure_is_written_at_the_step_of_the_best_checkpoint(make_tra
     exact = trainer.train()
     last = entries(trainer.run)[-1]
     assert last == {
-        "step": runs.read(trainer.run, "best").step,
+        "step": runs.load_model(trainer.run, "best").step,
         "loss_validation_exact": exact.nats_per_character,
         "bits_per_character_validation_exact": exact.bits_per_character,
     }
@@ -139,12 +147,13 @@ def test_the_exact_figure_is_written_at_the_step_of_the_best_checkpoint(make_tra
     assert f"{exact.nats_per_character:.4f} nats" in text
 
 
-def test_all_of_it_is_in_the_run_folder_and_there_is_no_sub_run(make_trainer: Make) -> None:
+def test_the_validation_curve_is_a_run_of_its_own_below_the_run(make_trainer: Make) -> None:
     trainer = make_trainer()
     trainer.train()
-    assert [path.name for path in trainer.run.iterdir() if path.is_dir() and not path.name.startswith("step-")] == []
-    events = [path.parent for path in trainer.run.rglob("events.out.tfevents.*")]
-    assert events == [trainer.run]
+    folders = [path.name for path in trainer.run.iterdir() if path.is_dir() and not path.name.startswith("step-")]
+    assert folders == ["validation"]
+    events = {path.parent for path in trainer.run.rglob("events.out.tfevents.*")}
+    assert events == {trainer.run, trainer.run / "validation"}
 
 
 def test_settings_are_there_as_hyperparameters_with_the_figures_to_compare(make_trainer: Make) -> None:
@@ -156,7 +165,8 @@ def test_settings_are_there_as_hyperparameters_with_the_figures_to_compare(make_
     experiment = plugin["_hparams_/experiment"].plugin_data.content
     assert b"hidden_size" in start
     assert b"parameters" in start
-    assert b"loss/validation" in experiment
+    metrics = HParamsPluginData.FromString(experiment).experiment.metric_infos
+    assert ("validation", "loss") in {(metric.name.group, metric.name.tag) for metric in metrics}
 
 
 def test_settings_and_samples_are_there_as_text(make_trainer: Make) -> None:
@@ -197,18 +207,18 @@ def test_after_a_resume_no_figure_is_there_twice(make_trainer: Make, interrupt: 
     interrupt(trainer, 9)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
-    assert [step for step, _ in scalars(trainer.run)["loss/train"]] == [2, 4, 6, 8]
+    assert [step for step, _ in scalars(trainer.run)["loss"]] == [2, 4, 6, 8]
     _wait_for_the_next_second()
     resumed = make_trainer(resume=trainer.run / "step-00000005")
     resumed.train()
     drawn = scalars(resumed.run)
-    assert [step for step, _ in drawn["loss/train"]] == [2, 4, 6, 8, 10, 12]
-    assert [step for step, _ in drawn["loss/validation"]] == [4, 8, 12]
-    assert [event.step for event in shown(resumed.run, "loss/train")] == [2, 4, 6, 8, 10, 12]
+    assert [step for step, _ in drawn["loss"]] == [2, 4, 6, 8, 10, 12]
+    assert [step for step, _ in scalars(resumed.run / "validation")["loss"]] == [4, 8, 12]
+    assert [event.step for event in shown(resumed.run, "loss")] == [2, 4, 6, 8, 10, 12]
     assert [step for step, _ in texts(resumed.run, "sample")] == [4, 8, 12]
     written = entries(resumed.run)
     assert [entry["step"] for entry in written if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
-    for step, value in drawn["loss/train"]:
+    for step, value in drawn["loss"]:
         (entry,) = [entry for entry in written if entry["step"] == step and "loss_train" in entry]
         assert value == pytest.approx(entry["loss_train"], rel=1e-6)
 

@@ -83,7 +83,7 @@ def test_another_run_folder_is_refused_on_a_resume(finished_run: Path, tmp_path:
 def test_resuming_finds_the_text_by_itself(finished_run: Path) -> None:
     plan = plan_training(TrainingRequest([], [], resume=str(finished_run)))
     assert plan.found.checkpoint is not None
-    assert plan.found.checkpoint.step == 2
+    assert plan.found.checkpoint.model.step == 2
 
 
 def test_auto_starts_afresh_where_nothing_is_and_goes_on_where_something_is(
@@ -114,18 +114,18 @@ def test_auto_starts_again_where_nothing_was_saved_yet(make_trainer: Make) -> No
 def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell: str) -> None:
     trainer = make_trainer(cell=cell, max_steps=1)
     trainer.train()
-    saved = runs.read(trainer.run, "latest")
-    state, weights = saved.training_state, saved.weights
+    saved = runs.load_checkpoint(trainer.run)
+    state, weights = saved.training_state, saved.model.weights
     assert len(state) == 3 * len(weights) + (2 if cell == "lstm" else 1) + 6
     for name in state:
         saved.training_state = {other: tensor for other, tensor in state.items() if other != name}
-        with pytest.raises(CheckpointError, match=f"{re.escape(str(saved.folder))}.*{re.escape(name)}") as raised:
+        with pytest.raises(CheckpointError, match=f"{re.escape(str(saved.model.folder))}.*{re.escape(name)}") as raised:
             trainer.restore(saved)
         assert raised.value.exit_code == 3
     saved.training_state = {**state, "added_later": torch.zeros(3)}
     trainer.restore(saved)
     for name in weights:
-        saved.weights = {other: weight for other, weight in weights.items() if other != name}
+        saved.model.weights = {other: weight for other, weight in weights.items() if other != name}
         with pytest.raises(CheckpointError, match=re.escape(name)):
             trainer.restore(saved)
 
@@ -133,11 +133,11 @@ def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell
 def test_a_tensor_of_another_shape_is_refused(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=1)
     trainer.train()
-    saved = runs.read(trainer.run, "latest")
+    saved = runs.load_checkpoint(trainer.run)
     state = saved.training_state
     for name, tensor in state.items():
         saved.training_state = {**state, name: torch.cat([tensor.flatten(), tensor.flatten()])}
-        with pytest.raises(CheckpointError, match=re.escape(str(saved.folder))):
+        with pytest.raises(CheckpointError, match=re.escape(str(saved.model.folder))):
             trainer.restore(saved)
 
 
@@ -207,4 +207,4 @@ def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_pa
             )
         )
         plan.train(quiet=True)
-    assert runs.read(tmp_path / "x", "latest").step == 1
+    assert runs.load_model(tmp_path / "x", "latest").step == 1

@@ -39,13 +39,13 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
         first.train()
     assert caught.value.exit_code == 130
     assert f"--resume {first.run}" in str(caught.value)
-    assert runs.read(first.run, "latest").step == stopped_at
+    assert runs.load_model(first.run, "latest").step == stopped_at
 
     torch.manual_seed(99)  # another process would not have these random numbers
     second = make_trainer(resume=first.run)
     assert second.counters.steps == stopped_at
     assert second.train() == exact
-    assert_same_training(runs.read(second.run, "latest"), runs.read(whole.run, "latest"))
+    assert_same_training(runs.load_checkpoint(second.run), runs.load_checkpoint(whole.run))
     assert timeless(second.run) == timeless(whole.run)
     assert [entry["step"] for entry in entries(whole.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
 
@@ -60,18 +60,18 @@ def test_interrupted_again_and_again_it_is_still_the_same(make_trainer: Make, in
             trainer.train()
         trainer = make_trainer(resume=trainer.run)
     trainer.train()
-    assert_same_training(runs.read(trainer.run, "latest"), runs.read(whole.run, "latest"))
+    assert_same_training(runs.load_checkpoint(trainer.run), runs.load_checkpoint(whole.run))
     assert timeless(trainer.run) == timeless(whole.run)
 
 
 def test_going_back_to_an_older_checkpoint_gives_the_same_again(make_trainer: Make) -> None:
     trainer = make_trainer(dropout=0.3, keep_checkpoints=20, save_every_minutes=1e-9)
     trainer.train()
-    last, logged = runs.read(trainer.run, "latest"), timeless(trainer.run)
+    last, logged = runs.load_checkpoint(trainer.run), timeless(trainer.run)
     again = make_trainer(resume=trainer.run / "step-00000007")
     assert steps_of(trainer.run) == [1, 2, 3, 4, 5, 6, 7]
     again.train()
-    assert_same_training(runs.read(trainer.run, "latest"), last)
+    assert_same_training(runs.load_checkpoint(trainer.run), last)
     assert timeless(trainer.run) == logged
 
 
@@ -80,7 +80,7 @@ def test_a_run_can_be_made_longer(make_trainer: Make, tmp_path: Path) -> None:
     longer = make_trainer(resume=tmp_path / "run", max_steps=7)
     longer.train()
     assert longer.counters.steps == 7
-    assert runs.read(longer.run, "latest").settings.max_steps == 7
+    assert runs.load_model(longer.run, "latest").settings.max_steps == 7
 
 
 def test_the_signal_of_the_system_to_end_saves_too(make_trainer: Make, interrupt: Interrupt) -> None:
@@ -104,7 +104,7 @@ def test_a_real_signal_stops_after_the_step_and_the_handlers_are_put_back(make_t
     watch_predictions(trainer, with_signal)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
-    assert runs.read(trainer.run, "latest").step == 3
+    assert runs.load_model(trainer.run, "latest").step == 3
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 

@@ -48,10 +48,10 @@ def test_changes_are_logged_and_recorded(make_trainer: Make, threads_set: list[i
     trainer.train()
     assert threads_set == [1, 2]
     changes = [(2, 1), (4, 2)]
-    saved = runs.read(trainer.run, "latest")
-    assert [(change.step, change.threads) for change in saved.progress.thread_changes] == changes
+    saved = runs.load_checkpoint(trainer.run)
+    assert [(change.step, change.threads) for change in saved.model.progress.thread_changes] == changes
     assert [(e["step"], e["threads"]) for e in entries(trainer.run) if "threads" in e] == changes
-    assert saved.environment["threads"] == 2  # those of a quiet machine
+    assert saved.model.environment.threads == 2  # those of a quiet machine
 
 
 def test_a_fixed_number_stays_and_people_are_told_once(
@@ -63,7 +63,7 @@ def test_a_fixed_number_stays_and_people_are_told_once(
     threads_set.clear()
     trainer.train()
     assert threads_set == []
-    assert runs.read(trainer.run, "latest").progress.thread_changes == []
+    assert runs.load_model(trainer.run, "latest").progress.thread_changes == []
     assert capsys.readouterr().err.count("--threads 0") == 1
 
 
@@ -73,5 +73,5 @@ def test_a_resume_with_all_threads_is_a_change_too(make_trainer: Make, threads_s
     trainer.train()
     resumed = make_trainer(resume=trainer.run, max_steps=14)
     share(resumed, [])
-    resumed.restore(runs.read(trainer.run, "latest"))
+    resumed.restore(runs.load_checkpoint(trainer.run))
     assert [(change.step, change.threads) for change in resumed.counters.thread_changes] == [(1, 1), (12, 2)]

@@ -27,18 +27,18 @@ def test_the_loss_falls(make_trainer: Make) -> None:
 def test_the_result_is_the_exact_figure_of_the_best_checkpoint(make_trainer: Make) -> None:
     trainer = make_trainer()
     exact = trainer.train()
-    best = runs.read(trainer.run, "best")
+    best = runs.load_model(trainer.run, "best")
     part = trainer.corpus.part(trainer.corpus.split.validation)
-    assert exact == evaluate(best.model(torch.device("cpu")), part)
+    assert exact == evaluate(best.build_model(torch.device("cpu")), part)
     assert exact.characters == len(trainer.corpus.split.validation)
 
 
 def test_the_same_seed_trains_the_same_and_another_seed_another(make_trainer: Make, tmp_path: Path) -> None:
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         make_trainer(run, seed=seed, dropout=0.3, max_steps=4).train()
-    a, b, c = (runs.read(tmp_path / run, "latest") for run in "abc")
+    a, b, c = (runs.load_checkpoint(tmp_path / run) for run in "abc")
     assert_same_training(a, b)
-    assert not torch.equal(a.weights["embedding.weight"], c.weights["embedding.weight"])
+    assert not torch.equal(a.model.weights["embedding.weight"], c.model.weights["embedding.weight"])
 
 
 def test_two_windows_a_step_follow_the_mean_of_their_gradients(make_trainer: Make) -> None:
@@ -115,7 +115,7 @@ def test_it_takes_as_many_steps_as_asked_for(make_trainer: Make, precision: str)
     trainer = make_trainer(max_steps=5, precision=precision)
     trainer.train()
     assert trainer.counters.steps == 5
-    assert runs.read(trainer.run, "latest").step == 5  # and the end is saved, wherever it falls
+    assert runs.load_model(trainer.run, "latest").step == 5  # and the end is saved, wherever it falls
 
 
 def test_an_epoch_reads_every_window_once(make_trainer: Make) -> None:
@@ -147,7 +147,7 @@ def test_patience_ends_it_after_so_many_evaluations_without_a_better_one(
     trainer = make_trainer(evaluate_every=1, patience=3, max_steps=50)
     trainer.train()
     assert trainer.counters.steps == 5
-    assert runs.read(trainer.run, "best").step == 2
+    assert runs.load_model(trainer.run, "best").step == 2
 
 
 def test_patience_counts_on_after_a_resume(
@@ -181,8 +181,8 @@ def test_the_best_the_newest_and_keep_more_are_kept(
     trainer = make_trainer(max_steps=8, evaluate_every=1, save_every_minutes=1e-9, keep_checkpoints=keep)
     trainer.train()
     assert steps_of(trainer.run) == kept
-    assert runs.read(trainer.run, "best").step == 3
-    assert runs.read(trainer.run, "latest").step == 8
+    assert runs.load_model(trainer.run, "best").step == 3
+    assert runs.load_model(trainer.run, "latest").step == 8
 
 
 def test_each_new_best_is_saved_and_others_are_not(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,8 +247,8 @@ def test_with_auto_resumed_equals_uninterrupted(make_trainer: Make, interrupt: I
     second = make_trainer(resume=first.run)
     second.train()
     assert steps_evaluated(second.run) == steps_evaluated(whole.run)
-    assert_same_training(runs.read(second.run, "latest"), runs.read(whole.run, "latest"))
-    assert runs.read(second.run, "best").step == runs.read(whole.run, "best").step
+    assert_same_training(runs.load_checkpoint(second.run), runs.load_checkpoint(whole.run))
+    assert runs.load_model(second.run, "best").step == runs.load_model(whole.run, "best").step
 
 
 def test_with_auto_a_longer_run_follows_the_schedule_of_its_new_length(make_trainer: Make) -> None:
@@ -304,4 +304,4 @@ def test_training_time_is_without_evaluating_and_saving(make_trainer: Make, monk
     trainer.train_step, trainer.evaluate, trainer.save = step, evaluation, save
     trainer.train()
     assert [entry["progress_training_seconds"] for entry in entries(trainer.run) if "loss_train" in entry] == [2, 4, 6]
-    assert runs.read(trainer.run, "latest").progress.training_seconds == 6
+    assert runs.load_model(trainer.run, "latest").progress.training_seconds == 6

@@ -82,4 +82,4 @@ def test_a_resume_cannot_change_the_seed(make_trainer: Make) -> None:
     trainer.train()
     with pytest.raises(UsageError, match="seed"):
         make_trainer(resume=trainer.run, seed=7)
-    assert runs.read(trainer.run, "latest").settings.seed == 1
+    assert runs.load_model(trainer.run, "latest").settings.seed == 1
