@@ -35,6 +35,8 @@ def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         return st.one_of(*map(values, schema["anyOf"]))
     if "const" in schema or "enum" in schema:
         return st.sampled_from(schema.get("enum") or [schema["const"]])
+    if schema["type"] == "integer" and "maximum" in schema:
+        return st.integers(1, schema["maximum"])
     return OF_TYPE[schema["type"]]
 
 

@@ -109,11 +109,13 @@ def test_texts_that_the_command_line_warns_about_warn(poem_file: Path, tmp_path:
         train(binary, tmp_path / "run")
 
 
-def test_a_cache_that_cannot_be_used_warns(poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_used_warns(tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors, "_said", set())
     (tmp_path / "cache").write_text("a file")
+    own = tmp_path / "own.txt"  # a text of no other test, since this process keeps it in a temporary folder
+    own.write_text(poem + "Nur hier.\n", encoding="utf-8")
     with pytest.warns(CharlmWarning, match="cache"):
-        train(poem_file, tmp_path / "run", cache_dir=tmp_path / "cache")
+        train(own, tmp_path / "run", cache_dir=tmp_path / "cache")
 
 
 def test_a_log_that_cannot_be_written_warns(poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

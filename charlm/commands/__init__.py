@@ -84,6 +84,9 @@ def main() -> NoReturn:
         result = group.main(args=arguments, prog_name="charlm", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(result if isinstance(result, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        console.say(error.format_message())
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "charlm"

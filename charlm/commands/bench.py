@@ -27,7 +27,7 @@ from charlm.config import (
     resolve,
 )
 from charlm.console import open_bar
-from charlm.errors import pluralize
+from charlm.errors import CharlmError, pluralize
 from charlm.records import to_json
 
 if TYPE_CHECKING:
@@ -86,11 +86,16 @@ def command(
         BenchSettings, [SettingsSource(str(preset), known, SourceKind.FILE), *given(context, BenchSettings)]
     )
     from charlm import benchmark
-    from charlm.model.device import prepare_process
+    from charlm.model.device import OUT_OF_MEMORY, prepare_process
 
     prepare_process(settings.threads)
-    with open_bar(quiet, total=benchmark.turns(rounds), desc="measuring", leave=False) as bar:
-        result = benchmark.run(settings, rounds, bar.update)
+    try:
+        with open_bar(quiet, total=benchmark.turns(rounds), desc="measuring", leave=False) as bar:
+            result = benchmark.run(settings, rounds, bar.update)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise CharlmError("Out of memory.", "Reduce --batch-size, --sequence-length or --hidden-size.") from None
     output.write_json(to_json(result)) if json else output.write(_page(result) + "\n")
 
 

@@ -10,6 +10,7 @@ import click
 from charlm.commands import completion
 from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import (
+    FilePath,
     cache_option,
     common_options,
     corpus_argument,
@@ -69,7 +70,7 @@ def _description(corpus: download.Published) -> str:
 @argument("name", description="Name of a corpus, listed below.", shell_complete=completion.corpora)
 @option(
     "--dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     default=download.DOWNLOADS,
     help="Folder for NAME.txt; charlm train NAME looks in data.  [default: data]",
 )

@@ -46,7 +46,7 @@ def command(runs: tuple[Path, ...], checkpoint: str, json: bool, output: Output,
         try:
             found.append(summarize(run, checkpoint))
         except CharlmError as error:
-            if len(runs) == 1:
+            if not found and run is runs[-1]:  # there is nothing to show
                 raise
             warnings.warn(f"skipped: {error.message}", CharlmWarning, stacklevel=1)
     if json:

@@ -11,10 +11,11 @@ from pydantic.fields import FieldInfo
 
 from charlm.commands import completion
 from charlm.commands.layout import argument, option
-from charlm.config import ESCAPES, DeviceSettings, Settings, SettingsSource, SourceKind
+from charlm.config import ESCAPES, MAX_THREADS, DeviceSettings, Settings, SettingsSource, SourceKind
 from charlm.generation.terminal import backslashed, unescaped
 
 COMPLETERS = {"device": completion.words(*completion.DEVICES), "init_from": completion.runs}  # of settings
+MOST = 2**62  # of what is counted; numpy and torch compute with it
 NO_BREAK = "\N{NO-BREAK SPACE}"  # or a line of help may end between a sign and its number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -31,6 +32,26 @@ class Escaped(ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return unescaped(value)
+
+
+class FilePath(click.Path):
+    """A path. One that is empty means the working folder to the system, and a forgotten variable to people."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("must not be empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class TextName(ParamType):
+    """A file, a folder, a pattern or the name of a corpus."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("must not be empty.", param, ctx)
+        return value
 
 
 class NumberOrWord(ParamType):
@@ -57,18 +78,21 @@ class NumberOrWord(ParamType):
             self.fail(f"{value!r} is not {kind} or {' or '.join(map(repr, self.words))}.", param, ctx)
 
 
-class AtLeast(ParamType):
-    """An integer that is not below a minimum."""
+class Integer(ParamType):
+    """An integer within limits."""
 
     name = "integer"
 
-    def __init__(self, minimum: int) -> None:
+    def __init__(self, minimum: int, maximum: int = MOST) -> None:
         self.minimum = minimum
+        self.maximum = maximum
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number: int = click.INT.convert(value, param, ctx)
         if number < self.minimum:
             self.fail(f"must be at least {self.minimum} (got {number}).", param, ctx)
+        if number > self.maximum:
+            self.fail(f"must be at most {self.maximum} (got {number}).", param, ctx)
         return number
 
 
@@ -125,7 +149,7 @@ def integer_option(
     """An option for an integer from ``minimum`` up; its help ends with default and range, as that of a setting does."""
     facts = ([] if default is None else [f"default: {default}"]) + [f"≥{NO_BREAK}{minimum}"]
     text = f"{description}  [{'; '.join(facts)}]"
-    return option(flag, type=AtLeast(minimum), default=default, help=text, **options)
+    return option(flag, type=Integer(minimum), default=default, help=text, **options)
 
 
 def common_options(function: Function) -> Function:
@@ -217,13 +241,14 @@ def format_value(value: Any) -> str:
     return "none" if value in ("", ()) else backslashed(str(value))
 
 
-run_path = click.Path(path_type=Path)
+run_path = FilePath(path_type=Path)
 run_argument = argument(
     "run", type=run_path, shell_complete=completion.runs, description="Run folder, or one of its checkpoints."
 )
 corpus_argument = argument(
     "corpus",
     nargs=-1,
+    type=TextName(),
     shell_complete=completion.texts,
     description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input.  "
     "[default: python, the source code of Python's standard library]",
@@ -231,11 +256,14 @@ corpus_argument = argument(
 text_argument = argument(
     "text",
     nargs=-1,
+    type=TextName(),
     shell_complete=completion.texts,
     description="Files, folders, glob patterns, names of downloaded corpora, or - for standard input.  "
     "[default: the validation split of the run's own text]",
 )
-threads_option = option("--threads", type=AtLeast(0), default=0, help=_help(DeviceSettings.model_fields["threads"]))
+threads_option = option(
+    "--threads", type=Integer(0, MAX_THREADS), default=0, help=_help(DeviceSettings.model_fields["threads"])
+)
 device_option = option(
     "--device",
     default="auto",
@@ -244,7 +272,7 @@ device_option = option(
 )
 cache_option = option(
     "--cache-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     envvar="CHARLM_CACHE_DIR",
     default=None,
     help="Cache folder for encoded texts.  [default: user cache folder; env: CHARLM_CACHE_DIR]",

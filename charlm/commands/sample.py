@@ -13,6 +13,7 @@ import click
 
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
+    FilePath,
     checkpoint_option,
     common_options,
     device_option,
@@ -34,7 +35,7 @@ BAR_AFTER_SECONDS = 2.0  # what is done sooner needs no bar
 
 @click.command("sample", cls=Command)
 @run_argument
-@option("--prompt-file", type=click.Path(), help="Read the prompt, literally, from this file; - for standard input.")
+@option("--prompt-file", type=FilePath(), help="Read the prompt, literally, from this file; - for standard input.")
 @option("--echo/--no-echo", default=True, help="Print the prompt before the generated text.  [default: on]")
 @integer_option(
     "--next-probabilities",

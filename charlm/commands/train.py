@@ -7,6 +7,7 @@ import click
 from charlm.commands import completion
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
+    TextName,
     cache_option,
     common_options,
     corpus_argument,
@@ -38,6 +39,7 @@ from charlm.errors import quote
 )
 @option(
     "--resume",
+    type=TextName(),
     default=None,
     metavar="PATH|auto",
     help="Resume a run; auto: resume if the run exists, else start it.",

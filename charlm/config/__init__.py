@@ -4,6 +4,7 @@ from charlm.config.presets import preset_path, presets_folder
 from charlm.config.settings import (
     ESCAPES,
     LENGTHS,
+    MAX_THREADS,
     SECTIONS,
     BenchSettings,
     CorpusSettings,
@@ -22,6 +23,7 @@ from charlm.config.sources import SettingsSource, SourceKind, parse_toml, read_t
 __all__ = [
     "ESCAPES",
     "LENGTHS",
+    "MAX_THREADS",
     "SECTIONS",
     "BenchSettings",
     "CorpusSettings",

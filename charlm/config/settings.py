@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic.config import JsonDict
 
 ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
+MAX_THREADS = 4096  # more than any machine has processors
 LENGTHS = ("max_steps", "max_epochs", "max_minutes")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -182,7 +183,7 @@ class DeviceSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Matrix multiplication precision; auto: bf16 on CPUs with native support."
     )
-    threads: int = Field(0, ge=0, description="CPU threads; 0: chosen automatically.")
+    threads: int = Field(0, ge=0, le=MAX_THREADS, description="CPU threads; 0: chosen automatically.")
 
 
 class TrainSettings(

@@ -44,7 +44,7 @@ def codec_name(encoding: str) -> str:
         found = codecs.lookup(encoding)
         if found._is_text_encoding and found.name != "undefined":
             return found.name
-    except LookupError:
+    except (LookupError, ValueError):  # no such name, or nothing that can be a name
         pass
     raise UsageError(f"--encoding {encoding}: unknown text encoding.", "Common ones: utf-8, latin-1, cp1252.")
 
