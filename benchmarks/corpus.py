@@ -26,7 +26,7 @@ import torch
 from charlm.checkpoint.environment import describe_environment
 from charlm.config import CorpusSettings, TrainSettings, preset_path, read_toml, resolve
 from charlm.corpus import cache, loading
-from charlm.model.device import prepare_process
+from charlm.model.device import configure_torch
 from charlm.training.monitor import Monitor
 from charlm.training.trainer import Trainer
 
@@ -102,7 +102,7 @@ def _file(path: Path, data: bytes, size_bytes: int) -> Path:
 
 
 def _charlm(path: Path, folder: Path) -> None:
-    cache.get(folder / "made-now", [path], CorpusSettings())
+    cache.load_or_encode(folder / "made-now", [path], CorpusSettings())
 
 
 def _like_nanogpt(path: Path, folder: Path) -> None:
@@ -149,11 +149,11 @@ def _on_one_core(read: Callable[[Path, Path], None], path: Path, folder: Path) -
 
 def _open_cached(path: Path, folder: Path) -> float:
     os.utime(path, (1, 1))
-    loading.load([str(path)], CorpusSettings(), 64, folder)
+    loading.load_corpus([str(path)], CorpusSettings(), 64, folder)
     seconds = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        loading.load([str(path)], CorpusSettings(), 64, folder)
+        loading.load_corpus([str(path)], CorpusSettings(), 64, folder)
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 
@@ -215,11 +215,11 @@ def _documents(text: str, folder: Path) -> dict[str, float]:
     names.write_text("\n".join(word for word in text.split() if word.isalpha())[:1_000_000])
     preset = preset_path("default")
     trainers = {}
-    prepare_process(0)
+    configure_torch(0)
     for name, separator in (("plain", ""), ("documents", "\n")):
         layers = [(str(preset), read_toml(preset)), ("benchmark", {"document_separator": separator})]
         settings = resolve(TrainSettings, layers)
-        corpus = loading.load([str(names)], settings, 64, folder / "cache")
+        corpus = loading.load_corpus([str(names)], settings, 64, folder / "cache")
         trainers[name] = Trainer(settings, corpus, folder, Monitor(folder, settings, 0, quiet=True))
     speeds: dict[str, list[float]] = {name: [] for name in trainers}
     for round_ in range(8):

@@ -37,7 +37,7 @@ def main() -> None:
     settings = model.settings
     most = max_characters(settings.hidden_size * settings.num_layers, len(signal_names(settings.cell)))
     for length in (min(most, MAX_CHARACTERS), MAX_CHARACTERS):
-        trace, _, tracked = trace_for_page(model.network, split.text.part(range(length)), split.alphabet, [])
+        trace, _, tracked = trace_for_page(model.network, split.text.subrange(range(length)), split.alphabet, [])
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "page.html"
             with page.open("wb") as file:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import charlm
 from charlm.evaluation.evaluation_text import load_run_corpus
-from charlm.model.device import prepare_process
+from charlm.model.device import configure_torch
 from charlm.model.stepper import Stepper
 
 FIRST_CHARACTERS = 7  # how many times the first character is measured
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--characters", type=int, default=100_000)
     arguments = parser.parse_args()
-    prepare_process(0)
+    configure_torch(0)
     model = charlm.load(arguments.run)
     seconds = []
     for _ in range(FIRST_CHARACTERS):
@@ -41,7 +41,7 @@ def main() -> None:
         f"first character: {seconds[0] * 1e3:.1f} ms the first time, median {statistics.median(seconds) * 1e3:.1f} ms"
     )
     corpus = load_run_corpus(model.checkpoint, arguments.run)
-    text = corpus.part(corpus.split.validation)
+    text = corpus.subrange(corpus.split.validation)
     ids = text[: arguments.characters]
     exact = bits(model, ids, "fp32")
     print(f"{len(ids):,} characters, bits per character: fp32 {exact:.5f}, auto {bits(model, ids, 'auto'):.5f}")
@@ -50,7 +50,7 @@ def main() -> None:
 def bits(model: charlm.Model, ids: np.ndarray, precision: str) -> float:
     """The mean of -log2 p over all ids, one step at a time, starting from the start token."""
     stepper = Stepper(model.network, 1, precision)
-    stepper.start(model.network.zero_state(1))
+    stepper.set_state(model.network.zero_state(1))
     total, read = 0.0, np.array([model.vocabulary.start_id])
     with torch.inference_mode():
         for id_ in tqdm(ids, desc=precision):

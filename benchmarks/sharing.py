@@ -27,7 +27,7 @@ import psutil
 import torch
 
 from charlm.checkpoint.environment import describe_environment
-from charlm.runs import json_lines
+from charlm.runs import read_json_lines
 
 RESULTS = Path(__file__).parent / "results" / "sharing.jsonl"
 CHARLM = [sys.executable, "-m", "charlm"]
@@ -50,7 +50,7 @@ class Training:
             time.sleep(0.1)
 
     def entries(self) -> list[dict[str, Any]]:
-        entries = json_lines(self.metrics) if self.metrics.exists() else ()
+        entries = read_json_lines(self.metrics) if self.metrics.exists() else ()
         return [entry for entry in entries if "throughput_characters_per_second" in entry]
 
     def measure(self, seconds: float) -> float:

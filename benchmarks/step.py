@@ -16,7 +16,7 @@ from torch import get_num_threads, nn
 from torch.profiler import ProfilerActivity, profile
 
 from charlm.config import SettingsSource
-from charlm.model.device import prepare_process
+from charlm.model.device import configure_torch
 from charlm.training.monitor import Monitor
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -40,7 +40,7 @@ def main() -> None:
         "torch's dropout": make_trainer(arguments.text, arguments.hidden_size, 0.2),
     }
     trainers["torch's dropout"].model.recurrent.dropout = nn.Dropout(0.2)  # type: ignore[assignment]
-    prepare_process(trainers["dropout"].balancer.most)
+    configure_torch(trainers["dropout"].balancer.max_threads)
     print(f"2 × {arguments.hidden_size}, {trainers['dropout'].precision}, {get_num_threads()} threads\n")
     print(compare(trainers, arguments.rounds), end="\n\n")
     print(describe_profile(trainers["dropout"]))

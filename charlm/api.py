@@ -31,17 +31,17 @@ from charlm import files, runs
 from charlm.checkpoint.contents import SavedModel
 from charlm.checkpoint.writing import write_model
 from charlm.config import SampleSettings, SettingsSource, TrainSettings, preset_path, resolve
-from charlm.config.values import check, check_path
+from charlm.config.values import check_path, check_type
 from charlm.corpus.strings import encode_string
 from charlm.corpus.text import Text
-from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS, Vocabulary
+from charlm.corpus.vocabulary import UNKNOWN_PLACEHOLDER, Vocabulary
 from charlm.errors import CharlmError, TextError, UsageError
-from charlm.evaluation.passes import Evaluation, evaluate
-from charlm.evaluation.scores import Scores, joined, scores
-from charlm.generation.streams import Sample, Sampler
+from charlm.evaluation.loss import Evaluation, evaluate
+from charlm.evaluation.scores import Scores, concatenate, score_characters
+from charlm.generation.sampler import Sample, Sampler
 from charlm.inspection.traces import Trace, trace_text
 from charlm.model.device import choose_device
-from charlm.model.stepper import Steppers
+from charlm.model.stepper import StepperPool
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 
@@ -98,8 +98,8 @@ def train(
     if resume is None or config != "default":
         preset = preset_path(config if isinstance(config, str) else check_path(config, "charlm.train(): config"))
         sources = [SettingsSource.file(preset), *sources]
-    overwrite = check(overwrite, bool, "true or false", "charlm.train(): overwrite")
-    quiet = check(quiet, bool, "true or false", "charlm.train(): quiet")
+    overwrite = check_type(overwrite, bool, "true or false", "charlm.train(): overwrite")
+    quiet = check_type(quiet, bool, "true or false", "charlm.train(): quiet")
     resumed = resume if isinstance(resume, str) else path("resume", resume)
     request = TrainingRequest(names, sources, path("out", out), resumed, overwrite, path("cache_dir", cache_dir), quiet)
     plan = plan_training(request)
@@ -112,7 +112,7 @@ def load(path: AnyPath, checkpoint: str | int = "best", device: str = "auto") ->
 
     Raises ``UsageError`` if there is no such run or step, ``CheckpointError`` if the checkpoint is damaged.
     """
-    which = str(check(checkpoint, (str, int), "best, latest or a step", "charlm.load(): checkpoint"))
+    which = str(check_type(checkpoint, (str, int), "best, latest or a step", "charlm.load(): checkpoint"))
     return Model(runs.load_model(check_path(path, "charlm.load(): path"), which), device)
 
 
@@ -133,8 +133,8 @@ class Model:
 
     def __init__(self, checkpoint: SavedModel, device: str = "auto") -> None:
         self.checkpoint = checkpoint
-        self.network = checkpoint.build_model(choose_device(check(device, str, "the name of a device", "device")))
-        self._stepper_pool = Steppers(self.network)
+        self.network = checkpoint.build_model(choose_device(check_type(device, str, "the name of a device", "device")))
+        self._stepper_pool = StepperPool(self.network)
 
     @property
     def settings(self) -> TrainSettings:
@@ -170,7 +170,7 @@ class Model:
         Each has its ``text``, its ``data`` (bytes: those of a byte-level model, or the text in UTF-8), its
         ``log_probability_nats`` and its ``finish_reason``: ``length``, ``stop`` or ``newline``.
         """
-        return self._sampler(prompt, settings).samples()
+        return self._sampler(prompt, settings).generate_all()
 
     def stream(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """Generate a continuation of ``prompt``, one character at a time.
@@ -184,7 +184,7 @@ class Model:
 
         ``unknown``: how to handle characters of the prompt outside the vocabulary, as in :meth:`sample`.
         """
-        count = check(count, int, "an integer", "next_characters(): count")
+        count = check_type(count, int, "an integer", "next_characters(): count")
         return self._sampler(prompt, {"unknown": unknown}).next_characters(max(0, count))
 
     def evaluate(self, text: str, num_segments: int = 1) -> Evaluation:
@@ -193,7 +193,7 @@ class Model:
         With one segment it is exact. With several, evaluated in parallel, it is faster on a long text, and approximate.
         Raises ``TextError`` if the text is empty, ``UsageError`` if ``num_segments`` is less than 1.
         """
-        num_segments = check(num_segments, int, "an integer", "evaluate(): num_segments")
+        num_segments = check_type(num_segments, int, "an integer", "evaluate(): num_segments")
         if num_segments < 1:
             raise UsageError(f"evaluate(): num_segments must be at least 1 (got {num_segments}).")
         return evaluate(self.network, self._encode_text(text), num_segments)
@@ -203,7 +203,7 @@ class Model:
 
         Raises ``TextError`` if the text is empty.
         """
-        return joined(scores(self.network, self._encode_text(text)))
+        return concatenate(score_characters(self.network, self._encode_text(text)))
 
     def trace(self, text: str) -> Trace:
         """The gates and states of every unit at each character, and what the model expects next.
@@ -211,14 +211,14 @@ class Model:
         Takes about ``24 × layers × units`` bytes of memory per character. Raises ``TextError`` if the text is empty.
         """
         encoded = self._encode_text(text)
-        return trace_text(self.network, encoded, [*self.vocabulary.characters, UNKNOWN_SHOWN_AS])
+        return trace_text(self.network, encoded, [*self.vocabulary.characters, UNKNOWN_PLACEHOLDER])
 
     def _sampler(self, prompt: str, settings: dict[str, Any]) -> Sampler:
         chosen = resolve(SampleSettings, [SettingsSource("sample()", {**settings, "prompt": prompt})])
         return Sampler(self.network, self.vocabulary, chosen, self.settings, self._stepper_pool)
 
     def _encode_text(self, text: str) -> Text:
-        text = check(text, str, "text", "text")
+        text = check_type(text, str, "text", "text")
         if not text:
             raise TextError("The text is empty.", "Pass a non-empty text.")
         return encode_string(text, self.vocabulary, self.settings)

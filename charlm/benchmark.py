@@ -24,36 +24,36 @@ from charlm.checkpoint.environment import Environment, describe_environment
 from charlm.config import BenchSettings, OptimizationSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.corpus.windows import Window
-from charlm.generation.streams import Sampler
+from charlm.generation.sampler import Sampler
 from charlm.machine import default_thread_waits
-from charlm.model.device import choose_device, choose_precision, multiplies_bf16, prepare_process, synchronize
+from charlm.model.device import choose_device, choose_precision, configure_torch, has_fast_bf16, synchronize
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import choose_threads
 from charlm.training.optimizer import make_optimizer
 from charlm.training.step import take_step
 
 VOCABULARY_SIZE = 65  # that of tiny Shakespeare
-SAMPLED = 100  # characters of each stream in one turn
-STREAMS = (1, 64)  # texts side by side
+SAMPLED_CHARACTERS = 100  # characters of each stream in one turn
+BATCH_SIZES = (1, 64)  # texts side by side
 TEMPERATURE = 0.8
 MATRIX_SIZE = 1024
-PRODUCTS = 50  # of one turn
+MATMULS_PER_ROUND = 50  # of one turn
 SETTLE_SECONDS = 0.1  # the threads of the one before spin a little while before they sleep
 
-Turn = Callable[[], object]
-Make = Callable[[BenchSettings, torch.device], Turn]
-Contestant = tuple[Make, BenchSettings]
+TimedStep = Callable[[], object]
+CandidateFactory = Callable[[BenchSettings, torch.device], TimedStep]
+Candidate = tuple[CandidateFactory, BenchSettings]
 
 
-class PlainModel(nn.Module):
+class TorchModel(nn.Module):
     """Embedding, ``nn.LSTM`` (``nn.GRU``, ``nn.RNN``), linear."""
 
     def __init__(self, settings: BenchSettings) -> None:
         super().__init__()
         kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[settings.cell]
         self.embedding = nn.Embedding(VOCABULARY_SIZE, settings.embedding_size)
-        between = settings.dropout if settings.num_layers > 1 else 0.0
-        self.recurrent = kind(settings.embedding_size, settings.hidden_size, settings.num_layers, dropout=between)
+        dropout = settings.dropout if settings.num_layers > 1 else 0.0
+        self.recurrent = kind(settings.embedding_size, settings.hidden_size, settings.num_layers, dropout=dropout)
         self.output = nn.Linear(settings.hidden_size, VOCABULARY_SIZE)
 
     def forward(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -61,7 +61,7 @@ class PlainModel(nn.Module):
         return self.output(outputs), state
 
 
-class PlainCells(nn.Module):
+class TorchCellModel(nn.Module):
     """Embedding, one ``nn.LSTMCell`` (``nn.GRUCell``, ``nn.RNNCell``) a layer, linear: one character at a time."""
 
     def __init__(self, settings: BenchSettings) -> None:
@@ -94,43 +94,45 @@ class BenchmarkReport:
     environment: Environment
 
 
-def run(settings: BenchSettings, rounds: int, on_progress: Callable[[], object] = lambda: None) -> BenchmarkReport:
+def run_benchmark(
+    settings: BenchSettings, rounds: int, on_progress: Callable[[], object] = lambda: None
+) -> BenchmarkReport:
     """Measure training, sampling and the machine itself."""
     device = choose_device(settings.device)
-    shape_of_char_rnn = settings.model_copy(update={"embedding_size": settings.hidden_size, "tie_weights": False})
+    char_rnn_settings = settings.model_copy(update={"embedding_size": settings.hidden_size, "tie_weights": False})
     training = {
         "charlm": (charlm_training, settings),
-        "same model, nn.LSTM fp32": (plain_training, settings),
-        "char-rnn-like model, nn.LSTM fp32": (plain_training, shape_of_char_rnn),
+        "same model, nn.LSTM fp32": (torch_training, settings),
+        "char-rnn-like model, nn.LSTM fp32": (torch_training, char_rnn_settings),
     }
-    products = {"fp32": (product_fp32, settings)}
-    if multiplies_bf16(device):  # a processor without the instructions takes minutes
-        products["bf16"] = (product_bf16, settings)
+    matmuls = {"fp32": (matmul_fp32, settings)}
+    if has_fast_bf16(device):  # a processor without the instructions takes minutes
+        matmuls["bf16"] = (matmul_bf16, settings)
 
     def sample(texts: int) -> dict[str, float]:
-        contestants = {
+        candidates = {
             "charlm": (partial(charlm_sampling, streams=texts), settings),
-            "same model, nn.LSTM per character": (partial(plain_sampling, PlainModel, texts), settings),
-            "same model, nn.LSTMCell": (partial(plain_sampling, PlainCells, texts), settings),
+            "same model, nn.LSTM per character": (partial(torch_sampling, TorchModel, texts), settings),
+            "same model, nn.LSTMCell": (partial(torch_sampling, TorchCellModel, texts), settings),
         }
-        return _speeds(contestants, texts * SAMPLED, rounds, on_progress)
+        return _measure_speeds(candidates, texts * SAMPLED_CHARACTERS, rounds, on_progress)
 
-    speeds = _speeds(training, settings.batch_size * settings.sequence_length, rounds, on_progress)
+    speeds = _measure_speeds(training, settings.batch_size * settings.sequence_length, rounds, on_progress)
     return BenchmarkReport(
         settings,
         rounds,
         training_characters_per_second=speeds,
-        sampling_1_characters_per_second=sample(STREAMS[0]),
-        sampling_64_characters_per_second=sample(STREAMS[1]),
-        matrix_gflops=_speeds(products, PRODUCTS * 2 * MATRIX_SIZE**3 / 1e9, rounds, on_progress),
+        sampling_1_characters_per_second=sample(BATCH_SIZES[0]),
+        sampling_64_characters_per_second=sample(BATCH_SIZES[1]),
+        matrix_gflops=_measure_speeds(matmuls, MATMULS_PER_ROUND * 2 * MATRIX_SIZE**3 / 1e9, rounds, on_progress),
         training_gflops=training_flops(settings) * speeds["charlm"] / 1e9,
         environment=describe_environment(device, choose_precision(settings.precision, device)),
     )
 
 
-def turns(rounds: int) -> int:
+def count_measurements(rounds: int) -> int:
     """How often ``on_progress`` is called."""
-    return (3 + 3 * len(STREAMS) + 2) * (rounds + 1)
+    return (3 + 3 * len(BATCH_SIZES) + 2) * (rounds + 1)
 
 
 def training_flops(settings: BenchSettings) -> float:
@@ -140,28 +142,28 @@ def training_flops(settings: BenchSettings) -> float:
     return 6.0 * (weights + model.output_matrix().numel())
 
 
-def _speeds(
-    contestants: Mapping[str, Contestant], amount: float, rounds: int, on_progress: Callable[[], object]
+def _measure_speeds(
+    candidates: Mapping[str, Candidate], amount: float, rounds: int, on_progress: Callable[[], object]
 ) -> dict[str, float]:
     """What each does in a second, where a turn does this ``amount``."""
-    seconds = _take_turns(contestants, rounds, on_progress)
+    seconds = _time_interleaved(candidates, rounds, on_progress)
     return {name: amount / time_ for name, time_ in seconds.items()}
 
 
-def _take_turns(
-    contestants: Mapping[str, Contestant], rounds: int, on_progress: Callable[[], object]
+def _time_interleaved(
+    candidates: Mapping[str, Candidate], rounds: int, on_progress: Callable[[], object]
 ) -> dict[str, float]:
     """Median seconds of a turn of each; the first turn warms up and does not count."""
     spawn = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     processes = []
-    for name, (make, settings) in contestants.items():
-        connections[name], theirs = spawn.Pipe()
-        processes.append(spawn.Process(target=_serve, args=(theirs, make, settings), daemon=True))
+    for name, (make_step, settings) in candidates.items():
+        connections[name], child_end = spawn.Pipe()
+        processes.append(spawn.Process(target=_run_candidate, args=(child_end, make_step, settings), daemon=True))
         with nullcontext() if name == "charlm" else default_thread_waits():
             processes[-1].start()
-        theirs.close()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        child_end.close()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds + 1):
         for name, connection in connections.items():
             time.sleep(SETTLE_SECONDS)
@@ -174,10 +176,10 @@ def _take_turns(
     for connection, process in zip(connections.values(), processes, strict=True):
         connection.close()
         process.join()
-    return {name: statistics.median(all_[1:]) for name, all_ in seconds.items()}
+    return {name: statistics.median(measured[1:]) for name, measured in seconds.items()}
 
 
-def _serve(connection: Connection, make: Make, settings: BenchSettings) -> None:
+def _run_candidate(connection: Connection, make_step: CandidateFactory, settings: BenchSettings) -> None:
     """The process of one contestant: at each message a turn, and how many seconds it took."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its children
     try:
@@ -185,50 +187,50 @@ def _serve(connection: Connection, make: Make, settings: BenchSettings) -> None:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         device = choose_device(settings.device)
-        turn = make(settings, device)
+        timed_step = make_step(settings, device)
         while True:
             connection.recv()
-            began = time.perf_counter()
-            turn()
+            started = time.perf_counter()
+            timed_step()
             synchronize(device)
-            connection.send(time.perf_counter() - began)
+            connection.send(time.perf_counter() - started)
     except EOFError:  # the parent is done
         pass
     except Exception as error:
         connection.send(error)
 
 
-def _windows(settings: BenchSettings, device: torch.device) -> tuple[Tensor, Tensor]:
+def _random_windows(settings: BenchSettings, device: torch.device) -> tuple[Tensor, Tensor]:
     shape = (settings.sequence_length, settings.batch_size)
     ids = torch.randint(VOCABULARY_SIZE, shape, device=device)
     return ids, torch.randint(VOCABULARY_SIZE, shape, device=device)
 
 
-def charlm_training(settings: BenchSettings, device: torch.device) -> Turn:
+def charlm_training(settings: BenchSettings, device: torch.device) -> TimedStep:
     precision = choose_precision(settings.precision, device)
-    prepare_process(choose_threads(settings.threads, settings, settings.batch_size, precision))
+    configure_torch(choose_threads(settings.threads, settings, settings.batch_size, precision))
     model = CharacterModel(VOCABULARY_SIZE, settings, regularization=settings).to(device)
     learning = OptimizationSettings()
     optimizer = make_optimizer(model, learning)
-    inputs, targets = (ids.cpu().numpy() for ids in _windows(settings, device))
+    inputs, targets = (ids.cpu().numpy() for ids in _random_windows(settings, device))
     window = Window(inputs, targets, new_lanes=None, resets=None, num_targets=targets.size)
     state = model.zero_state(settings.batch_size)
 
-    def turn() -> None:
+    def timed_step() -> None:
         nonlocal state
         step = take_step(model, optimizer, [window], state, learning.learning_rate, learning.gradient_clip, precision)
         state = step.state
 
-    return turn
+    return timed_step
 
 
-def plain_training(settings: BenchSettings, device: torch.device) -> Turn:
-    model = PlainModel(settings).to(device)
+def torch_training(settings: BenchSettings, device: torch.device) -> TimedStep:
+    model = TorchModel(settings).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
-    inputs, targets = _windows(settings, device)
+    inputs, targets = _random_windows(settings, device)
     state: Any = None
 
-    def turn() -> None:
+    def timed_step() -> None:
         nonlocal state
         logits, after = model(inputs, state)
         state = tuple(part.detach() for part in after) if isinstance(after, tuple) else after.detach()
@@ -237,48 +239,50 @@ def plain_training(settings: BenchSettings, device: torch.device) -> Turn:
         optimizer.step()
         optimizer.zero_grad()
 
-    return turn
+    return timed_step
 
 
-def charlm_sampling(settings: BenchSettings, device: torch.device, streams: int) -> Turn:
-    prepare_process(settings.threads)
+def charlm_sampling(settings: BenchSettings, device: torch.device, streams: int) -> TimedStep:
+    configure_torch(settings.threads)
     model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
     vocabulary = Vocabulary([chr(ord("A") + number) for number in range(VOCABULARY_SIZE)])
     precision = "auto" if settings.precision == "bf16" else settings.precision
-    options = SampleSettings(length=SAMPLED, num_samples=streams, temperature=TEMPERATURE, precision=precision)
-    return Sampler(model, vocabulary, options).samples
+    options = SampleSettings(
+        length=SAMPLED_CHARACTERS, num_samples=streams, temperature=TEMPERATURE, precision=precision
+    )
+    return Sampler(model, vocabulary, options).generate_all
 
 
-def plain_sampling(
-    kind: type[PlainModel] | type[PlainCells], streams: int, settings: BenchSettings, device: torch.device
-) -> Turn:
+def torch_sampling(
+    kind: type[TorchModel] | type[TorchCellModel], streams: int, settings: BenchSettings, device: torch.device
+) -> TimedStep:
     model = kind(settings).to(device).eval()
 
     @torch.inference_mode()
-    def turn() -> None:
+    def timed_step() -> None:
         state: Any = None
         ids = torch.zeros(1, streams, dtype=torch.long, device=device)
-        for _ in range(SAMPLED):
+        for _ in range(SAMPLED_CHARACTERS):
             logits, state = model(ids, state)
             ids = torch.multinomial(functional.softmax(logits[-1] / TEMPERATURE, -1), 1).T
             ids.tolist()
 
-    return turn
+    return timed_step
 
 
-def product_fp32(settings: BenchSettings, device: torch.device) -> Turn:
-    return _product(device, torch.float32)
+def matmul_fp32(settings: BenchSettings, device: torch.device) -> TimedStep:
+    return _matmul(device, torch.float32)
 
 
-def product_bf16(settings: BenchSettings, device: torch.device) -> Turn:
-    return _product(device, torch.bfloat16)
+def matmul_bf16(settings: BenchSettings, device: torch.device) -> TimedStep:
+    return _matmul(device, torch.bfloat16)
 
 
-def _product(device: torch.device, kind: torch.dtype) -> Turn:
+def _matmul(device: torch.device, kind: torch.dtype) -> TimedStep:
     a = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(kind)
 
-    def turn() -> None:
-        for _ in range(PRODUCTS):
+    def timed_step() -> None:
+        for _ in range(MATMULS_PER_ROUND):
             torch.mm(a, a)
 
-    return turn
+    return timed_step

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("charlm")  # what is below WARNING goes nowhere, unless somebody asked for it
 
 # There is no stream, or not all of one; it cannot be written; it is closed
-LOST = (AttributeError, OSError, ValueError)
+STREAM_ERRORS = (AttributeError, OSError, ValueError)
 
 
 class Console:
     """Standard error as it is at the time of each call. It looks like a stream, for tqdm."""
 
     def write(self, text: str) -> int:
-        with suppress(*LOST):
+        with suppress(*STREAM_ERRORS):
             try:
                 sys.stderr.write(text)
             except UnicodeEncodeError:
@@ -32,10 +32,10 @@ class Console:
         return len(text)
 
     def flush(self) -> None:
-        with suppress(*LOST):
+        with suppress(*STREAM_ERRORS):
             sys.stderr.flush()
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Write a line, above a progress bar if there is one."""
         from tqdm import tqdm  # not before it is needed: the help of a command is there at once
 
@@ -43,7 +43,7 @@ class Console:
         self.flush()
 
     def isatty(self) -> bool:
-        with suppress(*LOST):
+        with suppress(*STREAM_ERRORS):
             return bool(sys.stderr.isatty())
         return False
 
@@ -67,7 +67,7 @@ def announce(text: str, quiet: bool) -> None:
     """Log a message, and print it unless ``quiet``."""
     LOGGER.info("%s", text)
     if not quiet:
-        console.say(text)
+        console.print_line(text)
 
 
 def is_notebook() -> bool:

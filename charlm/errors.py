@@ -69,13 +69,13 @@ class CharlmWarning(UserWarning):
     """Something that people should know and that stops nothing."""
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def warn_once(about: str, message: str) -> None:
     """Warn, but only the first time in this process that it is ``about`` this."""
-    if about not in _said:
-        _said.add(about)
+    if about not in _warned:
+        _warned.add(about)
         warnings.warn(message, CharlmWarning, stacklevel=3)
 
 

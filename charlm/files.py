@@ -23,9 +23,9 @@ from filelock import FileLock, Timeout
 
 from charlm.errors import warn_once
 
-TEMPORARY_MARK = ".writing-"
-BUILDING_MARK = ".building-"
-NAME_STARTS = 40  # characters, 160 bytes at most, of the 255 that a name may have
+TEMPORARY_INFIX = ".writing-"
+BUILDING_PREFIX = ".building-"
+MAX_NAME_PREFIX = 40  # characters, 160 bytes at most, of the 255 that a name may have
 UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems say of what they cannot do
 CANNOT_SYNC = (*UNSUPPORTED, errno.EINVAL)
 CANNOT_LOCK = (*UNSUPPORTED, errno.ENOLCK)
@@ -41,16 +41,16 @@ def make_folder(path: Path) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path``, whole or not at all, replacing what stood there."""
-    with written(path) as file:
+    with atomic_writer(path) as file:
         file.write(data)
 
 
 @contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of ``path`` if the block ends well and is removed if it does not."""
     temporary = _temporary_sibling(path)
     try:
-        with scratch(temporary) as file:
+        with create_synced(temporary) as file:
             yield file
         temporary.replace(path)
         _sync_folder(path.parent)
@@ -60,33 +60,33 @@ def written(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def built(parent: Path) -> Iterator["Building"]:
+def build_folder(parent: Path) -> Iterator["FolderBuild"]:
     """A folder to fill, which gets its name, set in the block, when that has ended well, and is gone if it has not.
 
-    What the block writes it must sync itself: see :func:`scratch`. If a folder of that name stands there by then,
+    What the block writes it must sync itself: see :func:`create_synced`. If a folder of that name stands there by then,
     because another process was faster, that one stays. A lock beside the folder says that its builder lives.
     """
-    building = Building(parent / f"{BUILDING_MARK}{secrets.token_hex(8)}")
-    lock = building.folder.with_suffix(".lock")
+    build = FolderBuild(parent / f"{BUILDING_PREFIX}{secrets.token_hex(8)}")
+    lock = build.folder.with_suffix(".lock")
     try:
-        with locked(lock, patient=True):  # who clears away may look whether it is held
-            building.folder.mkdir()
-            yield building
-            assert building.path is not None
-            _sync_folder(building.folder)
+        with file_lock(lock, wait=True):  # who clears away may look whether it is held
+            build.folder.mkdir()
+            yield build
+            assert build.path is not None
+            _sync_folder(build.folder)
             try:
-                building.folder.rename(building.path)
+                build.folder.rename(build.path)
             except OSError:
-                if not building.path.is_dir():
+                if not build.path.is_dir():
                     raise
             _sync_folder(parent)
     finally:
-        shutil.rmtree(building.folder, ignore_errors=True)  # where it still has this name
+        shutil.rmtree(build.folder, ignore_errors=True)  # where it still has this name
         lock.unlink(missing_ok=True)
 
 
 @dataclass
-class Building:
+class FolderBuild:
     """A folder that is being filled, and the path that it is to have: known, perhaps, only when it is full."""
 
     folder: Path
@@ -94,7 +94,7 @@ class Building:
 
 
 @contextmanager
-def scratch(path: Path) -> Iterator[BinaryIO]:
+def create_synced(path: Path) -> Iterator[BinaryIO]:
     """A new file to write and read, which is on the disk when the block ends."""
     with path.open("x+b") as file:
         yield file
@@ -102,7 +102,7 @@ def scratch(path: Path) -> Iterator[BinaryIO]:
         _sync(file.fileno(), path)
 
 
-def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
+def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
     """Make the folder ``path``, which must not exist, with these files in it, written in the order given.
 
     Raises ``FileExistsError`` if ``path`` exists. The rename is atomic because the new name does not exist.
@@ -113,7 +113,7 @@ def commit_folder(path: Path, contents: Mapping[str, bytes]) -> None:
     try:
         temporary.mkdir()
         for name, data in contents.items():
-            with scratch(temporary / name) as file:
+            with create_synced(temporary / name) as file:
                 file.write(data)
         _sync_folder(temporary)
         temporary.rename(path)
@@ -140,13 +140,13 @@ def sync_file(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, patient: bool = False) -> Iterator[None]:
+def file_lock(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold ``path`` as a lock, which ends with the block or, however it dies, with the process.
 
-    Raises ``BlockingIOError`` if another process holds it, at once or, ``patient``, after a while. The file stays:
+    Raises ``BlockingIOError`` if another process holds it, at once or, ``wait``, after a while. The file stays:
     removing it would let two processes hold locks on two files of one name. Where there are no locks it goes without.
     """
-    lock = FileLock(path, timeout=10 if patient else 0, fallback_to_soft=False)
+    lock = FileLock(path, timeout=10 if wait else 0, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
@@ -167,12 +167,12 @@ def locked(path: Path, patient: bool = False) -> Iterator[None]:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that no reader takes a half-removed one for whole: rename it first, then empty it."""
-    doomed = _temporary_sibling(path)
-    path.rename(doomed)
-    if doomed.is_symlink():  # what it leads to belongs to somebody else
-        doomed.unlink()
+    trash = _temporary_sibling(path)
+    path.rename(trash)
+    if trash.is_symlink():  # what it leads to belongs to somebody else
+        trash.unlink()
     else:
-        shutil.rmtree(doomed)
+        shutil.rmtree(trash)
 
 
 def remove_empty_folder(path: Path) -> None:
@@ -190,35 +190,35 @@ def rename(old: Path, new: Path) -> None:
     _sync_folder(new.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_stale_temporaries(folder: Path) -> None:
     """Clear away what a killed process left half written in ``folder``."""
-    for path in folder.glob(f".*{TEMPORARY_MARK}*"):
+    for path in folder.glob(f".*{TEMPORARY_INFIX}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
 
-def remove_half_built(parent: Path) -> None:
+def remove_stale_builds(parent: Path) -> None:
     """Clear away what killed processes were building in ``parent``; what one builds still stays."""
-    for lock in parent.glob(f"{BUILDING_MARK}*.lock"):
-        with suppress(BlockingIOError), locked(lock):
+    for lock in parent.glob(f"{BUILDING_PREFIX}*.lock"):
+        with suppress(BlockingIOError), file_lock(lock):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink(missing_ok=True)
 
 
-def say_at_once(text: str) -> None:
+def write_stderr_unbuffered(text: str) -> None:
     """To standard error past all buffers, which may be in the middle of a write when a signal is handled."""
     with suppress(OSError):
         os.write(2, text.encode())
 
 
-def nowhere(mode: Literal["r", "w"]) -> TextIO:
+def open_devnull(mode: Literal["r", "w"]) -> TextIO:
     """What stands in for a standard stream that is closed: nothing comes from it, and what is written is gone."""
     return cast(TextIO, Path(os.devnull).open(mode, encoding="utf-8"))
 
 
-def write_log(text: str) -> Path:
+def write_temp_log(text: str) -> Path:
     """Keep ``text`` in a new file of the system's temporary folder, and say which."""
     handle, name = tempfile.mkstemp(prefix="charlm-", suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8") as log:
@@ -242,8 +242,8 @@ def link_folder(folder: Path) -> Path:
 
 
 def _temporary_sibling(path: Path) -> Path:
-    start = path.name[:NAME_STARTS]  # the whole name may be as long as names can be
-    return path.parent / f".{start}{TEMPORARY_MARK}{secrets.token_hex(4)}"
+    prefix = path.name[:MAX_NAME_PREFIX]  # the whole name may be as long as names can be
+    return path.parent / f".{prefix}{TEMPORARY_INFIX}{secrets.token_hex(4)}"
 
 
 def _sync(descriptor: int, path: Path) -> None:

@@ -60,7 +60,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 @contextmanager
-def open_limited(path: Path, most_bytes: int) -> Iterator[tuple[BufferedReader, int]]:
+def open_limited(path: Path, max_bytes: int) -> Iterator[tuple[BufferedReader, int]]:
     """A regular file that has at most so many bytes, and its size; the block reads all of it.
 
     Raises ``UnsuitableFileError`` if it has more, or other than these when the block ends, and what
@@ -68,23 +68,23 @@ def open_limited(path: Path, most_bytes: int) -> Iterator[tuple[BufferedReader, 
     """
     with open_regular(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        if size_bytes > most_bytes:
-            raise UnsuitableFileError(f"{size_bytes:,} bytes, where at most {most_bytes:,} are expected")
+        if size_bytes > max_bytes:
+            raise UnsuitableFileError(f"{size_bytes:,} bytes, where at most {max_bytes:,} are expected")
         yield file, size_bytes
         if file.tell() != size_bytes or file.read(1):
             raise UnsuitableFileError("a file that changed while it was being read")
 
 
-def read_file(path: Path, most_bytes: int) -> bytes:
+def read_file(path: Path, max_bytes: int) -> bytes:
     """The bytes of a regular file that has at most so many. Raises what :func:`open_limited` raises."""
-    with open_limited(path, most_bytes) as (file, size_bytes):
+    with open_limited(path, max_bytes) as (file, size_bytes):
         return file.read(size_bytes)
 
 
-def read_json_lines(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:
+def read_json_lines(path: Path, max_bytes: int) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file that are whole; none where there is no file. Raises what reading it raises."""
     try:
-        text = read_file(path, most_bytes).decode(errors="replace")
+        text = read_file(path, max_bytes).decode(errors="replace")
     except FileNotFoundError:
         return
     for line in text.splitlines():
@@ -94,9 +94,9 @@ def read_json_lines(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _check_kind(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+def _check_kind(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise UnsuitableFileError(f"{kind}, not a regular file")
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from charlm.checkpoint.loading import first_problem, read_json
+from charlm.checkpoint.loading import describe_first_problem, read_json
 from charlm.checkpoint.writing import encode_json
 from charlm.config import TrainSettings
 from charlm.corpus import cache, loading, sources
-from charlm.corpus.encoded import Encoded
+from charlm.corpus.encoded_text import EncodedText
 from charlm.corpus.loading import Corpus
 from charlm.corpus.record import CorpusRecord, FileRecord, Name
 from charlm.corpus.streams import STANDARD_INPUT
@@ -37,7 +37,7 @@ class CorpusFile(CorpusRecord):
     @classmethod
     def describe(cls, corpus: Corpus, run: Path) -> "CorpusFile":
         return cls(
-            **vars(corpus.record()),
+            **vars(corpus.to_record()),
             inputs=corpus.names,
             working_folder=str(Path.cwd()),
             run_folder=str(run.absolute()),
@@ -51,7 +51,7 @@ class CorpusFile(CorpusRecord):
         try:
             return cls(**read_json(path, MAX_BYTES))
         except (CheckpointError, ValidationError) as error:
-            reason = first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
+            reason = describe_first_problem(error) if isinstance(error, ValidationError) else "missing or damaged"
             raise CheckpointError(
                 f"{path}: cannot tell which text this run was trained on: {reason}.",
                 f"Pass the text again: charlm train TEXT --resume {quote(run)}",
@@ -83,7 +83,7 @@ class CorpusFile(CorpusRecord):
             for file in self.files
         ]
 
-    def places(self, path: str, run: Path) -> list[Path]:
+    def candidate_paths(self, path: str, run: Path) -> list[Path]:
         """Where a file may be now: where it was as seen from the run, which may have been moved, then where it was."""
         absolute = Path(self.working_folder, path)
         try:
@@ -143,18 +143,18 @@ class RunCorpus:
         encoded = None
         if not given and (self.record.built_in or not self._locate()):
             # A text that has gone or came through a pipe; the standard library, which an update of Python replaces
-            encoded = cache.recall(cache_folder or cache.default_folder(), self.record.files_sha256, settings)
+            encoded = cache.find_by_hash(cache_folder or cache.default_folder(), self.record.files_sha256, settings)
             if encoded is not None and self.file:
                 encoded = replace(encoded, files=self.file.absolute_files())
         for names in [given] if given else self._candidates():
             if encoded is None or encoded.files_sha256 != self.record.files_sha256:
-                encoded = loading.read(names, settings, cache_folder, quiet)
+                encoded = loading.load_encoded(names, settings, cache_folder, quiet)
         if encoded is None:
             raise UsageError(f"{self.run}: training text not found: {self._missing()}.", self.hint_if_missing)
         if encoded.files_sha256 != self.record.files_sha256:
             raise UsageError(self._difference(given, encoded), self.hint_if_different)
         inputs = given or (self.file.inputs if self.file else [file.path for file in encoded.files])
-        corpus = loading.of(encoded, inputs, settings, settings.sequence_length, vocabulary)
+        corpus = loading.make_corpus(encoded, inputs, settings, settings.sequence_length, vocabulary)
         if given:
             return corpus
         return replace(corpus, name=self.record.name, names=[] if self.record.built_in else list(inputs))
@@ -177,14 +177,14 @@ class RunCorpus:
         assert self.file is not None
         if file.path == str(STANDARD_INPUT):
             return []
-        places = [place for place in self.file.places(file.path, self.run) if sources.is_file(place)]
+        places = [place for place in self.file.candidate_paths(file.path, self.run) if sources.is_regular_file(place)]
         return [place for place in places if place.stat().st_size == file.size_bytes] or places
 
     def _missing(self) -> str:
         missing = [file.path for file in self.file.files if not self._places(file)] if self.file else []
         return ", ".join(missing[:10]) or f"{self.record.name}, and {self.run / NAME} does not list its files"
 
-    def _difference(self, given: Sequence[str], encoded: Encoded) -> str:
+    def _difference(self, given: Sequence[str], encoded: EncodedText) -> str:
         different = f"{self.run}: this is not the text it was trained on"
         if given:
             return f"{different}: {', '.join(given[:10])}."

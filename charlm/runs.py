@@ -23,7 +23,7 @@ from charlm.run_corpus import CorpusFile
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
 VALIDATION_EVENTS = "validation"  # TensorBoard's folder for the validation curve
-METRICS_AT_MOST_BYTES = 1 << 30  # five million log points
+MAX_METRICS_BYTES = 1 << 30  # five million log points
 LOCK = ".lock"
 READ_ATTEMPTS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
 
@@ -31,15 +31,15 @@ READ_ATTEMPTS = 3  # at a run that is being trained, before it is believed that 
 Loaded = TypeVar("Loaded")
 
 
-def start(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
+def create_run(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
     """Make the run folder with ``config.toml`` and ``corpus.json``."""
     files.make_folder(run)
-    files.remove_leftovers(run)
+    files.remove_stale_temporaries(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
     files.write_file(run / run_corpus.NAME, record.encode())
 
 
-def save(run: Path, saved: Checkpoint, keep: int) -> Path:
+def save_checkpoint(run: Path, saved: Checkpoint, keep: int) -> Path:
     """Commit a checkpoint to its run, then prune. Returns the checkpoint's folder."""
     folder = run / f"step-{saved.model.step:08d}"
     if folder.exists():
@@ -52,25 +52,25 @@ def save(run: Path, saved: Checkpoint, keep: int) -> Path:
     if not folder.exists():
         writing.write_checkpoint(folder, saved)
     try:
-        prune(run, keep)
+        prune_checkpoints(run, keep)
     except (OSError, UnreadableError) as error:  # room is lost, nothing else; the next one tries again
         reason = getattr(error, "strerror", None) or error
         warnings.warn(f"{run}: cannot remove an old checkpoint: {reason}.", CharlmWarning, stacklevel=2)
     return folder
 
 
-def is_occupied(run: Path) -> bool:
+def is_nonempty(run: Path) -> bool:
     """Whether something stands in the folder, be it a run or not."""
-    return run.is_dir() and any(path.name != LOCK and files.TEMPORARY_MARK not in path.name for path in run.iterdir())
+    return run.is_dir() and any(path.name != LOCK and files.TEMPORARY_INFIX not in path.name for path in run.iterdir())
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
+def lock_run(run: Path) -> Iterator[None]:
     """Be the only one that trains in this run folder. Raises ``UsageError`` if another process does."""
     files.make_folder(run)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            held.enter_context(files.locked(run / LOCK))
+            stack.enter_context(files.file_lock(run / LOCK))
         except BlockingIOError:
             raise UsageError(
                 f"{run}: another training process is using this folder.",
@@ -79,16 +79,16 @@ def locked(run: Path) -> Iterator[None]:
         yield
 
 
-def prune(run: Path, keep: int) -> None:
+def prune_checkpoints(run: Path, keep: int) -> None:
     """Keep the best, the newest and ``keep`` more, and all that another version wrote; remove the others."""
-    folders = [folder for folder in checkpoints(run) if not _is_of_another_version(folder)]
-    always = {*folders[:1], *best_first(folders)[:1]}
+    folders = [folder for folder in list_checkpoints(run) if not _has_other_version(folder)]
+    always = {*folders[:1], *sort_by_validation_loss(folders)[:1]}
     others = [folder for folder in folders if folder not in always]
     for folder in others[keep:]:
         files.remove_folder(folder)
 
 
-def checkpoints(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, newest first, unverified. Raises ``UnreadableError``."""
     try:
         with os.scandir(run) as entries:
@@ -100,11 +100,11 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
-def later_checkpoints(run: Path, step: int) -> list[Path]:
-    return [folder for folder in checkpoints(run) if step_of(folder) > step]
+def list_later_checkpoints(run: Path, step: int) -> list[Path]:
+    return [folder for folder in list_checkpoints(run) if step_of(folder) > step]
 
 
-def best_first(folders: list[Path]) -> list[Path]:
+def sort_by_validation_loss(folders: list[Path]) -> list[Path]:
     """Those folders that recorded a validation loss, the lowest first; the older of two equal ones first."""
     losses: list[tuple[float, int, Path]] = []
     for folder in folders:
@@ -119,10 +119,10 @@ def best_first(folders: list[Path]) -> list[Path]:
 
 def is_run(path: Path) -> bool:
     """Whether charlm made this folder: its settings are charlm's, or a checkpoint is in it."""
-    return has_settings(path) or any((folder / MANIFEST).is_file() for folder in checkpoints(path))
+    return has_settings(path) or any((folder / MANIFEST).is_file() for folder in list_checkpoints(path))
 
 
-def folder_of(path: Path) -> Path:
+def run_folder_of(path: Path) -> Path:
     """The run folder of a run or a checkpoint; of a model that was saved elsewhere, its own folder."""
     parent = path.absolute().parent
     return parent if is_checkpoint(path) and is_run(parent) else path
@@ -134,13 +134,13 @@ def has_settings(path: Path) -> bool:
     Raises ``UnreadableError``.
     """
     try:
-        found = parse_toml(path / "config.toml").keys()
+        keys = parse_toml(path / "config.toml").keys()
     except (FileNotFoundError, NotADirectoryError, reading.UnsuitableFileError, ValueError):  # TOML's and UTF-8's too
         return False
     except OSError as error:
         raise UnreadableError(path / "config.toml", error) from None
     known = TrainSettings.model_fields.keys()
-    return len(found & known) > len(known) / 2
+    return len(keys & known) > len(known) / 2
 
 
 def check_path(path: Path) -> None:
@@ -193,7 +193,7 @@ def _load(path: Path, which: str, load: Callable[[Path], Loaded]) -> Loaded:
 
 
 def _load_first_valid(run: Path, which: str, load: Callable[[Path], Loaded]) -> Loaded:
-    folders = checkpoints(run)
+    folders = list_checkpoints(run)
     if not folders:
         what = "this run has no checkpoint yet" if is_run(run) else "neither a run nor a checkpoint"
         raise CheckpointError(f"{run}: {what}.", "A run contains folders named step-N; charlm train creates them.")
@@ -203,9 +203,9 @@ def _load_first_valid(run: Path, which: str, load: Callable[[Path], Loaded]) -> 
             steps = ", ".join(str(step_of(folder)) for folder in reversed(folders))
             raise UsageError(f"{run}: no checkpoint at step {which}.", f"Available steps: {steps}.")
         return load(of_step[0])
-    others = [folder for folder in folders if _is_of_another_version(folder)]  # better or not: nobody knows
+    others = [folder for folder in folders if _has_other_version(folder)]  # better or not: nobody knows
     comparable = [folder for folder in folders if folder not in others]
-    candidates = folders if which == "latest" else [*others, *best_first(comparable), *comparable]
+    candidates = folders if which == "latest" else [*others, *sort_by_validation_loss(comparable), *comparable]
     problem: CheckpointError | None = None  # with any folder
     damaged: CheckpointError | None = None  # with one that was not just pruned
     for folder in dict.fromkeys(candidates):
@@ -223,12 +223,12 @@ def _load_first_valid(run: Path, which: str, load: Callable[[Path], Loaded]) -> 
     raise problem or CheckpointError(f"{run}: no checkpoint.")
 
 
-def remove(run: Path) -> None:
+def remove_run(run: Path) -> None:
     """Remove what charlm made in a run folder, and nothing else. Raises ``UsageError`` if it is not a run."""
     if not is_run(run):
         raise UsageError(f"{run}: not a charlm run; --overwrite only replaces charlm runs.", "Choose another --out.")
-    files.remove_leftovers(run)
-    for folder in [*checkpoints(run), *run.glob("step-*.damaged")]:
+    files.remove_stale_temporaries(run)
+    for folder in [*list_checkpoints(run), *run.glob("step-*.damaged")]:
         files.remove_folder(folder)
     for folder in (run, run / VALIDATION_EVENTS):
         for path in folder.glob("events.out.tfevents.*"):
@@ -240,19 +240,19 @@ def remove(run: Path) -> None:
 
 def check_later(run: Path, step: int) -> None:
     """Raises ``VersionError`` if another version wrote a checkpoint after ``step``: continuing would discard it."""
-    for folder in later_checkpoints(run, step):
+    for folder in list_later_checkpoints(run, step):
         loading.check_version(folder)
 
 
-def forget_after(run: Path, step: int) -> None:
+def truncate_after(run: Path, step: int) -> None:
     """Roll a run back to ``step``: truncate ``metrics.jsonl`` and remove later checkpoints.
 
     A later one that is damaged is set aside instead, as ``step-N.damaged``. Raises ``VersionError``, before anything is
     removed, if another version wrote one of them, and ``UnreadableError`` if one cannot be read.
     """
     check_later(run, step)
-    later = later_checkpoints(run, step)
-    damaged = {folder for folder in later if _fails(_verify, folder, CheckpointError)}
+    later = list_later_checkpoints(run, step)
+    damaged = {folder for folder in later if _raises(_verify, folder, CheckpointError)}
     for folder in later:
         if folder in damaged:
             aside = folder.with_name(f"{folder.name}.damaged")
@@ -261,28 +261,30 @@ def forget_after(run: Path, step: int) -> None:
             files.rename(folder, aside)
         else:
             files.remove_folder(folder)
-    entries = [e for e in json_lines(run / METRICS) if e.get("step", 0) <= step and "loss_validation_exact" not in e]
+    entries = [
+        e for e in read_json_lines(run / METRICS) if e.get("step", 0) <= step and "loss_validation_exact" not in e
+    ]
     kept = [json.dumps(entry) + "\n" for entry in entries]
     files.write_file(run / METRICS, "".join(kept).encode())
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file that are whole. Raises ``CheckpointError`` if it is no regular file."""
     try:
-        yield from reading.read_json_lines(path, METRICS_AT_MOST_BYTES)
+        yield from reading.read_json_lines(path, MAX_METRICS_BYTES)
     except reading.UnsuitableFileError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}.") from None
 
 
-def _is_of_another_version(folder: Path) -> bool:
-    return _fails(loading.check_version, folder, VersionError)
+def _has_other_version(folder: Path) -> bool:
+    return _raises(loading.check_version, folder, VersionError)
 
 
 def _verify(folder: Path) -> None:
     loading.load_checkpoint(folder, data=False)
 
 
-def _fails(check: Callable[[Path], object], folder: Path, error: type[CheckpointError]) -> bool:
+def _raises(check: Callable[[Path], object], folder: Path, error: type[CheckpointError]) -> bool:
     try:
         check(folder)
     except error:

@@ -27,7 +27,7 @@ class RunSummary:
 def summarize(path: Path, which: str = "best") -> RunSummary:
     """Raises what :func:`charlm.runs.load_model` raises."""
     model = runs.load_model(path, which, data=False)
-    run = runs.folder_of(path)
+    run = runs.run_folder_of(path)
     parameters: dict[str, int] = {}
     for name, weight in model.weights.items():
         part = name.rsplit(".", 1)[0] if "." in name else "output"
@@ -36,7 +36,7 @@ def summarize(path: Path, which: str = "best") -> RunSummary:
     # A file of tensors has them in any order; layer 10 comes after layer 2
     parameters = dict(sorted(parameters.items(), key=lambda part: (part[0].split()[0], len(part[0]), part[0])))
     metrics = dict(model.metrics)
-    for entry in runs.json_lines(run / runs.METRICS):
+    for entry in runs.read_json_lines(run / runs.METRICS):
         if entry.get("step") == model.step:
             metrics.update({name: value for name, value in entry.items() if name != "step"})
     return RunSummary(
@@ -49,5 +49,5 @@ def summarize(path: Path, which: str = "best") -> RunSummary:
         training_seconds=model.progress.training_seconds,
         corpus=CorpusFile.find(run, model.corpus) or model.corpus,
         environment=model.environment,
-        checkpoints=[runs.step_of(folder) for folder in reversed(runs.checkpoints(run))],
+        checkpoints=[runs.step_of(folder) for folder in reversed(runs.list_checkpoints(run))],
     )

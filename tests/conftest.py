@@ -18,14 +18,14 @@ from hypothesis import settings
 from charlm.corpus.record import CorpusRecord, FileRecord, SplitRecord
 from charlm.corpus.text import Ids, Text
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.model.device import cpu_runs_bf16
+from charlm.model.device import cpu_supports_bf16
 from charlm.run_corpus import CorpusFile
 
 settings.register_profile("charlm", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.load_profile("charlm")
 
 ROOT = Path(__file__).parent.parent
-needs_bf16 = pytest.mark.skipif(not cpu_runs_bf16(), reason="PyTorch has no bf16 LSTM for this processor")
+needs_bf16 = pytest.mark.skipif(not cpu_supports_bf16(), reason="PyTorch has no bf16 LSTM for this processor")
 
 # A model and a length small enough for any test, as options of `charlm train`
 SMALL = (
@@ -34,7 +34,7 @@ SMALL = (
 )
 
 
-def text_of(ids: Sequence[int] | Ids, vocabulary_size: int, starts: Sequence[int] = ()) -> Text:
+def make_text(ids: Sequence[int] | Ids, vocabulary_size: int, starts: Sequence[int] = ()) -> Text:
     """A text of these ids, in which documents begin at ``starts``."""
     vocabulary = Vocabulary([chr(0x100 + id_) for id_ in range(vocabulary_size)])
     smallest = np.min_scalar_type(vocabulary_size - 1)
@@ -73,7 +73,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(autouse=True)
-def _same_every_time() -> Iterator[None]:
+def _deterministic() -> Iterator[None]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield

@@ -12,7 +12,7 @@ import pytest
 import charlm
 from charlm import api, errors, runs
 from charlm.corpus.text import Text
-from charlm.evaluation.passes import evaluate
+from charlm.evaluation.loss import evaluate
 from charlm.model import stepper
 from charlm.model.stepper import Stepper
 from tests.commands.conftest import trained
@@ -35,7 +35,7 @@ def model(trained: Path) -> charlm.Model:
     return charlm.load(trained)
 
 
-def test_the_examples_of_the_documentation_are_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poem: str) -> None:
+def test_doctests_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poem: str) -> None:
     (tmp_path / "play.txt").write_text("ROMEO: But soft!\n" + poem, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(api)
@@ -43,15 +43,15 @@ def test_the_examples_of_the_documentation_are_true(tmp_path: Path, monkeypatch:
     assert result.failed == 0
 
 
-def test_training_returns_a_run_that_can_be_loaded(tmp_path: Path, poem_file: Path) -> None:
+def test_train_returns_loadable_run(tmp_path: Path, poem_file: Path) -> None:
     run = charlm.train(poem_file, out=tmp_path / "run", **SMALL)
     assert run.folder == tmp_path / "run"
     assert run.load().settings.hidden_size == 16
-    validation = runs.json_lines(run.folder / runs.METRICS)
+    validation = runs.read_json_lines(run.folder / runs.METRICS)
     assert run.validation.nats_per_character in [entry.get("loss_validation_exact") for entry in validation]
 
 
-def test_several_texts_a_preset_a_resume_and_a_cache(tmp_path: Path, poem_file: Path) -> None:
+def test_train_with_several_texts_preset_resume_and_cache(tmp_path: Path, poem_file: Path) -> None:
     folder = tmp_path / "run"
     cache = tmp_path / "cache"
     run = charlm.train([poem_file, str(poem_file)], out=folder, config="tiny", cache_dir=cache, **SMALL)
@@ -66,7 +66,7 @@ def test_several_texts_a_preset_a_resume_and_a_cache(tmp_path: Path, poem_file: 
     assert charlm.load(folder, "latest").checkpoint.step == 4
 
 
-def test_what_is_wrong_is_an_error_that_says_where_it_comes_from(poem_file: Path, tmp_path: Path) -> None:
+def test_errors_name_their_source(poem_file: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError, match=r"charlm\.train\(\): hiden_size: unknown setting. Did you mean hidden"):
         charlm.train(poem_file, out=tmp_path / "run", hiden_size=3)
     with pytest.raises(errors.UsageError, match="no such file"):
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_an_error_that_says_where_it_comes_from(poem_file: Path
         charlm.load("nowhere")
 
 
-def test_it_trains_in_a_thread_too(tmp_path: Path, poem_file: Path) -> None:
+def test_training_works_in_a_thread(tmp_path: Path, poem_file: Path) -> None:
     trained_runs: list[charlm.Run] = []
     thread = threading.Thread(
         target=lambda: trained_runs.append(charlm.train(poem_file, out=tmp_path / "run", **SMALL))
@@ -85,7 +85,7 @@ def test_it_trains_in_a_thread_too(tmp_path: Path, poem_file: Path) -> None:
     assert len(trained_runs) == 1
 
 
-def test_sampling_is_that_of_the_sampler(model: charlm.Model) -> None:
+def test_sample_matches_sampler(model: charlm.Model) -> None:
     options = {"length": 30, "seed": 3, "temperature": 1.3}
     text = model.sample("Die", **options)
     assert len(text) == 30
@@ -98,12 +98,12 @@ def test_sampling_is_that_of_the_sampler(model: charlm.Model) -> None:
         model.sample("☃")
 
 
-def test_evaluating_and_scoring_are_one_figure(model: charlm.Model, poem: str) -> None:
+def test_evaluate_and_score_agree(model: charlm.Model, poem: str) -> None:
     text = poem[:900]
     evaluation, scores = model.evaluate(text), model.score(text)
     assert evaluation.characters == len(scores.ranks) == 900
     assert -scores.log_probabilities.sum() == pytest.approx(evaluation.nats_per_character * 900, rel=1e-6)
-    expected = evaluate(model.network, Text.of(text, model.vocabulary)).nats_per_character
+    expected = evaluate(model.network, Text.from_string(text, model.vocabulary)).nats_per_character
     assert evaluation.nats_per_character == expected
     with pytest.raises(errors.TextError, match="SNOWMAN"):
         model.evaluate("☃")
@@ -128,14 +128,12 @@ def test_nothing_is_neither_evaluated_nor_scored_nor_traced(model: charlm.Model)
             model.evaluate("Die", num_segments=num_segments)
 
 
-def test_texts_to_stop_at_may_be_a_list(model: charlm.Model) -> None:
+def test_stop_texts_can_be_a_list(model: charlm.Model) -> None:
     (sample,) = model.sample_many("Die", length=500, seed=1, stop=["e", "a"])
     assert sample.finish_reason == "stop"
 
 
-def test_streams_may_be_read_in_turns_and_weights_are_laid_out_once(
-    model: charlm.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interleaved_streams_share_packed_weights(model: charlm.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     monkeypatch.setattr(
         stepper, "Stepper", lambda network, lanes, precision: made.append(lanes) or Stepper(network, lanes, precision)
@@ -146,7 +144,7 @@ def test_streams_may_be_read_in_turns_and_weights_are_laid_out_once(
     assert ["".join(text) for text in zip(*zip(*streams, strict=True), strict=True)] == expected
 
 
-def test_texts_are_read_as_the_training_read_its_own(tmp_path: Path, poem: str) -> None:
+def test_texts_are_preprocessed_like_training_text(tmp_path: Path, poem: str) -> None:
     path = tmp_path / "poem.txt"
     path.write_text(poem, encoding="utf-8", newline="")
     model = charlm.train(path, out=tmp_path / "run", newline="lf", normalize="nfc", **SMALL).load()
@@ -156,7 +154,7 @@ def test_texts_are_read_as_the_training_read_its_own(tmp_path: Path, poem: str) 
     assert model.next_characters("☃Die", 1, unknown="skip") == model.next_characters("Die", 1)
 
 
-def test_the_next_characters_are_what_scoring_says(model: charlm.Model) -> None:
+def test_next_characters_match_scores(model: charlm.Model) -> None:
     found = model.next_characters("Die", count=5)
     for rank, (character, probability) in enumerate(found, start=1):
         scores = model.score("Die" + character)
@@ -164,7 +162,7 @@ def test_the_next_characters_are_what_scoring_says(model: charlm.Model) -> None:
         assert math.exp(scores.log_probabilities[-1]) == pytest.approx(probability, rel=1e-4)
 
 
-def test_a_text_of_documents_is_evaluated_as_such(tmp_path: Path) -> None:
+def test_documents_are_evaluated_separately(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("Anna\nBartholomew\nCy\n" * 60)
     run = charlm.train(names, out=tmp_path / "run", document_separator="\n", **SMALL)
@@ -175,7 +173,7 @@ def test_a_text_of_documents_is_evaluated_as_such(tmp_path: Path) -> None:
     assert whole.nats_per_character * whole.characters == pytest.approx(nats, rel=1e-5)
 
 
-def test_unknown_characters_are_counted_where_there_is_a_symbol_for_them(tmp_path: Path, poem: str) -> None:
+def test_unknown_characters_are_counted_with_unknown_token(tmp_path: Path, poem: str) -> None:
     path = tmp_path / "poem.txt"
     path.write_text(poem + "☃", encoding="utf-8")
     model = charlm.train(path, out=tmp_path / "run", min_count=2, **SMALL).load()
@@ -183,13 +181,13 @@ def test_unknown_characters_are_counted_where_there_is_a_symbol_for_them(tmp_pat
     assert model.score("Die ☃ ☀").log_probabilities[4] < -math.log(1_000_000)
 
 
-def test_bytes(tmp_path: Path, poem_file: Path) -> None:
+def test_byte_level_model(tmp_path: Path, poem_file: Path) -> None:
     model = charlm.train(poem_file, out=tmp_path / "run", unit="byte", **SMALL).load()
     assert model.evaluate("été").characters == 5
     assert isinstance(model.sample("été", length=9, seed=1), str)
 
 
-def test_importing_charlm_alone_imports_no_torch_and_says_what_it_has() -> None:
+def test_import_is_lazy_and_lists_names() -> None:
     code = "import sys, charlm; print('torch' in sys.modules, sorted({'load', 'train'} & set(dir(charlm))))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout == "False ['load', 'train']\n"

@@ -47,24 +47,24 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def room(path: Path) -> str:
+def layer_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def rooms_imported(path: Path) -> set[str]:
+def layers_imported(path: Path) -> set[str]:
     names = [name.split(".") for name in imports(path)]
     return {name[1] for name in names if name[0] == "charlm" and name[1:] != ["__version__"]}
 
 
-def test_every_room_has_its_place_in_the_order() -> None:
-    assert {room(path) for path in MODULES} - {"__init__"} == set(LEVELS)
+def test_every_module_has_a_layer() -> None:
+    assert {layer_of(path) for path in MODULES} - {"__init__"} == set(LEVELS)
 
 
 @each_module
-def test_imports_go_one_way(path: Path) -> None:
-    here = room(path)
+def test_imports_follow_layers(path: Path) -> None:
+    here = layer_of(path)
     level = LEVELS.get(here, -1)  # charlm/__init__.py is above all
-    upwards = {other for other in rooms_imported(path) if other != here and LEVELS[other] <= level}
+    upwards = {other for other in layers_imported(path) if other != here and LEVELS[other] <= level}
     assert upwards == set()
 
 
@@ -84,7 +84,7 @@ def imports_when_run(path: Path) -> set[str]:
     return found & names
 
 
-def test_imports_go_in_no_circle() -> None:
+def test_imports_have_no_cycles() -> None:
     graph = {
         ".".join(("charlm", *path.relative_to(PACKAGE).with_suffix("").parts)): imports_when_run(path)
         for path in MODULES
@@ -93,9 +93,9 @@ def test_imports_go_in_no_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_reading_a_text_does_not_import_the_study_of_it() -> None:
+def test_corpus_does_not_import_analysis() -> None:
     analysis = PACKAGE / "corpus" / "analysis"
-    others = [path for path in MODULES if room(path) == "corpus" and analysis not in path.parents]
+    others = [path for path in MODULES if layer_of(path) == "corpus" and analysis not in path.parents]
     assert not [path for path in others if any(name.startswith("charlm.corpus.analysis") for name in imports(path))]
 
 
@@ -107,12 +107,12 @@ def test_only_the_board_has_a_writer_of_tensorboard(path: Path) -> None:
 
 @each_module
 def test_only_commands_know_click(path: Path) -> None:
-    if room(path) != "commands":
+    if layer_of(path) != "commands":
         assert "click" not in {name.split(".")[0] for name in imports(path)}
 
 
 @each_module
-def test_no_module_pickles_or_needs_posix(path: Path) -> None:
+def test_no_module_uses_pickle_or_requires_posix(path: Path) -> None:
     assert {name.split(".")[0] for name in imports(path)}.isdisjoint(
         {"pickle", "shelve", "marshal", "dill", "joblib", "fcntl", "pwd", "grp", "resource", "termios"}
     )
@@ -124,17 +124,17 @@ def test_no_module_pickles_or_needs_posix(path: Path) -> None:
 @pytest.mark.parametrize(
     "module", ["charlm", "charlm.commands", "charlm.config", "charlm.errors", "charlm.files", "charlm.machine"]
 )
-def test_importing_it_imports_neither_torch_nor_numpy(module: str) -> None:
+def test_light_modules_do_not_import_torch_or_numpy(module: str) -> None:
     code = f"import sys, {module}; print(*({{'torch', 'numpy'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.split() == []
 
 
 @each_module
-def test_a_module_has_at_most_300_lines(path: Path) -> None:
+def test_modules_have_at_most_300_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
 @each_module
-def test_a_module_says_what_it_is_for(path: Path) -> None:
+def test_modules_have_docstrings(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

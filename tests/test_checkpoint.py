@@ -35,7 +35,7 @@ each_file = pytest.mark.parametrize("name", NAMES)
 def make_model(
     settings: TrainSettings = SETTINGS, text: str = "abcé\n\0", metrics: dict[str, float] | None = None
 ) -> SavedModel:
-    vocabulary = Vocabulary.of(text)
+    vocabulary = Vocabulary.from_text(text)
     weights = dict(CharacterModel(len(vocabulary), settings).state_dict())
     progress = TrainingProgress(
         steps=12, windows_seen=2**53 + 1, training_seconds=1 / 3, best_validation_loss=0.1 + 0.2, rollbacks=1
@@ -95,7 +95,7 @@ def folder(committed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(committed, tmp_path / "step-00000012"))
 
 
-def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_roundtrip_is_bit_identical(tmp_path: Path) -> None:
     saved = full()
     writing.write_checkpoint(tmp_path / "step", saved)
     read = loading.load_checkpoint(tmp_path / "step")
@@ -107,7 +107,7 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert read.model.folder == tmp_path / "step"
 
 
-def test_a_generator_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+def test_random_generator_continues_after_load(tmp_path: Path) -> None:
     saved = make()
     saved.training_state["rng_state.cpu"] = torch.get_rng_state()
     writing.write_checkpoint(tmp_path / "step", saved)
@@ -118,7 +118,7 @@ def test_a_generator_goes_on_where_it_was_saved(tmp_path: Path) -> None:
 
 @given(st.text(min_size=1, max_size=20))
 @example("\ud800")
-def test_a_vocabulary_of_any_characters_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_vocabulary_of_any_characters_roundtrip(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("any") / "step"
     saved = make(TIED, text)
     writing.write_checkpoint(folder, saved)
@@ -128,7 +128,7 @@ def test_a_vocabulary_of_any_characters_comes_back(tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize(
     "settings", [SETTINGS, TIED, SETTINGS.model_copy(update={"cell": "gru"})], ids=["", "tied", "gru"]
 )
-def test_the_model_that_comes_back_computes_the_same(tmp_path: Path, settings: TrainSettings) -> None:
+def test_loaded_model_computes_the_same(tmp_path: Path, settings: TrainSettings) -> None:
     saved = make(settings)
     writing.write_checkpoint(tmp_path / "step", saved)
     ids = torch.tensor([[6], [0], [3]])
@@ -145,7 +145,7 @@ def test_checkpoint_file_names(committed: Path) -> None:
     assert list(committed.parent.iterdir()) == [committed]
 
 
-def test_the_manifest_holds_size_and_hash_of_every_other_file(committed: Path) -> None:
+def test_manifest_contains_size_and_hash_of_every_file(committed: Path) -> None:
     manifest = json.loads((committed / "manifest.json").read_bytes())
     assert sorted(manifest) == sorted(set(NAMES) - {"manifest.json"})
     for name, entry in manifest.items():
@@ -153,15 +153,15 @@ def test_the_manifest_holds_size_and_hash_of_every_other_file(committed: Path) -
         assert entry == {"size_bytes": len(data), "sha256": files.sha256(data)}
 
 
-def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr(files, "commit_folder", lambda path, contents: written.extend(contents))
+    monkeypatch.setattr(files, "write_folder", lambda path, contents: written.extend(contents))
     writing.write_checkpoint(tmp_path / "step", full())
     assert written[-1] == "manifest.json"
     assert tuple(sorted(written)) == NAMES
 
 
-def test_config_json_is_the_authority(committed: Path) -> None:
+def test_config_json_content(committed: Path) -> None:
     config = json.loads((committed / "config.json").read_bytes())
     assert config["format_version"] == 2
     assert config["step"] == 12
@@ -180,7 +180,7 @@ def test_vocabulary_json_content(committed: Path) -> None:
     }
 
 
-def test_weights_have_the_names_and_shapes_of_the_literature(committed: Path) -> None:
+def test_weight_names_and_shapes(committed: Path) -> None:
     weights = safetensors.torch.load_file(committed / "model.safetensors")
     assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
         "embedding.weight": (7, 4),
@@ -195,7 +195,7 @@ def test_weights_have_the_names_and_shapes_of_the_literature(committed: Path) ->
     }
 
 
-def test_a_tied_weight_is_stored_once_and_the_tie_is_named(tmp_path: Path) -> None:
+def test_tied_weight_is_stored_once(tmp_path: Path) -> None:
     writing.write_checkpoint(tmp_path / "step", make(TIED))
     weights = safetensors.torch.load_file(tmp_path / "step" / "model.safetensors")
     assert "embedding.weight" in weights
@@ -204,7 +204,7 @@ def test_a_tied_weight_is_stored_once_and_the_tie_is_named(tmp_path: Path) -> No
     assert config["tied_weights"] == {"output_weight": "embedding.weight"}
 
 
-def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = full()
     saved.model.metrics["loss_validation"] = object()  # type: ignore[assignment]
     with pytest.raises(TypeError):
@@ -212,14 +212,14 @@ def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_never_changes(folder: Path) -> None:
+def test_existing_checkpoint_is_not_overwritten(folder: Path) -> None:
     before = (folder / "config.json").read_bytes()
     with pytest.raises(FileExistsError):
         writing.write_checkpoint(folder, make(TIED))
     assert (folder / "config.json").read_bytes() == before
 
 
-def refused(folder: Path, match: str | None = None) -> CheckpointError:
+def assert_rejected(folder: Path, match: str | None = None) -> CheckpointError:
     with pytest.raises(CheckpointError, match=match) as raised:
         loading.load_checkpoint(folder)
     assert raised.value.exit_code == 3
@@ -228,43 +228,43 @@ def refused(folder: Path, match: str | None = None) -> CheckpointError:
 
 
 @each_file
-def test_a_file_that_is_cut_short_is_found(folder: Path, name: str) -> None:
+def test_truncated_file_is_detected(folder: Path, name: str) -> None:
     data = (folder / name).read_bytes()
     for length in (0, 1, len(data) // 2, len(data) - 2):
         (folder / name).write_bytes(data[:length])
-        refused(folder)
+        assert_rejected(folder)
 
 
 @each_file
 @given(data=st.data())
-def test_a_flipped_bit_anywhere_is_found(committed: Path, name: str, data: st.DataObject) -> None:
+def test_flipped_bit_is_detected(committed: Path, name: str, data: st.DataObject) -> None:
     original = (committed / name).read_bytes()
     bit = data.draw(st.integers(0, 8 * len(original) - 1))
     flipped = bytearray(original)
     flipped[bit // 8] ^= 1 << bit % 8
     (committed / name).write_bytes(flipped)
     try:
-        refused(committed)
+        assert_rejected(committed)
     finally:
         (committed / name).write_bytes(original)
 
 
 @each_file
-def test_a_file_that_is_missing_is_found(folder: Path, name: str) -> None:
+def test_missing_file_is_detected(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    refused(folder, name.replace(".", r"\.") + " is missing")
+    assert_rejected(folder, name.replace(".", r"\.") + " is missing")
 
 
 @each_file
-def test_a_folder_in_the_place_of_a_file_is_found(folder: Path, name: str) -> None:
+def test_folder_in_place_of_file_is_detected(folder: Path, name: str) -> None:
     (folder / name).unlink()
     (folder / name).mkdir()
-    refused(folder)
+    assert_rejected(folder)
 
 
 def test_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
-    refused(tmp_path, r"manifest\.json")
-    refused(tmp_path / "gone", r"manifest\.json")
+    assert_rejected(tmp_path, r"manifest\.json")
+    assert_rejected(tmp_path / "gone", r"manifest\.json")
 
 
 OPEN = ("metrics", "tied_weights")  # objects whose keys are not fixed
@@ -339,12 +339,12 @@ def test_unknown_keys_are_accepted(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_values_of_the_wrong_kind_are_refused(folder: Path, key: str, value: dict[str, Any]) -> None:
+def test_values_of_wrong_type_are_rejected(folder: Path, key: str, value: dict[str, Any]) -> None:
     rewrite(folder, "config.json", lambda config: {**config, key: {**config[key], **value}})
-    refused(folder, key)
+    assert_rejected(folder, key)
 
 
-def test_no_validation_loss_yet_is_stored_as_null_and_comes_back(tmp_path: Path) -> None:
+def test_missing_validation_loss_is_stored_as_null(tmp_path: Path) -> None:
     saved = make()
     saved.model.progress.best_validation_loss = math.inf
     writing.write_checkpoint(tmp_path / "step", saved)
@@ -357,7 +357,7 @@ def test_no_validation_loss_yet_is_stored_as_null_and_comes_back(tmp_path: Path)
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"null", b"{}", b"\xff", b"{" * 100_000, b"[" * 100_000], ids=lambda d: repr(d[:4])
 )
-def test_json_of_another_kind_is_refused_even_if_the_manifest_agrees(folder: Path, name: str, data: bytes) -> None:
+def test_unexpected_json_is_rejected_despite_valid_manifest(folder: Path, name: str, data: bytes) -> None:
     if name == "manifest.json":
         (folder / name).write_bytes(data)
     else:
@@ -368,24 +368,24 @@ def test_json_of_another_kind_is_refused_even_if_the_manifest_agrees(folder: Pat
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
 @pytest.mark.parametrize("data", [b"", b"\0" * 8, b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"], ids=lambda d: repr(d[:4]))
-def test_tensors_of_another_kind_are_refused_even_if_the_manifest_agrees(folder: Path, name: str, data: bytes) -> None:
+def test_unexpected_tensors_are_rejected_despite_valid_manifest(folder: Path, name: str, data: bytes) -> None:
     replace(folder, name, data)
-    refused(folder)
+    assert_rejected(folder)
 
 
 @pytest.mark.parametrize("settings", [{"hidden_size": 0}, {"no_such_setting": 1}, {"cell": None}, [], None], ids=repr)
-def test_settings_that_are_none_are_refused(folder: Path, settings: Any) -> None:
+def test_invalid_settings_are_rejected(folder: Path, settings: Any) -> None:
     rewrite(folder, "config.json", lambda config: {**config, "settings": settings})
-    refused(folder)
+    assert_rejected(folder)
 
 
-def test_weights_that_do_not_fit_the_settings_are_refused(folder: Path) -> None:
+def test_weights_that_do_not_match_settings_are_rejected(folder: Path) -> None:
     rewrite(folder, "config.json", lambda config: {**config, "settings": {**config["settings"], "hidden_size": 9}})
     with pytest.raises(CheckpointError, match="output_weight"):
         loading.load_checkpoint(folder).model.build_model(torch.device("cpu"))
 
 
-def test_the_environment_is_all_that_decides_the_bits() -> None:
+def test_environment_fields() -> None:
     environment = describe_environment(torch.device("cpu"), "fp32")
     assert list(environment.model_dump()) == [
         *("charlm", "python", "torch", "numpy", "system", "processor", "device", "precision", "threads")

@@ -81,7 +81,7 @@ def generate() -> ModuleType:
     return module
 
 
-def test_the_default_preset_holds_every_default() -> None:
+def test_default_preset_contains_every_default() -> None:
     preset = config.read_toml(ROOT / "configs" / "default.toml")
     assert set(preset) == set(SCHEMA)
     assert resolve(TrainSettings, [SettingsSource("default", preset)]) == TrainSettings()
@@ -91,12 +91,12 @@ GENERATED = ("configs/default.toml", "docs/commands.md", "docs/architecture.md",
 
 
 @pytest.mark.parametrize("name", GENERATED)
-def test_what_is_generated_is_what_is_committed(name: str, generate: ModuleType) -> None:
+def test_generated_files_are_up_to_date(name: str, generate: ModuleType) -> None:
     path = ROOT / name
     assert generate.FILES[path]() == path.read_text(encoding="utf-8"), "run: make docs"
 
 
-def test_all_generated_files_are_known(generate: ModuleType) -> None:
+def test_generated_files_are_listed(generate: ModuleType) -> None:
     assert set(generate.FILES) == {ROOT / name for name in GENERATED}
 
 
@@ -108,19 +108,19 @@ def test_every_preset_resolves(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in PRESETS if path.stem != "default"], ids=lambda path: path.stem)
-def test_a_preset_holds_only_what_differs_from_the_defaults(path: Path) -> None:
+def test_presets_contain_only_non_defaults(path: Path) -> None:
     defaults = TrainSettings().model_dump()
     assert [name for name, value in config.read_toml(path).items() if value == defaults[name]] == []
 
 
 @pytest.mark.parametrize("kind", [TrainSettings, SampleSettings, BenchSettings])
-def test_every_setting_says_what_it_is(kind: type[config.Settings]) -> None:
+def test_every_setting_has_a_description(kind: type[config.Settings]) -> None:
     for name, setting in kind.model_fields.items():
         assert setting.description, name
         assert setting.description.endswith("."), name
 
 
-def test_every_setting_stands_in_one_section() -> None:
+def test_every_setting_is_in_one_section() -> None:
     in_sections = [name for kind in config.SECTIONS.values() for name in kind.model_fields]
     assert sorted(in_sections) == sorted(TrainSettings.model_fields)
 
@@ -129,25 +129,25 @@ def test_every_setting_stands_in_one_section() -> None:
 @example(TrainSettings(max_steps=0, max_epochs=0.5))
 @example(TrainSettings(max_steps=0, max_minutes=1e-7, learning_rate=5e-324, gradient_clip=1e300))
 @example(TrainSettings(encoding='"\\\r\n\t\x00\x7f', device="\u2028'''"))
-def test_settings_come_back_from_toml(tmp_path_factory: pytest.TempPathFactory, settings: TrainSettings) -> None:
+def test_settings_toml_roundtrip(tmp_path_factory: pytest.TempPathFactory, settings: TrainSettings) -> None:
     path = tmp_path_factory.getbasetemp() / "settings.toml"
     path.write_bytes(config.to_toml(settings).encode("utf-8"))
     assert resolve(TrainSettings, [SettingsSource("settings.toml", config.read_toml(path))]) == settings
 
 
 @given(all_settings())
-def test_settings_come_back_from_json(settings: TrainSettings) -> None:
+def test_settings_json_roundtrip(settings: TrainSettings) -> None:
     assert TrainSettings(**json.loads(json.dumps(settings.model_dump()))) == settings
 
 
 @given(all_settings())
-def test_toml_is_flat_and_whole(settings: TrainSettings) -> None:
+def test_toml_is_flat_and_complete(settings: TrainSettings) -> None:
     content = tomllib.loads(config.to_toml(settings))
     assert set(content) == set(SCHEMA)
     assert not any(isinstance(value, dict | list) for value in content.values())
 
 
-def test_later_layers_come_before_earlier_ones_and_defaults_fill_up() -> None:
+def test_later_sources_override_earlier_ones() -> None:
     resolved = resolve(
         TrainSettings,
         [
@@ -160,25 +160,25 @@ def test_later_layers_come_before_earlier_ones_and_defaults_fill_up() -> None:
     assert resolved.sequence_length == TrainSettings().sequence_length
 
 
-def test_without_layers_there_are_defaults() -> None:
+def test_defaults_without_sources() -> None:
     assert resolve(TrainSettings, []) == TrainSettings()
 
 
-@pytest.mark.parametrize("name", config.LENGTHS)
-def test_a_layer_that_sets_a_length_turns_off_those_below(name: str) -> None:
+@pytest.mark.parametrize("name", config.STOP_LIMITS)
+def test_stop_limit_discards_limits_of_earlier_sources(name: str) -> None:
     below = {"max_steps": 7, "max_epochs": 8.0, "max_minutes": 9.0}
     resolved = resolve(TrainSettings, [SettingsSource("preset", below), SettingsSource.command_line({name: 3})])
-    assert {each: getattr(resolved, each) for each in config.LENGTHS} == {
-        each: 3 if each == name else 0 for each in config.LENGTHS
+    assert {each: getattr(resolved, each) for each in config.STOP_LIMITS} == {
+        each: 3 if each == name else 0 for each in config.STOP_LIMITS
     }
 
 
-def test_a_length_turns_off_the_default_one() -> None:
+def test_stop_limit_discards_default_limit() -> None:
     resolved = resolve(TrainSettings, [SettingsSource.command_line({"max_minutes": 1.0})])
     assert (resolved.max_steps, resolved.max_minutes) == (0, 1.0)
 
 
-def test_lengths_of_one_layer_hold_together() -> None:
+def test_stop_limits_of_one_source_are_combined() -> None:
     resolved = resolve(
         TrainSettings,
         [
@@ -189,7 +189,7 @@ def test_lengths_of_one_layer_hold_together() -> None:
     assert (resolved.max_steps, resolved.max_epochs, resolved.max_minutes) == (5, 0.0, 1.0)
 
 
-def test_turning_one_length_off_leaves_those_below() -> None:
+def test_disabling_one_limit_keeps_earlier_limits() -> None:
     resolved = resolve(
         TrainSettings,
         [
@@ -200,38 +200,38 @@ def test_turning_one_length_off_leaves_those_below() -> None:
     assert (resolved.max_steps, resolved.max_epochs) == (0, 2.0)
 
 
-def test_a_layer_without_lengths_leaves_those_below() -> None:
+def test_source_without_limits_keeps_earlier_limits() -> None:
     resolved = resolve(
         TrainSettings, [SettingsSource("preset", {"max_epochs": 2.0}), SettingsSource.command_line({"seed": 5})]
     )
     assert (resolved.max_steps, resolved.max_epochs) == (0, 2.0)
 
 
-def test_a_training_without_end_is_refused() -> None:
+def test_run_without_stop_limit_is_rejected() -> None:
     (line,) = problems({"max_steps": 0})
-    assert all(name in line for name in config.LENGTHS)
+    assert all(name in line for name in config.STOP_LIMITS)
 
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [("hiden_size", "hidden_size"), ("lr_learning_rate", "learning_rate"), ("max-steps", "max_steps")],
 )
-def test_an_unknown_key_suggests_the_nearest(key: str, nearest: str) -> None:
+def test_unknown_key_suggests_nearest(key: str, nearest: str) -> None:
     assert problems({key: 1}) == [f"layer0: {key}: unknown setting. Did you mean {nearest}?"]
 
 
-def test_a_key_like_no_other_suggests_nothing() -> None:
+def test_dissimilar_key_suggests_nothing() -> None:
     assert problems({"zzz": 1}) == ["layer0: zzz: unknown setting."]
 
 
-def test_a_table_is_an_unknown_key(tmp_path: Path) -> None:
+def test_toml_table_is_an_unknown_key(tmp_path: Path) -> None:
     (line,) = problems(config.read_toml(toml(tmp_path, "[training]\nmax_steps = 5")))
     assert "training" in line
 
 
 @pytest.mark.parametrize("value", [2.7, 2.0, True, False, "2"], ids=repr)
 @pytest.mark.parametrize("name", [name for name, schema in SCHEMA.items() if types(schema) == {"integer"}])
-def test_only_a_whole_number_is_one(name: str, value: object) -> None:
+def test_integer_settings_reject_floats_and_booleans(name: str, value: object) -> None:
     (line,) = problems({name: value})
     assert line.startswith(f"layer0: {name}: must be an integer")
     assert line.endswith(f" (got {value!r}).")
@@ -239,7 +239,7 @@ def test_only_a_whole_number_is_one(name: str, value: object) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "0.1"], ids=repr)
 @pytest.mark.parametrize("name", [name for name, schema in SCHEMA.items() if types(schema) == {"number"}])
-def test_only_a_finite_number_is_one(name: str, value: object) -> None:
+def test_float_settings_reject_non_finite_values(name: str, value: object) -> None:
     (line,) = problems({name: value})
     assert line.startswith(f"layer0: {name}: must be ")
     assert line.endswith(f" (got {value!r}).")
@@ -249,7 +249,7 @@ def test_only_a_finite_number_is_one(name: str, value: object) -> None:
     "name",
     [name for name, schema in SCHEMA.items() if types(schema) == {"number"} and name != "validation_fraction"],
 )  # no integer is a fraction that is more than 0 and less than 1
-def test_a_whole_number_will_do_for_a_fraction_of_one(name: str) -> None:
+def test_float_settings_accept_integers(name: str) -> None:
     lowest_settings = {"test_fraction": 0, "dropout": 0, "beta1": 0, "beta2": 0}
     value = lowest_settings.get(name, 1)
     resolved = getattr(resolve(TrainSettings, [SettingsSource("x", {name: value})]), name)
@@ -281,14 +281,14 @@ def test_a_whole_number_will_do_for_a_fraction_of_one(name: str) -> None:
     ],
     ids=str,
 )
-def test_a_value_out_of_range_is_refused_with_its_place(values: dict[str, object]) -> None:
+def test_out_of_range_value_names_its_source(values: dict[str, object]) -> None:
     ((name, value),) = values.items()
     (line,) = problems({}, values)
     assert line.startswith(f"layer1: {name}: must be ")
     assert line.endswith(f" (got {value!r}).")
 
 
-def test_a_problem_of_the_command_line_is_named_as_an_option() -> None:
+def test_command_line_error_names_option() -> None:
     with pytest.raises(UsageError, match=r"^--hidden-size: must be at least 1 \(got 0\)\."):
         resolve(
             TrainSettings,
@@ -309,11 +309,11 @@ def test_a_problem_of_the_command_line_is_named_as_an_option() -> None:
     ],
     ids=str,
 )
-def test_a_value_that_is_refused_is_named_with_what_is_allowed(values: dict[str, object], says: str) -> None:
+def test_rejected_value_lists_allowed_values(values: dict[str, object], says: str) -> None:
     assert problems(values) == [f"layer0: {next(iter(values))}: {says}."]
 
 
-def test_conflicts_name_options_where_one_was_given_and_keys_elsewhere() -> None:
+def test_conflicts_name_options_or_keys() -> None:
     values = {"tie_weights": True}
     for source, says in (
         (SettingsSource.command_line(values), "--tie-weights needs --embedding-size ="),
@@ -323,7 +323,7 @@ def test_conflicts_name_options_where_one_was_given_and_keys_elsewhere() -> None
             resolve(TrainSettings, [SettingsSource("a.toml", {"hidden_size": 8}), source])
 
 
-def test_all_problems_are_told_together() -> None:
+def test_all_problems_are_reported_together() -> None:
     lines = problems({"hidden_size": 2.7, "zzz": 1, "seed": 1}, {"batch_size": 0, "validation_fraction": math.nan})
     assert sorted(line.split(" ")[1].rstrip(":") for line in lines) == [
         "batch_size",
@@ -333,7 +333,7 @@ def test_all_problems_are_told_together() -> None:
     ]
 
 
-def test_all_problems_of_several_settings_are_told_together() -> None:
+def test_all_conflicts_are_reported_together() -> None:
     lines = problems({"validation_fraction": 0.6, "test_fraction": 0.6, "tie_weights": True, "max_steps": 0})
     assert len(lines) == 3
     for name in ("test_fraction", "tie_weights", "max_epochs"):
@@ -341,7 +341,7 @@ def test_all_problems_of_several_settings_are_told_together() -> None:
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), ("auto", 0.9), (0.7, 0.7)])
-def test_something_must_be_left_to_train_on(validation: object, test: float) -> None:
+def test_fractions_must_leave_training_text(validation: object, test: float) -> None:
     (line,) = problems({"validation_fraction": validation, "test_fraction": test})
     assert "validation_fraction and test_fraction" in line
 
@@ -355,24 +355,24 @@ def test_tied_weights_need_equal_sizes() -> None:
     ).tie_weights
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     settings = TrainSettings()
     with pytest.raises(ValueError, match="frozen"):
         settings.hidden_size = 5
 
 
 @pytest.mark.parametrize("text", ["seed", "seed =", "seed = 1\nseed = 2", "= 3", "{}"])
-def test_what_is_no_toml_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_toml_is_rejected(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"some\.toml: .*line \d"):
         config.read_toml(toml(tmp_path, text + "\nlog_every = 1"))
 
 
-def test_a_toml_file_that_is_missing_is_refused(tmp_path: Path) -> None:
+def test_missing_toml_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.toml: no such file"):
         config.read_toml(tmp_path / "gone.toml")
 
 
-def test_a_folder_or_other_bytes_are_no_toml(tmp_path: Path) -> None:
+def test_folder_or_binary_file_is_not_toml(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"encoding = '\xff'")
     for path in (tmp_path, tmp_path / "bytes.toml"):
         with pytest.raises(UsageError, match="cannot be read"):
@@ -380,22 +380,22 @@ def test_a_folder_or_other_bytes_are_no_toml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_is_found_by_its_name(path: Path) -> None:
+def test_preset_is_found_by_name(path: Path) -> None:
     assert config.preset_path(path.stem).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["configs/tiny.toml", "./tiny", "tiny.toml", "runs\\mine"])
-def test_a_name_with_a_slash_or_toml_is_a_path(name: str) -> None:
+def test_name_with_slash_or_toml_suffix_is_a_path(name: str) -> None:
     assert config.preset_path(name) == Path(name)
 
 
-def test_an_unknown_preset_suggests_the_nearest_and_lists_all() -> None:
+def test_unknown_preset_suggests_nearest_and_lists_all() -> None:
     with pytest.raises(UsageError, match=r"^--config tinny: no such preset\. Did you mean tiny\?") as raised:
         config.preset_path("tinny")
     assert all(path.stem in raised.value.hint for path in PRESETS)
 
 
-def test_texts_to_stop_at_may_be_a_list() -> None:
+def test_stop_texts_can_be_a_list() -> None:
     assert resolve(SampleSettings, [SettingsSource("test", {"stop": ["ACT", "SCENE"]})]).stop == ("ACT", "SCENE")
     with pytest.raises(UsageError, match="stop"):
         resolve(SampleSettings, [SettingsSource("test", {"stop": [1]})])

@@ -57,9 +57,9 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_it_can_always_be_written_to(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_console_never_raises(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(sys, "stderr", STREAMS[name]())
-    console.say("a line")
+    console.print_line("a line")
     assert not console.isatty()
     assert console.encoding
     with open_bar(total=3) as bar:
@@ -68,16 +68,16 @@ def test_it_can_always_be_written_to(monkeypatch: pytest.MonkeyPatch, name: str)
         assert sys.stderr.text == "a line\n"  # type: ignore[attr-defined]
 
 
-def test_what_the_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unencodable_characters_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     data = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(data, encoding="ascii"))
-    console.say("2 × 384")
+    console.print_line("2 × 384")
     assert data.getvalue() == b"2 \\xd7 384\n"
 
 
 @pytest.mark.parametrize("quiet", [True, False])
 @pytest.mark.parametrize("name", STREAMS)
-def test_training_from_python_needs_no_standard_error(
+def test_training_works_without_stderr(
     monkeypatch: pytest.MonkeyPatch, poem_file: Path, tmp_path: Path, name: str, quiet: bool
 ) -> None:
     import charlm
@@ -110,7 +110,7 @@ def run_in_bash(folder: Path, text: Path, pipeline: str) -> None:
         "{train} >path 2>/dev/null <&-",
     ],
 )
-def test_a_shell_may_do_what_it_likes_with_standard_error(poem_file: Path, tmp_path: Path, pipeline: str) -> None:
+def test_any_shell_redirection_of_stderr_works(poem_file: Path, tmp_path: Path, pipeline: str) -> None:
     run_in_bash(tmp_path, poem_file, pipeline)
     assert (tmp_path / "status").read_text() == "0\n"
     assert (tmp_path / "path").read_text() == "checkpoints/poem\n"
@@ -118,13 +118,13 @@ def test_a_shell_may_do_what_it_likes_with_standard_error(poem_file: Path, tmp_p
 
 
 @SHELL
-def test_standard_output_and_error_that_are_both_gone(poem_file: Path, tmp_path: Path) -> None:
+def test_closed_stdout_and_stderr(poem_file: Path, tmp_path: Path) -> None:
     run_in_bash(tmp_path, poem_file, "{train} 2>&1 | true")
     assert (tmp_path / "status").read_text() == "0\n"
     assert (tmp_path / "checkpoints/poem/step-00000008").is_dir()
 
 
-def test_lines_are_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_are_rate_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     lines, shown, samples = SparseLines(), [], []
@@ -140,7 +140,7 @@ def test_lines_are_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
     assert samples == [0, 60]
 
 
-def test_in_a_notebook_the_bar_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_shows_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     ipython = type(sys)("IPython")
     ipython.get_ipython = type("ZMQInteractiveShell", (), {})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", ipython)

@@ -22,7 +22,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def failing(number: int, error: BaseException) -> Iterator[list[str]]:
+def fail_nth_operation(number: int, error: BaseException) -> Iterator[list[str]]:
     """The operation of that number fails: opening, syncing, making a folder, renaming. Yields those that were begun."""
     begun: list[str] = []
 
@@ -48,7 +48,7 @@ each_fault = pytest.mark.parametrize(
 )
 
 
-def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
+def test_write_file_replaces_existing_file(tmp_path: Path) -> None:
     for data in (b"one\r\n\x00\xff", b"", b"two"):
         files.write_file(tmp_path / "file", data)
         assert tree(tmp_path) == {"file": data}
@@ -56,16 +56,14 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
 
 @each_fault
 @pytest.mark.parametrize("before", [{}, {"file": b"old"}], ids=["new", "replaced"])
-def test_a_file_is_written_whole_or_not_at_all_whatever_fails(
-    tmp_path: Path, before: dict[str, bytes], error: BaseException
-) -> None:
+def test_write_file_is_atomic_under_any_failure(tmp_path: Path, before: dict[str, bytes], error: BaseException) -> None:
     for number in range(1, 100):
         folder = tmp_path / str(number)
         folder.mkdir()
         for name, data in before.items():
             (folder / name).write_bytes(data)
         try:
-            with failing(number, error) as begun:
+            with fail_nth_operation(number, error) as begun:
                 files.write_file(folder / "file", b"new")
         except type(error):
             published = begun[:-1].count("replace") + begun[:-1].count("rename")
@@ -79,18 +77,16 @@ def test_a_file_is_written_whole_or_not_at_all_whatever_fails(
 
 
 @each_fault
-def test_a_file_is_written_piece_by_piece_and_appears_at_the_end_or_not_at_all(
-    tmp_path: Path, error: BaseException
-) -> None:
+def test_atomic_writer_publishes_file_at_the_end(tmp_path: Path, error: BaseException) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"n"
         raise error
 
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(type(error)), files.written(tmp_path / "file") as file:
+    with pytest.raises(type(error)), files.atomic_writer(tmp_path / "file") as file:
         file.writelines(pieces())
     assert tree(tmp_path) == {"file": b"old"}
-    with files.written(tmp_path / "file") as file:
+    with files.atomic_writer(tmp_path / "file") as file:
         for piece in (b"n", b"e", b"w"):
             file.write(piece)
             assert (tmp_path / "file").read_bytes() == b"old"
@@ -98,13 +94,13 @@ def test_a_file_is_written_piece_by_piece_and_appears_at_the_end_or_not_at_all(
 
 
 @each_fault
-def test_a_folder_is_committed_whole_or_not_at_all_whatever_fails(tmp_path: Path, error: BaseException) -> None:
+def test_write_folder_is_atomic_under_any_failure(tmp_path: Path, error: BaseException) -> None:
     for number in range(1, 100):
         parent = tmp_path / str(number)
         parent.mkdir()
         try:
-            with failing(number, error) as begun:
-                files.commit_folder(parent / "step", CONTENTS)
+            with fail_nth_operation(number, error) as begun:
+                files.write_folder(parent / "step", CONTENTS)
         except type(error):
             published = "rename" in begun[:-1]
             assert tree(parent) == (
@@ -119,9 +115,9 @@ def test_a_folder_is_committed_whole_or_not_at_all_whatever_fails(tmp_path: Path
     pytest.fail("it never succeeds")
 
 
-def test_everything_is_synced_before_the_folder_gets_its_name(tmp_path: Path) -> None:
-    with failing(0, OSError()) as begun:
-        files.commit_folder(tmp_path / "step", CONTENTS)
+def test_folder_is_synced_before_rename(tmp_path: Path) -> None:
+    with fail_nth_operation(0, OSError()) as begun:
+        files.write_folder(tmp_path / "step", CONTENTS)
     before = begun[: begun.index("rename")]
     assert before.count("open") == len(CONTENTS)
     assert before.count("fsync") >= len(CONTENTS)
@@ -130,7 +126,7 @@ def test_everything_is_synced_before_the_folder_gets_its_name(tmp_path: Path) ->
         assert begun[begun.index("rename") :].count("fsync") == 1
 
 
-def test_the_files_of_a_folder_are_written_in_the_order_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_folder_keeps_file_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[str]] = []
     fsync = os.fsync
 
@@ -139,52 +135,48 @@ def test_the_files_of_a_folder_are_written_in_the_order_given(tmp_path: Path, mo
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", spy)
-    files.commit_folder(tmp_path / "step", CONTENTS)
+    files.write_folder(tmp_path / "step", CONTENTS)
     names = list(CONTENTS)
     assert seen[: len(names)] == [set(names[: number + 1]) for number in range(len(names))]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch], ids=["folder", "file"])
-def test_a_name_that_exists_is_never_committed_to(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_write_folder_does_not_overwrite(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "step")
     with pytest.raises(FileExistsError):
-        files.commit_folder(tmp_path / "step", CONTENTS)
+        files.write_folder(tmp_path / "step", CONTENTS)
     assert [path.name for path in tmp_path.iterdir()] == ["step"]
     assert tree(tmp_path / "step") == {}
 
 
-def test_a_folder_is_made_with_its_parents_and_may_exist(tmp_path: Path) -> None:
+def test_make_folder_creates_parents(tmp_path: Path) -> None:
     for _ in range(2):
         files.make_folder(tmp_path / "a" / "b")
         assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_folder_is_removed_with_all_that_is_in_it(tmp_path: Path) -> None:
-    files.commit_folder(tmp_path / "step", CONTENTS)
+def test_remove_folder_removes_contents(tmp_path: Path) -> None:
+    files.write_folder(tmp_path / "step", CONTENTS)
     files.remove_folder(tmp_path / "step")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_removal_that_fails_half_way_leaves_no_folder_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_removal_leaves_no_partial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(path: Path) -> None:
         next(path.iterdir()).unlink()
         raise KeyboardInterrupt
 
-    files.commit_folder(tmp_path / "step", CONTENTS)
+    files.write_folder(tmp_path / "step", CONTENTS)
     with monkeypatch.context() as patch:
         patch.setattr(files.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             files.remove_folder(tmp_path / "step")
     assert not (tmp_path / "step").exists()
-    files.remove_leftovers(tmp_path)
+    files.remove_stale_temporaries(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_cleared_away_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_stale_temporaries_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {"step-00000001/config.json": b"1", ".hidden/file": b"2", "a.writing-book": b"3", ".writing": b"4"}
     for name, data in kept.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -192,30 +184,30 @@ def test_what_a_killed_process_left_is_cleared_away_and_nothing_else(
     with monkeypatch.context() as patch:  # as a kill would: nothing is tidied up
         patch.setattr(files.shutil, "rmtree", lambda path, **options: None)
         patch.setattr(Path, "unlink", lambda path, **options: None)
-        for number, write in ((2, files.commit_folder), (2, files.write_file)):
-            data: Mapping[str, bytes] | bytes = CONTENTS if write is files.commit_folder else b"data"
-            with pytest.raises(OSError, match="killed"), failing(number, OSError("killed")):
+        for number, write in ((2, files.write_folder), (2, files.write_file)):
+            data: Mapping[str, bytes] | bytes = CONTENTS if write is files.write_folder else b"data"
+            with pytest.raises(OSError, match="killed"), fail_nth_operation(number, OSError("killed")):
                 write(tmp_path / f"{write.__name__}.x", data)  # type: ignore[operator]
     assert len(list(tmp_path.iterdir())) == len(kept) + 2
-    files.remove_leftovers(tmp_path)
+    files.remove_stale_temporaries(tmp_path)
     assert {name.replace(os.sep, "/"): data for name, data in tree(tmp_path).items()} == kept
 
 
-def test_a_link_among_leftovers_is_removed_and_not_followed(tmp_path: Path) -> None:
+def test_stale_symbolic_link_is_removed_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     run = tmp_path / "run"
     run.mkdir()
     try:
-        (run / f".x{files.TEMPORARY_MARK}0").symlink_to(tmp_path / "mine", target_is_directory=True)
+        (run / f".x{files.TEMPORARY_INFIX}0").symlink_to(tmp_path / "mine", target_is_directory=True)
     except OSError:
         pytest.skip("this system makes no links")
-    files.remove_leftovers(run)
+    files.remove_stale_temporaries(run)
     assert list(run.iterdir()) == []
     assert (tmp_path / "mine" / "file").exists()
 
 
-def test_each_line_appended_reaches_the_file_at_once(tmp_path: Path) -> None:
+def test_append_line_writes_immediately(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     for text in ("été\n", "two\n"):
         files.append_line(path, text.removesuffix("\n"))
@@ -223,43 +215,43 @@ def test_each_line_appended_reaches_the_file_at_once(tmp_path: Path) -> None:
     assert path.read_bytes() == "été\ntwo\n".encode()
 
 
-def test_a_line_that_was_torn_is_ended_before_the_next(tmp_path: Path) -> None:
+def test_append_line_completes_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_bytes(b"one\ntw")
     files.append_line(path, "three")
     assert path.read_bytes() == b"one\ntw\nthree\n"
 
 
-def test_a_lock_is_held_by_one_at_a_time_and_ends_with_its_block(tmp_path: Path) -> None:
-    with files.locked(tmp_path / "lock"), pytest.raises(BlockingIOError), files.locked(tmp_path / "lock"):
+def test_file_lock_is_exclusive_and_released(tmp_path: Path) -> None:
+    with files.file_lock(tmp_path / "lock"), pytest.raises(BlockingIOError), files.file_lock(tmp_path / "lock"):
         pass
-    with files.locked(tmp_path / "lock"):
+    with files.file_lock(tmp_path / "lock"):
         pass
 
 
-def test_removing_a_file_that_is_gone_is_fine(tmp_path: Path) -> None:
+def test_remove_file_ignores_missing_file(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     for _ in range(2):
         files.remove_file(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_renaming_keeps_what_is_in_it(tmp_path: Path) -> None:
-    files.commit_folder(tmp_path / "old", CONTENTS)
+def test_rename_keeps_contents(tmp_path: Path) -> None:
+    files.write_folder(tmp_path / "old", CONTENTS)
     files.rename(tmp_path / "old", tmp_path / "new")
     assert tree(tmp_path / "new") == CONTENTS
     assert not (tmp_path / "old").exists()
 
 
-def test_each_log_is_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_log_is_a_new_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    one, two = files.write_log("été"), files.write_log("two")
+    one, two = files.write_temp_log("été"), files.write_temp_log("two")
     assert one != two
     assert (one.read_text(encoding="utf-8"), two.read_text(encoding="utf-8")) == ("été", "two")
     assert one.parent == tmp_path
 
 
-def test_sha256_is_the_one_that_everybody_means() -> None:
+def test_sha256_known_value() -> None:
     assert files.sha256(b"abc") == hashlib.sha256(b"abc").hexdigest()
 
 
@@ -336,7 +328,7 @@ def _opens_for_writing(arguments: list[ast.expr], call: ast.Call) -> bool:
         "safetensors.torch.save_file(tensors, path)",
     ],
 )
-def test_a_call_that_writes_is_seen(source: str) -> None:
+def test_writing_calls_are_detected(source: str) -> None:
     assert len(writes(source)) == 1
 
 
@@ -355,11 +347,11 @@ def test_a_call_that_writes_is_seen(source: str) -> None:
         "np.memmap(p, mode='r')",
     ],
 )
-def test_a_call_that_writes_nothing_is_not(source: str) -> None:
+def test_reading_calls_are_not_flagged(source: str) -> None:
     assert writes(source) == []
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_files_writes(path: Path) -> None:
+def test_only_files_module_writes(path: Path) -> None:
     found = writes(path.read_text(encoding="utf-8"))
     assert bool(found) == (path == PACKAGE / "files.py"), found

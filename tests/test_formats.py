@@ -20,7 +20,7 @@ from charlm.inspection.traces import trace_text
 from charlm.model.language_model import CharacterModel
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
-from tests.conftest import ROOT, text_of
+from tests.conftest import ROOT, make_text
 
 PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
 SETTINGS: dict[str, Any] = {
@@ -65,22 +65,22 @@ def written(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_run_folder(written: Path) -> None:
+def test_run_folder_matches_docs(written: Path) -> None:
     patterns = {re.sub(r"\d", "?", name).rstrip("/") for name in names("## Run folder")}
     files = {path.name for path in (written / "character").iterdir()}
     assert len(files) >= 6
     assert {name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)} == set()
 
 
-def test_checkpoint_folder(written: Path) -> None:
-    for folder in runs.checkpoints(written / "character"):
+def test_checkpoint_folder_matches_docs(written: Path) -> None:
+    for folder in runs.list_checkpoints(written / "character"):
         assert {path.name for path in folder.iterdir()} == names("## Checkpoint")
 
 
-def test_corpus_record(written: Path) -> None:
+def test_corpus_json_matches_docs(written: Path) -> None:
     record = keys(written / "character" / "corpus.json")
     assert record["num_documents"] > 0
-    short = keys(runs.checkpoints(written / "character")[0] / "config.json")["corpus"]
+    short = keys(runs.list_checkpoints(written / "character")[0] / "config.json")["corpus"]
     assert set(short) == names("## Corpus record")
     assert set(record) - set(short) == names("## Files of a corpus")
     assert {name: record[name] for name in short} == short
@@ -90,8 +90,8 @@ def test_corpus_record(written: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", ["character", "byte"])
-def test_config_json(written: Path, unit: str) -> None:
-    config = keys(runs.checkpoints(written / unit)[0] / "config.json")
+def test_config_json_matches_docs(written: Path, unit: str) -> None:
+    config = keys(runs.list_checkpoints(written / unit)[0] / "config.json")
     assert set(config) == names("### `config.json`")
     assert set(config["progress"]) == names("`progress`:")
     assert set(config["settings"]) == set(TrainSettings.model_fields)
@@ -100,7 +100,7 @@ def test_config_json(written: Path, unit: str) -> None:
         assert f"`{name}`" in PAGE
 
 
-def test_thread_changes() -> None:
+def test_thread_changes_match_docs() -> None:
     from charlm.progress import ThreadChange
 
     for name in ThreadChange.model_fields:
@@ -108,8 +108,8 @@ def test_thread_changes() -> None:
 
 
 @pytest.mark.parametrize("name", ["vocabulary.json", "manifest.json"])
-def test_other_json_of_a_checkpoint(written: Path, name: str) -> None:
-    content = keys(runs.checkpoints(written / "character")[0] / name)
+def test_vocabulary_and_manifest_match_docs(written: Path, name: str) -> None:
+    content = keys(runs.list_checkpoints(written / "character")[0] / name)
     if name == "vocabulary.json":
         assert set(content) == names("### `vocabulary.json`")
     else:
@@ -117,8 +117,8 @@ def test_other_json_of_a_checkpoint(written: Path, name: str) -> None:
         assert all(f"`{key}`" in PAGE for entry in content.values() for key in entry)
 
 
-def test_tensors(written: Path) -> None:
-    folder = runs.checkpoints(written / "character")[0]
+def test_tensors_match_docs(written: Path) -> None:
+    folder = runs.list_checkpoints(written / "character")[0]
     weights = set(safetensors.torch.load_file(folder / "model.safetensors"))
     assert {name.replace(".0.", ".N.") for name in weights} == names("### `model.safetensors`")
     state = set(safetensors.torch.load_file(folder / "training_state.safetensors"))
@@ -128,9 +128,12 @@ def test_tensors(written: Path) -> None:
     assert state <= names("### `training_state.safetensors`")
 
 
-def test_metrics(written: Path) -> None:
+def test_metrics_match_docs(written: Path) -> None:
     logged = {
-        name for unit in ("character", "byte") for e in runs.json_lines(written / unit / runs.METRICS) for name in e
+        name
+        for unit in ("character", "byte")
+        for e in runs.read_json_lines(written / unit / runs.METRICS)
+        for name in e
     }
     documented = names("## `metrics.jsonl`")
     assert logged - documented == {"step"}
@@ -141,12 +144,12 @@ def test_arrays_of_an_inspection() -> None:
     found = set()
     for cell in ("lstm", "gru", "rnn"):
         model = CharacterModel(3, ModelSettings.model_validate({"cell": cell, "embedding_size": 4, "hidden_size": 4}))
-        trace = trace_text(model, text_of([0, 1, 2], 3), ["a", "b", "c"])
+        trace = trace_text(model, make_text([0, 1, 2], 3), ["a", "b", "c"])
         found |= set(np.load(io.BytesIO(to_npz(trace, ["a", "b", "c"]))))
     assert found == names("## Arrays of `charlm inspect`")
 
 
-def test_cache(written: Path) -> None:
+def test_cache_matches_docs(written: Path) -> None:
     texts = list((written / "cache" / cache.TEXTS).iterdir())
     assert len(texts) == 2
     for text in texts:

@@ -49,23 +49,23 @@ def sixteen_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("sixteen_processors")
-def test_processors_obey_the_quota_of_a_container(
+def test_processor_count_respects_container_quota(
     tmp_path: Path, cgroup: str, files: dict[str, str], expected: int
 ) -> None:
     assert count_processors(make_root(tmp_path, cgroup, files)) == expected
 
 
-def test_processors_obey_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_count_respects_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
     assert count_processors(tmp_path) == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
-def test_training_threads_obey_real_affinity() -> None:
+def test_training_threads_respect_affinity() -> None:
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from charlm.model.device import prepare_process; import torch;"
-        "prepare_process(0); print(torch.get_num_threads())"
+        "from charlm.model.device import configure_torch; import torch;"
+        "configure_torch(0); print(torch.get_num_threads())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     process = subprocess.run(
@@ -82,22 +82,22 @@ def test_training_threads_obey_real_affinity() -> None:
         ("5:memory:/\n", {"memory/memory.limit_in_bytes": "1000000\n"}),
     ],
 )
-def test_memory_obeys_the_limit_of_a_container(tmp_path: Path, cgroup: str, files: dict[str, str]) -> None:
+def test_memory_respects_container_limit(tmp_path: Path, cgroup: str, files: dict[str, str]) -> None:
     assert read_memory_bytes(make_root(tmp_path, cgroup, files)) == 1_000_000
 
 
 @pytest.mark.parametrize("limit", ["max", "9223372036854771712"])
-def test_no_limit_is_the_memory_of_the_machine(tmp_path: Path, limit: str) -> None:
+def test_memory_without_limit_is_machine_memory(tmp_path: Path, limit: str) -> None:
     files = {"memory/memory.limit_in_bytes": limit, "memory.max": limit}
     assert read_memory_bytes(make_root(tmp_path, "5:memory:/\n0::/\n", files)) == psutil.virtual_memory().total
 
 
-def test_a_system_without_control_groups(tmp_path: Path) -> None:
+def test_system_without_control_groups(tmp_path: Path) -> None:
     assert count_processors(tmp_path) >= 1
     assert read_memory_bytes(tmp_path) == psutil.virtual_memory().total
 
 
-def test_the_load_of_others_leaves_out_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_meter_excludes_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"wall": 100.0, "ours": 5.0, "user": 50.0, "nice": 0.0}
     times = psutil.cpu_times()
     monkeypatch.setattr(machine, "_affinity", lambda: [0, 1])
@@ -122,7 +122,7 @@ def test_the_load_of_others_leaves_out_our_own(monkeypatch: pytest.MonkeyPatch) 
     assert meter.read() == 0
 
 
-def test_waits_are_shortened_before_torch_is_loaded() -> None:
+def test_thread_waits_are_set_before_torch_import() -> None:
     program = "import charlm.machine as m, os; m.shorten_thread_waits(); print(os.environ.get('GOMP_SPINCOUNT'))"
 
     def run(program: str, **variables: str) -> str:

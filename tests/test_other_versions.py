@@ -45,7 +45,7 @@ def run_of_version_1(path: Path) -> Path:
 
 
 @each_version
-def test_another_version_is_refused_with_both_versions(tmp_path: Path, version: int) -> None:
+def test_other_version_error_names_both_versions(tmp_path: Path, version: int) -> None:
     folder = plant(tmp_path, 12, version)
     with pytest.raises(VersionError, match=f"^{re.escape(str(folder))}: ") as raised:
         loading.load_checkpoint(folder)
@@ -55,7 +55,7 @@ def test_another_version_is_refused_with_both_versions(tmp_path: Path, version: 
     assert raised.value.hint
 
 
-def test_older_and_newer_versions_have_their_own_sentences(tmp_path: Path) -> None:
+def test_older_and_newer_versions_have_different_messages(tmp_path: Path) -> None:
     messages = []
     for version, other in ((1, 3), (3, 1)):
         with pytest.raises(VersionError) as raised:
@@ -69,7 +69,7 @@ def test_older_and_newer_versions_have_their_own_sentences(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("version", [None, "2", 2.0, True, 0, -1, [2]], ids=repr)
-def test_a_version_that_is_not_a_positive_integer_is_damage(run: Path, version: object) -> None:
+def test_invalid_version_number_is_damage(run: Path, version: object) -> None:
     add(run, s12=1.0)
     rewrite(step(run, 12), "config.json", lambda config: {**config, "format_version": version})
     with pytest.raises(CheckpointError, match="format_version") as raised:
@@ -84,7 +84,7 @@ def test_damage_does_not_hide_the_version(tmp_path: Path) -> None:
         loading.load_checkpoint(folder)
 
 
-def test_a_version_that_the_manifest_does_not_confirm_is_damage(run: Path) -> None:
+def test_version_not_confirmed_by_manifest_is_damage(run: Path) -> None:
     add(run, s12=1.0)
     path = step(run, 12) / "config.json"
     path.write_bytes(path.read_bytes().replace(b'"format_version": 2', b'"format_version": 3'))
@@ -93,7 +93,7 @@ def test_a_version_that_the_manifest_does_not_confirm_is_damage(run: Path) -> No
     assert not isinstance(raised.value, VersionError)
 
 
-def test_an_unknown_setting_is_one_of_a_newer_version(run: Path) -> None:
+def test_unknown_setting_means_newer_version(run: Path) -> None:
     add(run, s12=1.0)
     settings = {**SETTINGS_2.model_dump(), "zoneout": 0.1}
     rewrite(step(run, 12), "config.json", lambda config: {**config, "settings": settings})
@@ -106,7 +106,7 @@ def test_an_unknown_setting_is_one_of_a_newer_version(run: Path) -> None:
 
 @each_version
 @pytest.mark.parametrize("which", ["best", "latest", "12"])
-def test_a_run_of_another_version_is_refused(tmp_path: Path, version: int, which: str) -> None:
+def test_run_of_other_version_is_rejected(tmp_path: Path, version: int, which: str) -> None:
     folder = plant(tmp_path, 12, version)
     for path in (tmp_path, folder):
         with pytest.raises(VersionError, match="step-00000012: "):
@@ -114,7 +114,7 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path, version: int, which
 
 
 @each_version
-def test_latest_is_an_error_where_a_newer_checkpoint_is_of_another_version(run: Path, version: int) -> None:
+def test_latest_fails_if_newest_checkpoint_has_other_version(run: Path, version: int) -> None:
     add(run, s1=1.5, s2=1.25)
     plant(run, 3, version)
     with pytest.raises(VersionError, match="step-00000003: "):
@@ -123,7 +123,7 @@ def test_latest_is_an_error_where_a_newer_checkpoint_is_of_another_version(run: 
 
 
 @each_version
-def test_latest_does_not_mind_older_checkpoints_of_another_version(
+def test_latest_ignores_older_checkpoints_of_other_version(
     run: Path, version: int, recwarn: pytest.WarningsRecorder
 ) -> None:
     plant(run, 1, version)
@@ -134,7 +134,7 @@ def test_latest_does_not_mind_older_checkpoints_of_another_version(
 
 @each_version
 @pytest.mark.parametrize("number", [1, 9])
-def test_best_passes_over_another_version_and_says_so(run: Path, version: int, number: int) -> None:
+def test_best_skips_other_version_with_warning(run: Path, version: int, number: int) -> None:
     plant(run, number, version)
     add(run, s2=1.5, s3=1.25, s4=1.75)
     with pytest.warns(CharlmWarning, match=rf"step-0000000{number}: .*format {version}.* step-00000003 ") as caught:
@@ -143,40 +143,40 @@ def test_best_passes_over_another_version_and_says_so(run: Path, version: int, n
 
 
 @each_version
-def test_pruning_neither_removes_nor_counts_another_version(run: Path, version: int) -> None:
+def test_pruning_ignores_other_version(run: Path, version: int) -> None:
     planted = [plant(run, number, version) for number in (1, 3, 9)]
     before = [snapshot(folder) for folder in planted]
     add(run, s2=1.25, s4=1.75, s5=1.5, s6=2.0)
-    runs.prune(run, keep=1)
+    runs.prune_checkpoints(run, keep=1)
     assert steps(run) == [9, 6, 5, 3, 2, 1]
     assert [snapshot(folder) for folder in planted] == before
 
 
 @each_version
-def test_saving_a_step_that_another_version_saved_is_refused(run: Path, version: int) -> None:
+def test_saving_over_other_version_is_rejected(run: Path, version: int) -> None:
     before = snapshot(plant(run, 5, version))
     with pytest.raises(VersionError, match="step-00000005: "):
-        runs.save(run, make(5, 1.0), keep=0)
+        runs.save_checkpoint(run, make(5, 1.0), keep=0)
     assert snapshot(step(run, 5)) == before
 
 
 @each_version
-def test_rolling_back_over_another_version_is_refused_before_anything_is_removed(run: Path, version: int) -> None:
+def test_rollback_over_other_version_is_rejected_before_removal(run: Path, version: int) -> None:
     add(run, s10=1.5, s20=1.25, s40=1.0)
     damage(step(run, 20))
     plant(run, 30, version)
     (run / "metrics.jsonl").write_text('{"step": 10}\n{"step": 40}\n')
     before = snapshot(run)
     with pytest.raises(VersionError, match="step-00000030: "):
-        runs.forget_after(run, 10)
+        runs.truncate_after(run, 10)
     assert snapshot(run) == before
 
 
 @each_version
-def test_rolling_back_leaves_earlier_checkpoints_of_another_version(run: Path, version: int) -> None:
+def test_rollback_keeps_earlier_checkpoints_of_other_version(run: Path, version: int) -> None:
     before = snapshot(plant(run, 5, version))
     add(run, s10=1.5, s20=1.25)
-    runs.forget_after(run, 10)
+    runs.truncate_after(run, 10)
     assert steps(run) == [10, 5]
     assert snapshot(step(run, 5)) == before
 
@@ -184,40 +184,40 @@ def test_rolling_back_leaves_earlier_checkpoints_of_another_version(run: Path, v
 # Overwriting
 
 
-def test_settings_of_version_1_make_a_run(tmp_path: Path) -> None:
+def test_folder_with_version_1_settings_is_a_run(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(CONFIG_TOML_1)
     assert runs.is_run(tmp_path)
 
 
 @pytest.mark.parametrize("changes", [{"weight_dropout": 0.5}, {"dropout": {"embedding": 0.1}, "cells": ["lstm"]}])
-def test_settings_of_a_later_version_make_a_run(run: Path, changes: dict[str, object]) -> None:
+def test_folder_with_newer_settings_is_a_run(run: Path, changes: dict[str, object]) -> None:
     import tomli_w
 
     (run / "config.toml").write_text(tomli_w.dumps({**config.read_toml(run / "config.toml"), **changes}))
     assert runs.is_run(run)
 
 
-def test_a_few_settings_of_the_same_name_do_not_make_a_run(tmp_path: Path) -> None:
+def test_folder_with_few_matching_keys_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('device = "cuda"\nseed = 1\nlearning_rate = 0.1\nbatch_size = 8\n')
     assert not runs.is_run(tmp_path)
 
 
 @each_version
-def test_a_checkpoint_of_another_version_makes_a_run(tmp_path: Path, version: int) -> None:
+def test_folder_with_checkpoint_of_other_version_is_a_run(tmp_path: Path, version: int) -> None:
     plant(tmp_path, 12, version)
     assert runs.is_run(tmp_path)
 
 
 @each_version
-def test_removing_a_run_removes_checkpoints_of_every_version(run: Path, version: int) -> None:
+def test_remove_run_removes_checkpoints_of_every_version(run: Path, version: int) -> None:
     add(run, s1=1.0)
     plant(run, 12, version)
-    runs.remove(run)
+    runs.remove_run(run)
     assert list(run.iterdir()) == []
 
 
-def test_removing_a_run_of_version_1_leaves_nothing(tmp_path: Path) -> None:
-    runs.remove(run_of_version_1(tmp_path / "old"))
+def test_remove_run_of_version_1_leaves_nothing(tmp_path: Path) -> None:
+    runs.remove_run(run_of_version_1(tmp_path / "old"))
     assert list((tmp_path / "old").iterdir()) == []
 
 
@@ -225,7 +225,7 @@ def test_removing_a_run_of_version_1_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("resume", ["{run}", "auto", "{run}/step-00000012"])
-def test_a_run_of_version_1_is_not_resumed_and_stays_as_it_is(tmp_path: Path, poem_file: Path, resume: str) -> None:
+def test_version_1_run_is_not_resumed_or_changed(tmp_path: Path, poem_file: Path, resume: str) -> None:
     old = run_of_version_1(tmp_path / "old")
     before = snapshot(old)
     with pytest.raises(VersionError, match="step-00000012: "):
@@ -237,7 +237,7 @@ def test_a_run_of_version_1_is_not_resumed_and_stays_as_it_is(tmp_path: Path, po
     assert snapshot(old) == before
 
 
-def test_a_run_of_version_1_is_replaced_only_by_overwrite(tmp_path: Path, poem_file: Path) -> None:
+def test_version_1_run_is_replaced_only_with_overwrite(tmp_path: Path, poem_file: Path) -> None:
     old = run_of_version_1(tmp_path / "old")
     before = snapshot(old)
     layers = [SettingsSource("test", {**SETTINGS, "max_steps": 1})]
@@ -250,7 +250,7 @@ def test_a_run_of_version_1_is_replaced_only_by_overwrite(tmp_path: Path, poem_f
 
 
 @each_version
-def test_a_resume_does_not_discard_later_checkpoints_of_another_version(make_trainer: Make, version: int) -> None:
+def test_resume_keeps_later_checkpoints_of_other_version(make_trainer: Make, version: int) -> None:
     trainer = make_trainer(max_steps=4)
     trainer.train()
     plant(trainer.run, 9, version)
@@ -262,17 +262,17 @@ def test_a_resume_does_not_discard_later_checkpoints_of_another_version(make_tra
 
 
 @each_version
-def test_a_resume_keeps_earlier_checkpoints_of_another_version(make_trainer: Make, version: int) -> None:
+def test_resume_keeps_earlier_checkpoints_of_other_version(make_trainer: Make, version: int) -> None:
     trainer = make_trainer(max_steps=4)
     trainer.train()
     before = snapshot(plant(trainer.run, 2, version))
     with pytest.warns(CharlmWarning, match="step-00000002: "):  # the final evaluation is that of the best
         make_trainer(resume=trainer.run, max_steps=8).train()
     assert snapshot(step(trainer.run, 2)) == before
-    assert runs.checkpoints(trainer.run)[0] == step(trainer.run, 8)
+    assert runs.list_checkpoints(trainer.run)[0] == step(trainer.run, 8)
 
 
-def test_training_that_diverges_discards_no_checkpoint_of_another_version(make_trainer: Make) -> None:
+def test_divergence_keeps_checkpoints_of_other_version(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=20)
     infinite_loss(trainer, set(range(5, 21)), times=6)
     write_version_3(step(trainer.run, 30))
@@ -287,7 +287,7 @@ def test_training_that_diverges_discards_no_checkpoint_of_another_version(make_t
 
 @pytest.mark.parametrize("command", ["sample", "eval", "score", "info"])
 @each_version
-def test_a_command_ends_with_3_and_says_what_to_do(cli: Cli, tmp_path: Path, version: int, command: str) -> None:
+def test_commands_exit_3_with_hint(cli: Cli, tmp_path: Path, version: int, command: str) -> None:
     plant(tmp_path / "old", 12, version)
     result = cli(command, "old")
     assert result.code == 3
@@ -298,7 +298,7 @@ def test_a_command_ends_with_3_and_says_what_to_do(cli: Cli, tmp_path: Path, ver
     assert not re.search(r"pip|upgrade", result.err)
 
 
-def test_a_run_of_version_1_without_checkpoints_is_started_again_by_auto(tmp_path: Path, poem_file: Path) -> None:
+def test_version_1_run_without_checkpoints_restarts_with_auto(tmp_path: Path, poem_file: Path) -> None:
     old = tmp_path / "old"
     old.mkdir()
     (old / "config.toml").write_text(CONFIG_TOML_1)
@@ -311,7 +311,7 @@ def test_a_run_of_version_1_without_checkpoints_is_started_again_by_auto(tmp_pat
     assert runs.load_model(old).step == 1
 
 
-def test_a_run_of_version_1_without_checkpoints_is_refused_by_what_is_unknown(tmp_path: Path, poem_file: Path) -> None:
+def test_version_1_run_without_checkpoints_names_unknown_settings(tmp_path: Path, poem_file: Path) -> None:
     old = tmp_path / "old"
     old.mkdir()
     (old / "config.toml").write_text(CONFIG_TOML_1.replace("keep = 2", "once_called_so = 2"))

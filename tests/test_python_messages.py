@@ -67,7 +67,7 @@ def test_what_happens_in_the_middle_is_logged_too(
     begin = Trainer.train
 
     def stopped(self: Trainer) -> Any:
-        self.monitor.gap(1, 60)
+        self.monitor.log_gap(1, 60)
         return begin(self)
 
     monkeypatch.setattr(Trainer, "train", stopped)
@@ -110,7 +110,7 @@ def test_texts_that_the_command_line_warns_about_warn(poem_file: Path, tmp_path:
 
 
 def test_a_cache_that_cannot_be_used_warns(tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "_said", set())
+    monkeypatch.setattr(errors, "_warned", set())
     (tmp_path / "cache").write_text("a file")
     own = tmp_path / "own.txt"  # a text of no other test, since this process keeps it in a temporary folder
     own.write_text(poem + "Nur hier.\n", encoding="utf-8")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import charlm
-from charlm.evaluation.cold import windowed
-from charlm.evaluation.scores import scores
-from charlm.model.device import full_fp32
-from charlm.model.stepper import KEPT, Steppers
+from charlm.evaluation.context import windowed
+from charlm.evaluation.scores import score_characters
+from charlm.model.device import no_tf32
+from charlm.model.stepper import MAX_IDLE, StepperPool
 from tests.commands.conftest import trained
 
 __all__ = ["trained"]  # a fixture
@@ -35,7 +35,7 @@ Copy = Callable[[charlm.Model], charlm.Model]
 
 @pytest.mark.parametrize("sampled_before", [False, True])
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_copy_says_the_same(model: charlm.Model, make: Copy, sampled_before: bool) -> None:
+def test_copied_model_generates_the_same(model: charlm.Model, make: Copy, sampled_before: bool) -> None:
     expected = text_of(model) if sampled_before else None
     half_read = model.stream("Die", length=30, seed=3)
     if sampled_before:
@@ -47,7 +47,7 @@ def test_a_copy_says_the_same(model: charlm.Model, make: Copy, sampled_before: b
     assert other.settings == model.settings
 
 
-def test_a_deep_copy_is_a_model_of_its_own(model: charlm.Model) -> None:
+def test_deep_copy_is_independent(model: charlm.Model) -> None:
     expected = text_of(model)
     other = copy.deepcopy(model)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_a_deep_copy_is_a_model_of_its_own(model: charlm.Model) -> None:
     assert text_of(model) == expected != text_of(other)
 
 
-def test_threads_say_what_one_after_another_says(model: charlm.Model) -> None:
+def test_concurrent_sampling_equals_sequential(model: charlm.Model) -> None:
     def sample(seed: int) -> list[str]:
         precision = "fp32" if seed % 2 else "auto"
         options = {"length": 40, "seed": seed, "num_samples": 1 + seed % 3, "precision": precision}
@@ -67,25 +67,25 @@ def test_threads_say_what_one_after_another_says(model: charlm.Model) -> None:
         assert list(pool.map(sample, range(24))) == expected
 
 
-def test_one_kept_stepper_is_never_lent_twice(model: charlm.Model) -> None:
-    steppers = Steppers(model.network)
-    with steppers.lent(1, "fp32") as first, steppers.lent(1, "fp32") as second:
+def test_pooled_stepper_is_not_borrowed_twice(model: charlm.Model) -> None:
+    steppers = StepperPool(model.network)
+    with steppers.borrow(1, "fp32") as first, steppers.borrow(1, "fp32") as second:
         assert first is not second
-    with steppers.lent(1, "fp32") as again:
+    with steppers.borrow(1, "fp32") as again:
         assert again in (first, second)
 
 
-def test_few_steppers_are_kept(model: charlm.Model) -> None:
+def test_stepper_pool_is_bounded(model: charlm.Model) -> None:
     for number in range(1, 9):
         text_of(model, num_samples=number)
-        assert len(model._stepper_pool.idle) <= KEPT
+        assert len(model._stepper_pool.idle) <= MAX_IDLE
     streams = [model.stream("Die", length=5, seed=number) for number in range(5)]
     for _ in range(4):
         for stream in streams:
             next(stream)
     del streams
-    assert len(model._stepper_pool.idle) <= KEPT
-    assert KEPT <= 2
+    assert len(model._stepper_pool.idle) <= MAX_IDLE
+    assert MAX_IDLE <= 2
 
 
 def process_wide() -> tuple[object, ...]:
@@ -101,7 +101,7 @@ def process_wide() -> tuple[object, ...]:
 
 @pytest.fixture
 def other_settings() -> Any:
-    """Those that :func:`full_fp32` changes, as a program may have them."""
+    """Those that :func:`no_tf32` changes, as a program may have them."""
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
@@ -112,13 +112,13 @@ def other_settings() -> Any:
 
 @pytest.mark.parametrize("what", ["stream", "stream auto", "scores", "windowed"])
 @pytest.mark.usefixtures("other_settings")
-def test_nothing_of_the_whole_process_is_held_while_a_stream_waits(model: charlm.Model, what: str) -> None:
+def test_waiting_stream_leaves_process_settings_alone(model: charlm.Model, what: str) -> None:
     before, found = process_wide(), []
     text = model._encode_text("Die Schafe")
     if what == "windowed":
         windowed(model.network, text, 3, on_progress=lambda _: found.append(process_wide()))
     elif what == "scores":
-        stretches = scores(model.network, text)
+        stretches = score_characters(model.network, text)
         next(stretches)
         found.append(process_wide())
     else:
@@ -133,17 +133,17 @@ def test_nothing_of_the_whole_process_is_held_while_a_stream_waits(model: charlm
 
 
 @pytest.mark.usefixtures("other_settings")
-def test_full_precision_holds_until_the_last_thread_leaves_and_is_then_put_back() -> None:
+def test_no_tf32_holds_until_last_thread_leaves() -> None:
     before = process_wide()
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with full_fp32():
+        with no_tf32():
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=hold)
-    with full_fp32():
+    with no_tf32():
         thread.start()
         assert inside.wait(10)
     assert process_wide()[:2] == ("ieee", "ieee")

@@ -11,7 +11,7 @@ import torch
 
 import charlm
 from charlm.config import SampleSettings, SettingsSource, TrainSettings, resolve
-from charlm.config.values import plain
+from charlm.config.values import to_plain
 from charlm.errors import UsageError
 from tests.commands.conftest import trained
 from tests.test_api import SMALL
@@ -53,8 +53,8 @@ class Size(enum.IntEnum):
     ],
     ids=repr,
 )
-def test_a_value_becomes_what_it_stands_for(given: Any, expected: Any) -> None:
-    found = plain(given)
+def test_values_are_converted_to_setting_types(given: Any, expected: Any) -> None:
+    found = to_plain(given)
     assert found == expected
     assert type(found) is type(expected)
 
@@ -65,7 +65,7 @@ def numpy_of(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", [TrainSettings, SampleSettings])
-def test_every_setting_takes_what_numpy_has_for_it(kind: Any) -> None:
+def test_settings_accept_numpy_values(kind: Any) -> None:
     defaults = kind().model_dump()
     found = resolve(kind, [SettingsSource("here", {name: numpy_of(value) for name, value in defaults.items()})])
     assert found == kind()
@@ -83,7 +83,7 @@ WRONG: tuple[Any, ...] = (None, b"x", {}, object(), Strange(), np.array([1, 2]),
 
 @pytest.mark.parametrize("kind", [TrainSettings, SampleSettings])
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: type(wrong).__name__)
-def test_every_setting_refuses_what_it_cannot_be_by_name(kind: Any, wrong: Any) -> None:
+def test_settings_reject_wrong_types_by_name(kind: Any, wrong: Any) -> None:
     for name in kind.model_fields:
         with pytest.raises(UsageError) as caught:
             resolve(kind, [SettingsSource("here", {name: wrong})])
@@ -91,7 +91,7 @@ def test_every_setting_refuses_what_it_cannot_be_by_name(kind: Any, wrong: Any) 
         assert len(caught.value.message) < 300
 
 
-def test_an_integer_that_python_does_not_print_is_refused_too() -> None:
+def test_huge_integer_is_rejected() -> None:
     with pytest.raises(UsageError, match="here: seed: must be"):
         resolve(TrainSettings, [SettingsSource("here", {"seed": 10**5000})])
 
@@ -103,11 +103,11 @@ def test_an_integer_is_an_integer(value: Any) -> None:
 
 
 @pytest.mark.parametrize("stop", ["\n\n", ["\n\n"], ("\n\n",), {"\n\n"}, np.array(["\n\n"]), np.str_("\n\n")], ids=repr)
-def test_one_text_to_stop_at_is_one_text(stop: Any) -> None:
+def test_single_stop_text_is_not_split(stop: Any) -> None:
     assert resolve(SampleSettings, [SettingsSource("here", {"stop": stop})]).stop == ("\n\n",)
 
 
-def test_what_is_stored_of_such_settings_reads_back(tmp_path: Path, poem_file: Path, trained: Path) -> None:
+def test_converted_settings_roundtrip(tmp_path: Path, poem_file: Path, trained: Path) -> None:
     preset = tmp_path / "mine.toml"
     preset.write_text("weight_decay = 0.25\n")
     run = charlm.train(
@@ -130,20 +130,20 @@ def test_what_is_stored_of_such_settings_reads_back(tmp_path: Path, poem_file: P
     assert other.load(device=torch.device("cpu")).settings.num_layers == 2  # type: ignore[arg-type]
 
 
-def test_texts_may_come_from_a_generator(tmp_path: Path, poem_file: Path) -> None:
+def test_texts_can_be_a_generator(tmp_path: Path, poem_file: Path) -> None:
     run = charlm.train(poem_file.parent.glob("*.txt"), out=tmp_path / "run", **{**SMALL, "max_steps": 1})
     assert Path(run).is_dir()
 
 
 @pytest.mark.parametrize("name", ["out", "config", "resume", "cache_dir", "overwrite", "quiet"])
 @pytest.mark.parametrize("wrong", [3, b"x", [], object(), 1.5], ids=lambda wrong: type(wrong).__name__)
-def test_what_train_cannot_take_is_named(name: str, wrong: Any, poem_file: Path) -> None:
+def test_train_rejects_invalid_arguments_by_name(name: str, wrong: Any, poem_file: Path) -> None:
     with pytest.raises(UsageError, match=f"{name}: must be"):
         charlm.train(poem_file, **{name: wrong})
 
 
 @pytest.mark.parametrize("wrong", [3, None, [3], [b"x"], object()], ids=lambda wrong: type(wrong).__name__)
-def test_a_corpus_of_the_wrong_type_is_named(wrong: Any) -> None:
+def test_train_rejects_corpus_of_wrong_type(wrong: Any) -> None:
     with pytest.raises(UsageError, match="corpus: must be"):
         charlm.train(wrong)
 
@@ -167,12 +167,12 @@ def test_a_corpus_of_the_wrong_type_is_named(wrong: Any) -> None:
         (lambda model: charlm.load(model.checkpoint.folder, device=3), "device"),
     ],
 )
-def test_what_a_model_cannot_take_is_named(call: Callable[[Any], Any], name: str, trained: Path) -> None:
+def test_model_rejects_invalid_arguments_by_name(call: Callable[[Any], Any], name: str, trained: Path) -> None:
     with pytest.raises(UsageError, match=rf"{name}: must be"):
         call(charlm.load(trained))
 
 
-def test_counts_may_be_of_numpy(trained: Path) -> None:
+def test_counts_can_be_numpy_integers(trained: Path) -> None:
     model = charlm.load(trained)
     assert len(model.next_characters("Die", count=np.int64(2))) == 2
     assert model.evaluate("Die Schafe", num_segments=np.int64(1)).exact

@@ -24,13 +24,13 @@ class Report:
 
 
 @pytest.mark.parametrize("unit", ["character", "byte"])
-def test_keys_name_the_unit_and_what_is_optional_is_left_out(unit: str) -> None:
+def test_keys_use_unit_and_omit_missing_optionals(unit: str) -> None:
     report = Report(characters=3, size_bytes=4, advice=None)
     expected = {"characters": 3, "bytes": 4, "advice": None} if unit == "character" else {"bytes": 4, "advice": None}
     assert to_json(report, unit) == expected
 
 
-def test_parts_become_objects_and_lists_of_objects() -> None:
+def test_nested_dataclasses_become_objects() -> None:
     report = Report(characters=3, size_bytes=4, advice="", part=Part(1.5), parts=[Part(2.5)], speeds={"a": 1.0})
     found = to_json(report)
     assert found["part"] == {"nats_per_character": 1.5}
@@ -38,5 +38,5 @@ def test_parts_become_objects_and_lists_of_objects() -> None:
     assert found["speeds"] == {"a": 1.0}
 
 
-def test_settings_are_objects_too() -> None:
+def test_settings_become_objects() -> None:
     assert to_json(DynamicSettings())["dynamic_segment_length"] == 32

@@ -29,7 +29,7 @@ CORPUS = corpus_file("été")
 
 
 def make(step: int, loss: float | None = None) -> Checkpoint:
-    vocabulary = Vocabulary.of("ab\0é")
+    vocabulary = Vocabulary.from_text("ab\0é")
     model = SavedModel(
         step=step,
         settings=SETTINGS,
@@ -54,7 +54,7 @@ def add(run: Path, **losses: float | None) -> None:
 
 
 def steps(run: Path) -> list[int]:
-    return [int(folder.name[5:]) for folder in runs.checkpoints(run)]
+    return [int(folder.name[5:]) for folder in runs.list_checkpoints(run)]
 
 
 def damage(folder: Path) -> None:
@@ -66,28 +66,28 @@ def damage(folder: Path) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoints" / "play"
-    runs.start(folder, SETTINGS, CORPUS)
+    runs.create_run(folder, SETTINGS, CORPUS)
     return folder
 
 
 # The folder
 
 
-def test_a_run_starts_with_its_settings_and_its_corpus(run: Path) -> None:
+def test_create_run_writes_settings_and_corpus(run: Path) -> None:
     assert config.resolve(TrainSettings, [SettingsSource("", config.read_toml(run / "config.toml"))]) == SETTINGS
     assert json.loads((run / "corpus.json").read_bytes()) == CORPUS.model_dump()
     assert CorpusFile.read(run) == CORPUS
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
 
 
-def test_a_start_clears_away_what_a_killed_one_left(run: Path) -> None:
-    (run / f".step-00000001{files.TEMPORARY_MARK}0badcafe").mkdir()
-    runs.start(run, SETTINGS, CORPUS)
+def test_create_run_removes_stale_temporaries(run: Path) -> None:
+    (run / f".step-00000001{files.TEMPORARY_INFIX}0badcafe").mkdir()
+    runs.create_run(run, SETTINGS, CORPUS)
     assert sorted(path.name for path in run.iterdir()) == ["config.toml", "corpus.json"]
 
 
 @pytest.mark.parametrize("path", [*CORPUS.model_dump(), "split.train", "split.test", "files.0.path", "files.0.sha256"])
-def test_a_corpus_record_without_a_field_is_refused(run: Path, path: str) -> None:
+def test_corpus_record_without_field_is_rejected(run: Path, path: str) -> None:
     record = CORPUS.model_dump()
     *parents, name = path.split(".")
     part: Any = record
@@ -101,7 +101,7 @@ def test_a_corpus_record_without_a_field_is_refused(run: Path, path: str) -> Non
 
 
 @pytest.mark.parametrize("data", [None, b"", b"[]", b"\xff", b"{"], ids=repr)
-def test_a_corpus_record_that_cannot_be_read_is_refused(run: Path, data: bytes | None) -> None:
+def test_unreadable_corpus_record_is_rejected(run: Path, data: bytes | None) -> None:
     (run / "corpus.json").unlink()
     if data is not None:
         (run / "corpus.json").write_bytes(data)
@@ -110,20 +110,20 @@ def test_a_corpus_record_that_cannot_be_read_is_refused(run: Path, data: bytes |
     assert raised.value.hint
 
 
-def test_a_checkpoint_is_saved_under_its_step(run: Path) -> None:
-    assert runs.save(run, make(1000), keep=0) == run / "step-00001000"
+def test_checkpoint_folder_is_named_after_step(run: Path) -> None:
+    assert runs.save_checkpoint(run, make(1000), keep=0) == run / "step-00001000"
     assert loading.load_checkpoint(run / "step-00001000").model.step == 1000
 
 
-def test_saving_a_step_again_replaces_it(run: Path) -> None:
+def test_damaged_checkpoint_is_replaced_on_save(run: Path) -> None:
     for loss in (2.0, 1.0):
-        runs.save(run, make(5, loss), keep=0)
+        runs.save_checkpoint(run, make(5, loss), keep=0)
     damage(step(run, 5))
-    runs.save(run, make(5, 3.0), keep=0)
+    runs.save_checkpoint(run, make(5, 3.0), keep=0)
     assert loading.load_checkpoint(step(run, 5)).model.metrics == {"loss_validation": 3.0}
 
 
-def test_checkpoints_are_listed_newest_first_and_by_number(run: Path) -> None:
+def test_checkpoints_are_sorted_by_step_latest_first(run: Path) -> None:
     add(run, s9=None, s10=None, s99999999=None, s100000000=None)
     for name in ("step-5", "step-0000000x", "step-00000007.damaged", "samples"):
         (run / name).mkdir()
@@ -131,7 +131,7 @@ def test_checkpoints_are_listed_newest_first_and_by_number(run: Path) -> None:
     assert steps(run) == [100_000_000, 99_999_999, 10, 9]
 
 
-def test_a_run_and_a_checkpoint_are_told_apart(run: Path, tmp_path: Path) -> None:
+def test_runs_and_checkpoints_are_distinguished(run: Path, tmp_path: Path) -> None:
     add(run, s1=None)
     assert runs.is_run(run)
     assert not runs.is_checkpoint(run)
@@ -146,7 +146,7 @@ def test_a_run_and_a_checkpoint_are_told_apart(run: Path, tmp_path: Path) -> Non
 # Which one is read
 
 
-def test_best_is_the_lowest_validation_loss_and_last_the_newest(run: Path) -> None:
+def test_best_is_lowest_validation_loss_and_latest_is_last(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75, s4=None)
     assert runs.load_model(run).step == 2
     assert runs.load_model(run, "best").step == 2
@@ -154,35 +154,35 @@ def test_best_is_the_lowest_validation_loss_and_last_the_newest(run: Path) -> No
 
 
 @pytest.mark.parametrize("which", ["3", "03", "00000003"])
-def test_a_step_is_read_by_its_number(run: Path, which: str) -> None:
+def test_step_is_selected_by_number(run: Path, which: str) -> None:
     add(run, s1=1.5, s3=1.75, s30=1.25)
     assert runs.load_model(run, which).step == 3
 
 
-def test_a_checkpoint_can_be_named_itself_wherever_it_stands(run: Path, tmp_path: Path) -> None:
+def test_checkpoint_path_can_be_anywhere(run: Path, tmp_path: Path) -> None:
     add(run, s1=1.5, s2=1.25)
     assert runs.load_model(step(run, 1)).step == 1
     assert runs.load_model(step(run, 1).rename(tmp_path / "favorite")).step == 1
 
 
-def test_of_two_equally_good_ones_the_older_is_the_best(run: Path) -> None:
+def test_best_prefers_older_checkpoint_on_tie(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.25)
     assert runs.load_model(run).step == 2
 
 
-def test_without_any_evaluation_the_newest_will_do(run: Path) -> None:
+def test_best_without_evaluation_is_latest(run: Path) -> None:
     add(run, s1=None, s2=None)
     assert runs.load_model(run, "best").step == 2
 
 
-def test_a_loss_that_is_no_number_is_never_the_best(run: Path) -> None:
+def test_nan_loss_is_never_best(run: Path) -> None:
     add(run, s1=1.5, s2=float("nan"), s3=1.25, s4=float("nan"))
     assert runs.load_model(run, "best").step == 3
-    runs.prune(run, keep=0)
+    runs.prune_checkpoints(run, keep=0)
     assert steps(run) == [4, 3]
 
 
-def test_a_damaged_newest_one_is_passed_over_with_a_warning(run: Path) -> None:
+def test_damaged_latest_checkpoint_is_skipped_with_warning(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 3))
     with pytest.warns(CharlmWarning, match=r"step-00000003: .*model\.safetensors.* step-00000002 ") as caught:
@@ -190,14 +190,14 @@ def test_a_damaged_newest_one_is_passed_over_with_a_warning(run: Path) -> None:
     assert len(caught) == 1
 
 
-def test_a_damaged_best_one_gives_way_to_the_next_best_with_a_warning(run: Path) -> None:
+def test_damaged_best_checkpoint_falls_back_with_warning(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 2))
     with pytest.warns(CharlmWarning, match="step-00000002: "):
         assert runs.load_model(run, "best").step == 1
 
 
-def test_damage_elsewhere_is_nobodys_concern(run: Path) -> None:
+def test_damaged_unrequested_checkpoint_is_ignored(run: Path) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     damage(step(run, 1))
     with warnings.catch_warnings(action="error"):
@@ -206,7 +206,7 @@ def test_damage_elsewhere_is_nobodys_concern(run: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"metrics": []}', b'{"metrics": {"loss_validation": "low"}}'])
-def test_a_config_that_is_damaged_is_passed_over_with_a_warning(run: Path, data: bytes) -> None:
+def test_damaged_config_is_skipped_with_warning(run: Path, data: bytes) -> None:
     add(run, s1=1.5, s2=1.25)
     (step(run, 2) / "config.json").write_bytes(data)
     assert runs.load_model(run, "best").step == 1
@@ -214,7 +214,7 @@ def test_a_config_that_is_damaged_is_passed_over_with_a_warning(run: Path, data:
         assert runs.load_model(run, "latest").step == 1
 
 
-def test_a_step_that_is_asked_for_and_damaged_is_an_error(run: Path) -> None:
+def test_damaged_requested_step_is_an_error(run: Path) -> None:
     add(run, s1=1.5, s2=1.25)
     damage(step(run, 2))
     for path, which in ((run, "2"), (step(run, 2), "best")):
@@ -222,7 +222,7 @@ def test_a_step_that_is_asked_for_and_damaged_is_an_error(run: Path) -> None:
             runs.load_model(path, which)
 
 
-def test_where_all_are_damaged_the_one_that_was_meant_is_named(run: Path) -> None:
+def test_all_damaged_error_names_requested_checkpoint(run: Path) -> None:
     add(run, s1=1.5, s2=1.25)
     damage(step(run, 1))
     damage(step(run, 2))
@@ -230,14 +230,14 @@ def test_where_all_are_damaged_the_one_that_was_meant_is_named(run: Path) -> Non
         runs.load_model(run, "latest")
 
 
-def test_a_run_without_checkpoints_and_a_folder_that_is_no_run_are_errors(run: Path, tmp_path: Path) -> None:
+def test_empty_run_and_foreign_folder_are_errors(run: Path, tmp_path: Path) -> None:
     for folder in (run, tmp_path):
         with pytest.raises(CheckpointError, match=f"^{re.escape(str(folder))}: ") as raised:
             runs.load_model(folder)
         assert raised.value.exit_code == 3
 
 
-def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path: Path) -> None:
+def test_missing_path_is_a_usage_error(run: Path, tmp_path: Path) -> None:
     add(run, s1=1.5, s20=1.25)
     with pytest.raises(UsageError, match="no such run"):
         runs.load_model(tmp_path / "gone")
@@ -247,22 +247,20 @@ def test_what_is_not_there_is_a_mistake_of_the_command_line(run: Path, tmp_path:
 
 
 @pytest.mark.parametrize("which", ["", "bset", "-1", "1.5", "²", "٣"])
-def test_what_is_neither_best_last_nor_a_number_is_refused(run: Path, which: str) -> None:
+def test_invalid_checkpoint_choice_is_rejected(run: Path, which: str) -> None:
     add(run, s3=None)
     with pytest.raises(UsageError, match=r"best, latest or a step"):
         runs.load_model(run, which)
 
 
 @pytest.mark.parametrize("which", ["best", "latest"])
-def test_a_reader_under_whom_a_training_prunes_looks_once_more(
-    run: Path, which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_retries_when_checkpoint_is_pruned(run: Path, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     add(run, s1=1.5)
     load_model = loading.load_model
 
     def overtaken(folder: Path, data: bool = True) -> SavedModel:
         if folder == step(run, 1) and folder.exists():
-            runs.save(run, make(2, 1.25), keep=0)
+            runs.save_checkpoint(run, make(2, 1.25), keep=0)
         return load_model(folder, data)
 
     monkeypatch.setattr(loading, "load_model", overtaken)
@@ -276,7 +274,7 @@ def test_a_reader_under_whom_a_training_prunes_looks_once_more(
     losses=st.lists(st.none() | st.floats(0, 9), min_size=1, max_size=7),
     keep=st.integers(0, 4),
 )
-def test_the_best_the_newest_and_keep_more_are_kept(
+def test_prune_keeps_best_latest_and_extra_checkpoints(
     tmp_path_factory: pytest.TempPathFactory, losses: list[float | None], keep: int
 ) -> None:
     run = tmp_path_factory.mktemp("run")
@@ -284,16 +282,16 @@ def test_the_best_the_newest_and_keep_more_are_kept(
         step(run, number).mkdir()
         metrics = {} if loss is None else {"loss_validation": loss}
         (step(run, number) / "config.json").write_text(json.dumps({"metrics": metrics}))
-    runs.prune(run, keep)
+    runs.prune_checkpoints(run, keep)
     known = [(loss, number) for number, loss in enumerate(losses) if loss is not None]
     meant = {len(losses) - 1, *(number for _, number in sorted(known)[:1])}
     others = [number for number in reversed(range(len(losses))) if number not in meant]
     assert set(steps(run)) == meant | set(others[:keep])
 
 
-def test_saving_prunes(run: Path) -> None:
+def test_save_checkpoint_prunes(run: Path) -> None:
     for number, loss in enumerate([1.0, 2.0, 3.0, 4.0, 5.0]):
-        runs.save(run, make(number, loss), keep=1)
+        runs.save_checkpoint(run, make(number, loss), keep=1)
     assert steps(run) == [4, 3, 0]
     assert {path.name for path in run.iterdir()} == {
         "config.toml",
@@ -305,44 +303,44 @@ def test_saving_prunes(run: Path) -> None:
 # Overwriting
 
 
-def test_removing_a_run_removes_what_charlm_made(run: Path) -> None:
+def test_remove_run_removes_charlm_files(run: Path) -> None:
     add(run, s1=1.5, s2=1.25)
-    for name in ("metrics.jsonl", "events.out.tfevents.1.host.2.3", f".config.toml{files.TEMPORARY_MARK}0badcafe"):
+    for name in ("metrics.jsonl", "events.out.tfevents.1.host.2.3", f".config.toml{files.TEMPORARY_INFIX}0badcafe"):
         (run / name).touch()
     step(run, 1).rename(run / "step-00000001.damaged")
-    runs.remove(run)
+    runs.remove_run(run)
     assert list(run.iterdir()) == []
 
 
-def test_removing_a_run_leaves_what_others_put_there(run: Path) -> None:
+def test_remove_run_keeps_foreign_files(run: Path) -> None:
     add(run, s1=1.5)
     mine = {"notes.txt", "config.toml.bak", "step-by-step.md", "metrics.jsonl.txt", "step-00000002", "plots/a.png"}
     for name in mine:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).touch()
-    runs.remove(run)
+    runs.remove_run(run)
     assert {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()} == mine
 
 
-def somebody_elses(folder: Path) -> None:
+def foreign_folder(folder: Path) -> None:
     (folder / "thesis.tex").touch()
 
 
-def somebody_elses_config(folder: Path) -> None:
+def foreign_config(folder: Path) -> None:
     (folder / "config.toml").write_text('baseURL = "https://example.org/"\n[menu]\nname = "Home"\n')
 
 
-def somebody_elses_steps(folder: Path) -> None:
+def foreign_steps(folder: Path) -> None:
     (folder / "step-20240101").mkdir()
     (folder / "step-20240101" / "photo.jpg").touch()
 
 
-@pytest.mark.parametrize("make_folder", [somebody_elses, somebody_elses_config, somebody_elses_steps])
-def test_removing_a_folder_that_is_no_run_is_refused(tmp_path: Path, make_folder: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("make_folder", [foreign_folder, foreign_config, foreign_steps])
+def test_remove_run_rejects_foreign_folder(tmp_path: Path, make_folder: Callable[[Path], None]) -> None:
     make_folder(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=f"^{re.escape(str(tmp_path))}: "):
-        runs.remove(tmp_path)
+        runs.remove_run(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -353,10 +351,10 @@ def lines(*numbers: int) -> bytes:
     return b"".join(json.dumps({"step": number, "loss_train": 1 / (3 + number)}).encode() + b"\n" for number in numbers)
 
 
-def test_going_on_from_a_step_forgets_what_came_after(run: Path) -> None:
+def test_truncate_after_removes_later_metrics_and_checkpoints(run: Path) -> None:
     add(run, s10=1.5, s20=1.25, s30=1.0)
     (run / "metrics.jsonl").write_bytes(lines(5, 10, 15, 20, 25, 30))
-    runs.forget_after(run, 20)
+    runs.truncate_after(run, 20)
     assert steps(run) == [20, 10]
     assert (run / "metrics.jsonl").read_bytes() == lines(5, 10, 15, 20)
 
@@ -364,41 +362,41 @@ def test_going_on_from_a_step_forgets_what_came_after(run: Path) -> None:
 @pytest.mark.parametrize(
     "torn", [b'{"step": 15, "lo', b'{"step": 15', b"{", b"\0\0\0\0", b'{"step": 1\xff\xfe'], ids=repr
 )
-def test_a_torn_last_line_is_dropped(run: Path, torn: bytes) -> None:
+def test_torn_last_line_is_dropped(run: Path, torn: bytes) -> None:
     (run / "metrics.jsonl").write_bytes(lines(5, 10) + torn)
-    runs.forget_after(run, 20)
+    runs.truncate_after(run, 20)
     assert (run / "metrics.jsonl").read_bytes() == lines(5, 10)
 
 
-def test_later_checkpoints_that_are_damaged_are_set_aside(run: Path) -> None:
+def test_damaged_later_checkpoints_are_set_aside(run: Path) -> None:
     add(run, s10=1.5, s20=1.25, s30=1.0)
     damage(step(run, 20))
-    assert [folder.name for folder in runs.later_checkpoints(run, 10)] == ["step-00000030", "step-00000020"]
-    runs.forget_after(run, 10)
+    assert [folder.name for folder in runs.list_later_checkpoints(run, 10)] == ["step-00000030", "step-00000020"]
+    runs.truncate_after(run, 10)
     assert steps(run) == [10]
     assert sorted(path.name for path in run.glob("step-*")) == ["step-00000010", "step-00000020.damaged"]
 
 
-def test_a_step_can_be_damaged_and_set_aside_again(run: Path) -> None:
+def test_step_can_be_set_aside_repeatedly(run: Path) -> None:
     for _ in range(2):
         add(run, s20=1.25)
         damage(step(run, 20))
-        runs.forget_after(run, 10)
+        runs.truncate_after(run, 10)
         assert steps(run) == []
         assert (run / "step-00000020.damaged").is_dir()
 
 
-def test_going_on_without_any_figures_is_fine(run: Path) -> None:
+def test_truncate_after_without_metrics(run: Path) -> None:
     add(run, s10=1.5)
-    runs.forget_after(run, 10)
-    assert list(runs.json_lines(run / "metrics.jsonl")) == []
+    runs.truncate_after(run, 10)
+    assert list(runs.read_json_lines(run / "metrics.jsonl")) == []
     assert steps(run) == [10]
 
 
 # What is told
 
 
-def test_the_summary_is_ready_for_json_and_complete(run: Path) -> None:
+def test_summary_is_complete_and_json_serializable(run: Path) -> None:
     add(run, s10=1.5, s20=1.25, s30=1.75)
     (run / "metrics.jsonl").write_bytes(lines(10, 20, 30) + b'{"step": 20, "loss_validation_exact": 1.3}\n{"st')
     summary = to_json(summarize(run))
@@ -413,24 +411,24 @@ def test_the_summary_is_ready_for_json_and_complete(run: Path) -> None:
     assert summary["environment"]["torch"] == torch.__version__
 
 
-def test_the_summary_counts_every_parameter_once(run: Path) -> None:
+def test_summary_counts_every_parameter_once(run: Path) -> None:
     add(run, s10=1.5)
     parameters = summarize(run).parameters
     assert parameters == {"embedding": 5 * 4, "layer 0": 16 * (4 + 4 + 1), "output": 4 * (4 + 1), "total": 184}
 
 
-def test_the_summary_tells_how_long_the_training_took(run: Path) -> None:
+def test_summary_contains_training_time(run: Path) -> None:
     add(run, s10=1.5)
     assert summarize(run).training_seconds == 10 / 4
 
 
-def test_the_summary_of_a_checkpoint_is_that_of_its_run(run: Path) -> None:
+def test_summary_of_checkpoint_describes_its_run(run: Path) -> None:
     add(run, s10=1.5, s20=1.25)
     assert summarize(step(run, 10)) == summarize(run, "10")
     assert summarize(run, "latest").step == 20
 
 
-def test_a_checkpoint_can_be_named_from_inside(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_can_be_named_relative_to_itself(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(run, s10=1.5, s20=1.25)
     monkeypatch.chdir(step(run, 10))
     assert summarize(Path()).step == 10

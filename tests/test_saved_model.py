@@ -53,7 +53,7 @@ def alone(tmp_path: Path) -> Path:
 # A model saved alone
 
 
-def test_a_model_alone_has_the_files_of_a_checkpoint_but_one(alone: Path, folder: Path) -> None:
+def test_saved_model_has_all_files_but_training_state(alone: Path, folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} - {path.name for path in alone.iterdir()} == {TRAINING_STATE}
     for name in ("config.json", "vocabulary.json", "model.safetensors"):
         assert (alone / name).read_bytes() == (folder / name).read_bytes()
@@ -62,7 +62,7 @@ def test_a_model_alone_has_the_files_of_a_checkpoint_but_one(alone: Path, folder
     assert manifests[0] == manifests[1]
 
 
-def test_it_comes_back_bit_for_bit(alone: Path) -> None:
+def test_saved_model_roundtrip_is_bit_identical(alone: Path) -> None:
     saved, read = SAVED.model, loading.load_model(alone)
     assert bits(read.weights) == bits(saved.weights)
     for name in ("step", "settings", "vocabulary", "metrics", "progress", "corpus", "environment"):
@@ -70,7 +70,7 @@ def test_it_comes_back_bit_for_bit(alone: Path) -> None:
     assert read.folder == alone
 
 
-def test_a_resume_from_it_is_refused_in_two_lines(alone: Path) -> None:
+def test_resume_from_saved_model_is_rejected(alone: Path) -> None:
     for read in (loading.load_checkpoint, runs.load_checkpoint):
         with pytest.raises(CheckpointError, match="no training state") as raised:
             read(alone)
@@ -81,13 +81,13 @@ def test_a_resume_from_it_is_refused_in_two_lines(alone: Path) -> None:
         assert raised.value.exit_code == 3
 
 
-def test_a_training_state_that_the_manifest_names_and_that_is_gone_is_damage(folder: Path) -> None:
+def test_missing_training_state_in_manifest_is_damage(folder: Path) -> None:
     (folder / TRAINING_STATE).unlink()
     with pytest.raises(CheckpointError, match=rf"{TRAINING_STATE} is missing"):
         loading.load_checkpoint(folder)
 
 
-def test_a_training_state_that_the_manifest_does_not_name_is_damage(folder: Path, alone: Path) -> None:
+def test_training_state_absent_from_manifest_is_damage(folder: Path, alone: Path) -> None:
     (folder / TRAINING_STATE).rename(alone / TRAINING_STATE)
     with pytest.raises(CheckpointError, match=TRAINING_STATE):
         loading.load_checkpoint(alone)
@@ -96,7 +96,7 @@ def test_a_training_state_that_the_manifest_does_not_name_is_damage(folder: Path
 # Only what is needed is read
 
 
-def test_a_training_state_is_not_opened_for_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_model_does_not_open_training_state(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     open_regular = reading.open_regular
     monkeypatch.setattr(reading, "open_regular", lambda path: (opened.append(path.name), open_regular(path))[1])
@@ -108,7 +108,7 @@ def test_a_training_state_is_not_opened_for_a_model(folder: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("spoil", [damage, lambda folder: (folder / TRAINING_STATE).unlink()], ids=["damaged", "gone"])
-def test_readers_of_a_model_do_not_notice_a_bad_training_state_and_a_resume_does(run: Path, spoil: Any) -> None:
+def test_damaged_training_state_affects_only_resume(run: Path, spoil: Any) -> None:
     add(run, s1=1.5, s2=1.25, s3=1.75)
     spoil(step(run, 2))
     spoil(step(run, 3))
@@ -125,22 +125,22 @@ def test_readers_of_a_model_do_not_notice_a_bad_training_state_and_a_resume_does
         runs.load_checkpoint(step(run, 3))
 
 
-def test_saving_a_step_again_replaces_one_whose_training_state_is_damaged(run: Path) -> None:
+def test_checkpoint_with_damaged_training_state_is_replaced_on_save(run: Path) -> None:
     saved = full()
-    runs.save(run, saved, keep=0)
+    runs.save_checkpoint(run, saved, keep=0)
     damage(step(run, 12))
-    runs.save(run, saved, keep=0)
+    runs.save_checkpoint(run, saved, keep=0)
     assert bits(loading.load_checkpoint(step(run, 12)).training_state) == bits(saved.training_state)
 
 
-def test_later_checkpoints_whose_training_state_is_damaged_are_set_aside(run: Path) -> None:
+def test_later_checkpoint_with_damaged_training_state_is_set_aside(run: Path) -> None:
     add(run, s10=1.5, s20=1.25)
     damage(step(run, 20))
-    runs.forget_after(run, 10)
+    runs.truncate_after(run, 10)
     assert sorted(path.name for path in run.glob("step-*")) == ["step-00000010", "step-00000020.damaged"]
 
 
-def test_without_data_all_is_verified_and_tensors_take_no_memory(folder: Path) -> None:
+def test_load_without_data_verifies_and_allocates_nothing(folder: Path) -> None:
     checkpoint, shapes = loading.load_checkpoint(folder), loading.load_checkpoint(folder, data=False)
     for read, empty in (
         (checkpoint.model.weights, shapes.model.weights),
@@ -175,7 +175,7 @@ def test_info_reads_no_weights_into_memory(run: Path, monkeypatch: pytest.Monkey
 
 
 @each_cell
-def test_no_initializer_runs_and_no_random_number_is_drawn(
+def test_build_model_runs_no_initializer(
     alone: Path, tmp_path: Path, settings: TrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing.write_model(tmp_path / "model", make_model(settings))
@@ -194,7 +194,7 @@ def test_no_initializer_runs_and_no_random_number_is_drawn(
 
 
 @each_cell
-def test_weights_are_not_copied_and_everything_is_real(settings: TrainSettings, tmp_path: Path) -> None:
+def test_build_model_shares_weights(settings: TrainSettings, tmp_path: Path) -> None:
     writing.write_model(tmp_path / "model", make_model(settings))
     saved = loading.load_model(tmp_path / "model")
     model = saved.build_model(CPU)
@@ -208,14 +208,14 @@ def test_weights_are_not_copied_and_everything_is_real(settings: TrainSettings, 
         model.output_bias.add_(1)
 
 
-def test_weights_of_another_type_become_fp32(alone: Path) -> None:
+def test_weights_of_other_dtype_become_fp32(alone: Path) -> None:
     saved = loading.load_model(alone)
     expected = {name: weight.half().float() for name, weight in saved.weights.items()}
     saved.weights = {name: weight.half() for name, weight in saved.weights.items()}
     assert bits(dict(saved.build_model(CPU).state_dict())) == bits(expected)
 
 
-def test_layers_are_laid_out_for_cudnn_on_their_way_to_a_device(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_flattened_for_cudnn_when_moved(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     laid_out: list[Any] = []
     monkeypatch.setattr(recurrent, "flatten_for_cudnn", laid_out.append)
     model = loading.load_model(alone).build_model(CPU)
@@ -225,7 +225,7 @@ def test_layers_are_laid_out_for_cudnn_on_their_way_to_a_device(alone: Path, mon
 # From Python and the command line
 
 
-def test_a_model_is_saved_alone_from_python(trained: Path, tmp_path: Path) -> None:
+def test_model_save_from_python(trained: Path, tmp_path: Path) -> None:
     model = charlm.load(trained)
     model.save(tmp_path / "models" / "poem")
     again = charlm.load(tmp_path / "models" / "poem")
@@ -236,7 +236,7 @@ def test_a_model_is_saved_alone_from_python(trained: Path, tmp_path: Path) -> No
         charlm.train(resume=tmp_path / "models" / "poem")
 
 
-def test_what_is_saved_is_the_network_as_it_is_now(trained: Path, tmp_path: Path) -> None:
+def test_save_writes_current_weights(trained: Path, tmp_path: Path) -> None:
     model = charlm.load(trained)
     with torch.no_grad():
         model.network.output_bias.fill_(0.5)
@@ -246,20 +246,20 @@ def test_what_is_saved_is_the_network_as_it_is_now(trained: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("occupy", [Path.mkdir, Path.touch, lambda path: path.symlink_to("gone")])
-def test_a_folder_that_is_occupied_is_refused(trained: Path, tmp_path: Path, occupy: Any) -> None:
+def test_occupied_folder_is_rejected(trained: Path, tmp_path: Path, occupy: Any) -> None:
     occupy(tmp_path / "model")
     with pytest.raises(UsageError, match=str(tmp_path / "model")):
         charlm.load(trained).save(tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_model_that_cannot_be_written_is_an_error_that_names_it(trained: Path, tmp_path: Path) -> None:
+def test_unwritable_folder_is_an_error(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CharlmError, match=str(tmp_path / "file" / "model")):
         charlm.load(trained).save(tmp_path / "file" / "model")
 
 
-def test_commands_use_a_model_alone(cli: Cli, trained: Path, poem_file: Path, tmp_path: Path) -> None:
+def test_commands_accept_saved_model(cli: Cli, trained: Path, poem_file: Path, tmp_path: Path) -> None:
     charlm.load(trained).save(tmp_path / "model")
     for arguments in (
         ("sample", tmp_path / "model", "--length", "5", "--seed", "1"),
@@ -278,11 +278,9 @@ def test_commands_use_a_model_alone(cli: Cli, trained: Path, poem_file: Path, tm
     assert len(result.err.splitlines()) == 2
 
 
-def test_commands_that_use_a_model_say_nothing_of_a_damaged_training_state(
-    cli: Cli, trained: Path, poem_file: Path, tmp_path: Path
-) -> None:
+def test_model_commands_ignore_damaged_training_state(cli: Cli, trained: Path, poem_file: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(trained.parent, tmp_path / "copy")) / "run"
-    for folder in runs.checkpoints(copy):
+    for folder in runs.list_checkpoints(copy):
         damage(folder)
     for command, *arguments in (
         ("sample", "--length", "5", "--seed", "1"),

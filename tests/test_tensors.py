@@ -29,7 +29,7 @@ def read(content: bytes, data: bool = True) -> tuple[dict[str, Tensor], str]:
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 5, 1 << 18])
-def test_it_reads_what_safetensors_writes(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_tensors_matches_safetensors(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", chunk_bytes)
     data = safetensors.torch.save(TENSORS, metadata={"format": "pt"})
     found, sha256 = read(data)
@@ -86,7 +86,7 @@ def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
     ],
     ids=lambda data: repr(data[8:80]),
 )
-def test_a_bad_header_is_refused_as_by_safetensors(data: bytes) -> None:
+def test_invalid_header_is_rejected_like_safetensors(data: bytes) -> None:
     with pytest.raises(safetensors.SafetensorError):
         safetensors.torch.load(data)
     for kept in (True, False):
@@ -94,7 +94,7 @@ def test_a_bad_header_is_refused_as_by_safetensors(data: bytes) -> None:
             read(data, kept)
 
 
-def test_no_memory_is_taken_before_the_header_is_known_to_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_is_validated_before_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("memory was taken")
 

@@ -29,7 +29,7 @@ from charlm.config import TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CharlmError, CheckpointError, UnreadableError, VersionError, quote
 from charlm.machine import read_memory_bytes
-from charlm.model.sizes import most_tensor_bytes
+from charlm.model.sizes import max_tensor_bytes
 
 
 def load_checkpoint(folder: Path, data: bool = True) -> Checkpoint:
@@ -61,17 +61,17 @@ def load_model(folder: Path, data: bool = True) -> SavedModel:
 def _load_model(folder: Path, manifest: dict[str, Any], data: bool) -> SavedModel:
     config = _parse(_verified_bytes(folder, CONFIG, manifest), folder / CONFIG)
     if _version_of(config) is None:
-        raise damaged(folder, "config.json has no valid format_version")
+        raise damaged_error(folder, "config.json has no valid format_version")
     try:
         known = CheckpointConfig(**config)
     except ValidationError as error:
-        raise damaged(folder, f"config.json: {first_problem(error)}") from None
+        raise damaged_error(folder, f"config.json: {describe_first_problem(error)}") from None
     for name, part in (("settings", known.settings), ("progress", known.progress)):
         # Their defaults are for new runs
         if missing := [field for field in type(part).model_fields if field not in part.model_fields_set]:
-            raise damaged(folder, f"config.json: {name}.{missing[0]} is missing")
+            raise damaged_error(folder, f"config.json: {name}.{missing[0]} is missing")
     if known.progress.steps != known.step:
-        raise damaged(folder, f"config.json: progress.steps is {known.progress.steps}, step is {known.step}")
+        raise damaged_error(folder, f"config.json: progress.steps is {known.progress.steps}, step is {known.step}")
     model = SavedModel(
         step=known.step,
         settings=known.settings,
@@ -90,15 +90,15 @@ def _load_model(folder: Path, manifest: dict[str, Any], data: bool) -> SavedMode
 def _load_tensors(
     folder: Path, name: str, manifest: dict[str, Any], model: SavedModel, data: bool
 ) -> dict[str, Tensor]:
-    max_bytes = most_tensor_bytes(len(model.vocabulary), model.settings)[name]
+    max_bytes = max_tensor_bytes(len(model.vocabulary), model.settings)[name]
     size_bytes, sha256 = _size_and_hash(folder, name, manifest, max_bytes)
     with _open(folder / name, size_bytes) as (file, found_bytes):
         try:
             tensors, found_sha256 = read_tensors(file, found_bytes, data)
         except ValueError:
-            raise damaged(folder, f"{name} has no valid header") from None
+            raise damaged_error(folder, f"{name} has no valid header") from None
     if (found_bytes, found_sha256) != (size_bytes, sha256):
-        raise damaged(folder, f"{name} has the wrong size or checksum")
+        raise damaged_error(folder, f"{name} has the wrong size or checksum")
     return tensors
 
 
@@ -140,14 +140,14 @@ def _version_of(config: dict[str, Any]) -> int | None:
     return version if type(version) is int and version > 0 else None
 
 
-def damaged(folder: Path, what: str) -> CheckpointError:
+def damaged_error(folder: Path, what: str) -> CheckpointError:
     return CheckpointError(
         f"{folder}: damaged checkpoint: {what}.",
         f"Use another checkpoint of the run if there is one: {folder.parent}/step-N.",
     )
 
 
-def first_problem(error: ValidationError) -> str:
+def describe_first_problem(error: ValidationError) -> str:
     """The first of the fields that are missing or of the wrong kind, in a few words."""
     problem = error.errors()[0]
     name = ".".join(reading.printable(str(part)) for part in problem["loc"])
@@ -161,7 +161,7 @@ def _vocabulary(data: bytes, folder: Path) -> Vocabulary:
     try:
         return Vocabulary.from_json(content)
     except CheckpointError as error:
-        raise damaged(folder, error.message.rstrip(".")) from None
+        raise damaged_error(folder, error.message.rstrip(".")) from None
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _verified_bytes(folder: Path, name: str, manifest: dict[str, Any]) -> bytes:
     size_bytes, sha256 = _size_and_hash(folder, name, manifest, MAX_JSON_BYTES)
     data = _read(folder / name, size_bytes)
     if (len(data), files.sha256(data)) != (size_bytes, sha256):
-        raise damaged(folder, f"{name} has the wrong size or checksum")
+        raise damaged_error(folder, f"{name} has the wrong size or checksum")
     return data
 
 
@@ -185,7 +185,7 @@ def _size_and_hash(folder: Path, name: str, manifest: dict[str, Any], max_bytes:
     entry = manifest[name] if isinstance(manifest.get(name), dict) else {}
     size_bytes = entry.get("size_bytes")
     if type(size_bytes) is not int or size_bytes > max_bytes:
-        raise damaged(folder, f"{name} cannot have the size that {MANIFEST} claims")
+        raise damaged_error(folder, f"{name} cannot have the size that {MANIFEST} claims")
     if size_bytes > read_memory_bytes():
         raise CharlmError(f"{folder / name}: {size_bytes:,} bytes, more than this machine has memory.")
     return size_bytes, entry.get("sha256")

@@ -60,7 +60,7 @@ def _write(folder: Path, model: SavedModel, training_state: dict[str, bytes]) ->
         **training_state,
     }
     manifest = {name: {"size_bytes": len(data), "sha256": files.sha256(data)} for name, data in contents.items()}
-    files.commit_folder(folder, {**contents, MANIFEST: _limited(MANIFEST, manifest)})
+    files.write_folder(folder, {**contents, MANIFEST: _limited(MANIFEST, manifest)})
 
 
 def _limited(name: str, content: Any) -> bytes:

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import click
 
 from charlm import __version__
-from charlm.commands.terminal import prepare_streams
+from charlm.commands.stdio import configure_stdio
 from charlm.console import console
 from charlm.errors import CharlmError, CharlmWarning, did_you_mean
-from charlm.generation.terminal import harmless
+from charlm.generation.escaping import escape_control_characters
 from charlm.machine import shorten_thread_waits
 
 COMMANDS = {
@@ -35,7 +35,7 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
+class LazyGroup(click.Group):
     """Commands that are listed without being imported."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -55,14 +55,14 @@ class Commands(click.Group):
 
 
 @click.group(
-    cls=Commands,
+    cls=LazyGroup,
     context_settings={"auto_envvar_prefix": "CHARLM", "help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 success; 1 error; 2 invalid command line, settings or environment; "
     "3 invalid or damaged checkpoint; 4 training diverged; 130, 143 interrupted by a signal.",
 )
 @click.version_option(__version__, prog_name="charlm")
 @click.option("--debug", is_flag=True, expose_value=False, is_eager=True, help="Show tracebacks.")
-def group() -> None:
+def command_group() -> None:
     """Train, evaluate and sample character-level LSTM language models.
 
     Options can also be set by environment variables, for example CHARLM_TRAIN_HIDDEN_SIZE=512 for charlm train
@@ -72,54 +72,54 @@ def group() -> None:
 
 def main() -> NoReturn:
     """Run the command line; every way it can end has its exit code, and none is a traceback."""
-    prepare_streams()
+    configure_stdio()
     shorten_thread_waits()
     if "_CHARLM_COMPLETE" in os.environ:
         importlib.import_module("charlm.commands.completion")  # click finds there how to talk to shells
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        result = group.main(args=arguments, prog_name="charlm", standalone_mode=False)
+        result = command_group.main(args=arguments, prog_name="charlm", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(result if isinstance(result, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
-        console.say(error.format_message())
+        console.print_line(error.format_message())
         sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "charlm"
-        console.say(f"charlm: {error.format_message()}\nRun '{command} --help' for help.")
+        console.print_line(f"charlm: {error.format_message()}\nRun '{command} --help' for help.")
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        console.say("Interrupted.")
+        console.print_line("Interrupted.")
         sys.exit(130)
     except CharlmError as error:
         if debug:
             traceback.print_exc()
         else:
-            console.say(f"charlm: {harmless(str(error))}")
+            console.print_line(f"charlm: {escape_control_characters(str(error))}")
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
-        from charlm.files import write_log
+        from charlm.files import write_temp_log
 
         details = traceback.format_exc()
         summary = (str(error).splitlines() or [""])[0]
         try:
-            what_to_do = f"The traceback was saved to {write_log(details)}; use --debug to print it."
+            what_to_do = f"The traceback was saved to {write_temp_log(details)}; use --debug to print it."
         except OSError:  # no temporary folder, or no room in it
             what_to_do = details.rstrip()
-        console.say(f"charlm: {type(error).__name__}: {summary}\n{what_to_do}")
+        console.print_line(f"charlm: {type(error).__name__}: {summary}\n{what_to_do}")
         sys.exit(1)
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *details: Any) -> None:
     if issubclass(category, CharlmWarning):
-        console.say(f"charlm: {harmless(str(message))}")
+        console.print_line(f"charlm: {escape_control_characters(str(message))}")

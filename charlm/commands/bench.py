@@ -7,14 +7,15 @@ import click
 from charlm.commands import completion
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
+    collect_sources,
     common_options,
-    given,
     integer_option,
     json_option,
     settings_options,
 )
 from charlm.commands.output import Output, output_option
 from charlm.config import (
+    BatchSettings,
     BenchSettings,
     DeviceSettings,
     ModelSettings,
@@ -22,7 +23,6 @@ from charlm.config import (
     SettingsSource,
     SourceKind,
     TrainSettings,
-    WindowSettings,
     preset_path,
     resolve,
 )
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     {
         "Model": ModelSettings,
         "Regularization": RegularizationSettings,
-        "Batching": WindowSettings,
+        "Batching": BatchSettings,
         "Device": DeviceSettings,
     }
 )
@@ -80,26 +80,27 @@ def command(
     if not json:
         output.require("×")
     preset = preset_path(config)
-    whole = resolve(TrainSettings, [SettingsSource.file(preset)])
-    known = whole.model_dump(include=set(BenchSettings.model_fields))
+    train_settings = resolve(TrainSettings, [SettingsSource.file(preset)])
+    preset_values = train_settings.model_dump(include=set(BenchSettings.model_fields))
     settings = resolve(
-        BenchSettings, [SettingsSource(str(preset), known, SourceKind.FILE), *given(context, BenchSettings)]
+        BenchSettings,
+        [SettingsSource(str(preset), preset_values, SourceKind.FILE), *collect_sources(context, BenchSettings)],
     )
     from charlm import benchmark
-    from charlm.model.device import OUT_OF_MEMORY, prepare_process
+    from charlm.model.device import OUT_OF_MEMORY_MESSAGES, configure_torch
 
-    prepare_process(settings.threads)
+    configure_torch(settings.threads)
     try:
-        with open_bar(quiet, total=benchmark.turns(rounds), desc="measuring", leave=False) as bar:
-            result = benchmark.run(settings, rounds, bar.update)
+        with open_bar(quiet, total=benchmark.count_measurements(rounds), desc="measuring", leave=False) as bar:
+            result = benchmark.run_benchmark(settings, rounds, bar.update)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
             raise
         raise CharlmError("Out of memory.", "Reduce --batch-size, --sequence-length or --hidden-size.") from None
-    output.write_json(to_json(result)) if json else output.write(_page(result) + "\n")
+    output.write_json(to_json(result)) if json else output.write(_format_report(result) + "\n")
 
 
-def _page(result: "BenchmarkReport") -> str:
+def _format_report(result: "BenchmarkReport") -> str:
     settings, environment = result.settings, result.environment
     lines = [
         f"{settings.num_layers} × {settings.hidden_size} {settings.cell}, embedding {settings.embedding_size}, "
@@ -117,6 +118,6 @@ def _page(result: "BenchmarkReport") -> str:
         for name, speed in speeds.items():
             ratio = "" if name == "charlm" else f"   charlm is {speeds['charlm'] / speed:.2f}× as fast"
             lines.append(f"  {name:<44}{speed:>10,.0f}{ratio}")
-    products = ", ".join(f"{speed:,.0f} GFLOP/s in {precision}" for precision, speed in result.matrix_gflops.items())
-    lines += ["", f"matrix multiplication: {products}; charlm training: {result.training_gflops:,.0f} GFLOP/s."]
+    matmuls = ", ".join(f"{speed:,.0f} GFLOP/s in {precision}" for precision, speed in result.matrix_gflops.items())
+    lines += ["", f"matrix multiplication: {matmuls}; charlm training: {result.training_gflops:,.0f} GFLOP/s."]
     return "\n".join(lines)

@@ -31,6 +31,6 @@ def clear(cache_dir: Path | None, quiet: bool) -> None:
     from charlm.corpus import cache
 
     folder = cache_dir or cache.default_folder()
-    freed_bytes = cache.clean(folder)
+    freed_bytes = cache.clear(folder)
     if not quiet:
-        console.say(f"Freed {freed_bytes / 1e6:,.1f} MB in {folder}.")
+        console.print_line(f"Freed {freed_bytes / 1e6:,.1f} MB in {folder}.")

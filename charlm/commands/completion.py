@@ -13,7 +13,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ZshComplete, add_completion_class
 
 from charlm.config import presets_folder
-from charlm.corpus.download import CORPORA, DOWNLOADS
+from charlm.corpus.download import CORPORA, DOWNLOAD_FOLDER
 
 RUNS = "checkpoints"  # the folder of runs, unless --out names another
 STEP = re.compile(r"step-(\d{8,})")  # the name of a checkpoint
@@ -72,7 +72,7 @@ def texts(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
     if BUILT_IN.startswith(incomplete):
         names.append(CompletionItem(BUILT_IN, help="the source code of Python's standard library"))
     for item in names:
-        if item.value in CORPORA and not (DOWNLOADS / f"{item.value}.txt").exists():
+        if item.value in CORPORA and not (DOWNLOAD_FOLDER / f"{item.value}.txt").exists():
             item.help = f"not downloaded yet: charlm corpus get {item.value}"
     return [*names, *_listed_by_shell("file", incomplete)]
 

@@ -12,14 +12,14 @@ from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import (
     FilePath,
     cache_option,
+    collect_sources,
     common_options,
     corpus_argument,
-    given,
     json_option,
     settings_options,
 )
 from charlm.commands.output import Output, output_option
-from charlm.commands.terminal import print_path, standard_output
+from charlm.commands.stdio import ignore_broken_pipe, print_path
 from charlm.config import CorpusSettings, SettingsSource, TrainSettings, preset_path, resolve
 from charlm.console import console, open_bar
 from charlm.corpus import download
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from charlm.corpus.analysis.overlap import Overlap
     from charlm.corpus.loading import Corpus
 
-SUGGESTED = ("tiny", "default")  # presets whose training time is estimated; on a GPU, large too
-SHOWN = 10  # entries of a list in the report for people; JSON has more
+TIMED_PRESETS = ("tiny", "default")  # presets whose training time is estimated; on a GPU, large too
+MAX_LISTED = 10  # entries of a list in the report for people; JSON has more
 TITLE_WIDTH = 20
 
 
@@ -56,14 +56,14 @@ class DownloadCommand(Command):
         with formatter.section("Corpora"):
             formatter.write_dl(
                 [
-                    (name, f"{_description(corpus)}; from {corpus.address}; {corpus.checksum_source}")
+                    (name, f"{_describe_corpus(corpus)}; from {corpus.url}; {corpus.checksum_source}")
                     for name, corpus in download.CORPORA.items()
                 ]
             )
 
 
-def _description(corpus: download.Published) -> str:
-    return f"{corpus.description}; {corpus.size_bytes / 1e6:,.1f} MB; {corpus.licence}"
+def _describe_corpus(corpus: download.DownloadableCorpus) -> str:
+    return f"{corpus.description}; {corpus.size_bytes / 1e6:,.1f} MB; {corpus.license}"
 
 
 @command.command("get", cls=DownloadCommand, short_help="Download and verify a well-known corpus.")
@@ -71,7 +71,7 @@ def _description(corpus: download.Published) -> str:
 @option(
     "--dir",
     type=FilePath(path_type=Path, file_okay=False),
-    default=download.DOWNLOADS,
+    default=download.DOWNLOAD_FOLDER,
     help="Folder for NAME.txt; charlm train NAME looks in data.  [default: data]",
 )
 @common_options
@@ -84,15 +84,15 @@ def get(name: str, dir: Path, quiet: bool) -> None:
     charlm corpus get tinyshakespeare
     charlm train tinyshakespeare
     """
-    path = download.place(name, dir)
-    if download.is_there(name, dir):
+    path = download.download_path(name, dir)
+    if download.is_downloaded(name, dir):
         if not quiet:
-            console.say(f"{path} already exists and its checksum is correct.")
+            console.print_line(f"{path} already exists and its checksum is correct.")
     else:
         size_bytes = download.CORPORA[name].size_bytes
         with open_bar(quiet, total=size_bytes, desc=name, unit="B", unit_scale=True, leave=False) as bar:
-            download.get(name, dir, bar.update)
-    with standard_output():
+            download.download_corpus(name, dir, bar.update)
+    with ignore_broken_pipe():
         print_path(path)
 
 
@@ -124,20 +124,20 @@ def inspect(
     charlm corpus inspect letters/ --document-per-file --json
     zcat old.txt.gz | charlm corpus inspect - --encoding cp1252
     """
-    settings = resolve(CorpusSettings, given(context, CorpusSettings))
+    settings = resolve(CorpusSettings, collect_sources(context, CorpusSettings))
     from charlm.corpus import loading
     from charlm.corpus.analysis import inspection, likeness
 
-    loaded = loading.load(corpus, settings, 1, cache_dir, quiet)
-    stages = inspection.STAGES + len(SUGGESTED)
+    loaded = loading.load_corpus(corpus, settings, 1, cache_dir, quiet)
+    stages = inspection.NUM_STAGES + len(TIMED_PRESETS)
     with open_bar(quiet, total=stages, desc="inspecting", leave=False) as bar:
         report = inspection.inspect_corpus(loaded, bar.update)
-        advice = likeness.advice(loaded, settings)
+        advice = likeness.advise_shuffling(loaded, settings)
         presets = _time_presets(loaded, settings, bar)
     if json:
         output.write_json({**to_json(report, settings.unit), "advice": advice, **to_json(presets)})
     else:
-        output.write(_page(report, advice, presets) + "\n")
+        output.write(_format_report(report, advice, presets) + "\n")
 
 
 @dataclass(frozen=True)
@@ -149,19 +149,19 @@ class PresetTimes:
 
 
 def _time_presets(corpus: "Corpus", settings: CorpusSettings, bar: "tqdm[object]") -> PresetTimes:
-    from charlm.corpus.split import is_enough
+    from charlm.corpus.split import is_long_enough
     from charlm.model.device import choose_device
-    from charlm.training.estimate import training_seconds
+    from charlm.training.estimate import estimate_seconds
 
     on_gpu = choose_device("auto").type == "cuda"
     seconds = {}
-    for name in (*SUGGESTED, "large") if on_gpu else SUGGESTED:
+    for name in (*TIMED_PRESETS, "large") if on_gpu else TIMED_PRESETS:
         preset = preset_path(name)
         sources = [SettingsSource.file(preset), SettingsSource.command_line(settings.model_dump())]
-        whole = resolve(TrainSettings, sources)
+        train_settings = resolve(TrainSettings, sources)
         with suppress(CharlmError):  # it would not fit into memory
-            if is_enough(corpus.split, whole.sequence_length):
-                seconds[name] = round(training_seconds(whole, corpus), 1)
+            if is_long_enough(corpus.split, train_settings.sequence_length):
+                seconds[name] = round(estimate_seconds(train_settings, corpus), 1)
         bar.update()
     wanted = ["default", "tiny"]
     if len(corpus.text) > 10_000_000:  # what that preset was made for
@@ -170,65 +170,69 @@ def _time_presets(corpus: "Corpus", settings: CorpusSettings, bar: "tqdm[object]
     return PresetTimes(seconds, suggested)
 
 
-def _page(report: "InspectionReport", advice: str | None, presets: PresetTimes) -> str:
-    unit, lines, frequent = report.unit, report.lines, report.most_frequent
+def _format_report(report: "InspectionReport", advice: str | None, presets: PresetTimes) -> str:
+    unit, lines, most_frequent = report.unit, report.lines, report.most_frequent
     ends = {"\\r\\n": report.line_ends.crlf, "\\n": report.line_ends.lone_lf, "\\r": report.line_ends.lone_cr}
-    found = [f"{count:,} {name}" for name, count in ends.items() if count]
-    mixed = "mixed: " * (len(found) > 1) + ", ".join(found)
-    unify = "; unify them with --newline lf" * (len(found) > 1 and unit == "character")
-    page = [
+    endings = [f"{count:,} {name}" for name, count in ends.items() if count]
+    mixed = "mixed: " * (len(endings) > 1) + ", ".join(endings)
+    unify = "; unify them with --newline lf" * (len(endings) > 1 and unit == "character")
+    report_lines = [
         f"{report.name}: {pluralize(report.files, 'file')}, {pluralize(report.size_bytes, 'byte')}, "
         + f"{report.characters:,} characters, " * (unit == "character")
         + f"{report.distinct_characters:,} distinct {unit}s",
         "",
-        *_row("Split", ", ".join(f"{name} {end - start:,}" for name, (start, end) in report.ranges.items())),
+        *_format_row("Split", ", ".join(f"{name} {end - start:,}" for name, (start, end) in report.ranges.items())),
     ]
     if report.unseen_in_training:
         unseen = pluralize(report.unseen_in_training, f"distinct {unit}")
-        page += _row("", f"outside the training split only: {unseen}")
+        report_lines += _format_row("", f"outside the training split only: {unseen}")
     if advice:
-        page += _row("", advice)
+        report_lines += _format_row("", advice)
     if report.documents:
-        page += _row("Documents", f"{report.documents:,}")
-    page += [
-        *_row(
+        report_lines += _format_row("Documents", f"{report.documents:,}")
+    report_lines += [
+        *_format_row(
             "Lines",
             f"{lines.lines:,}; length: median {lines.median:,.0f}, mean {lines.mean:,.1f}, longest {lines.longest:,}",
         ),
-        *_row("Line endings", (mixed or "none") + unify),
-        *_row("Most frequent", repr(frequent[:60] if isinstance(frequent, str) else bytes(frequent[:60]))),
-        *_listed(
+        *_format_row("Line endings", (mixed or "none") + unify),
+        *_format_row(
+            "Most frequent", repr(most_frequent[:60] if isinstance(most_frequent, str) else bytes(most_frequent[:60]))
+        ),
+        *_format_characters(
             f"Rare {unit}s",
             report.rare,
             f"{report.rare_characters:,} with fewer than 10 occurrences" + "; see --min-count" * (unit == "character"),
         ),
-        *_listed(f"Control {unit}s", report.control, pluralize(report.control_characters, "occurrence")),
-        *_row("Overlap", _overlap(report.overlap, unit)),
-        *_baselines(report.baselines, unit),
+        *_format_characters(f"Control {unit}s", report.control, pluralize(report.control_characters, "occurrence")),
+        *_format_row("Overlap", _format_overlap(report.overlap, unit)),
+        *_format_baselines(report.baselines, unit),
     ]
     if presets.suggested_preset:
-        page += _row("Training time", ", ".join(map(_preset, *zip(*presets.training_seconds.items(), strict=True))))
-        page += _row("", f"suggested preset: charlm train … --config {presets.suggested_preset}")
+        report_lines += _format_row(
+            "Training time", ", ".join(map(_format_duration, *zip(*presets.training_seconds.items(), strict=True)))
+        )
+        report_lines += _format_row("", f"suggested preset: charlm train … --config {presets.suggested_preset}")
     else:
         why = "the text is too short, or its vocabulary is too large for this machine's memory"
-        page += _row("Training time", f"no preset fits: {why}")
-    return "\n".join(page)
+        report_lines += _format_row("Training time", f"no preset fits: {why}")
+    return "\n".join(report_lines)
 
 
-def _row(title: str, text: str) -> list[str]:
+def _format_row(title: str, text: str) -> list[str]:
     return [f"{title:<{TITLE_WIDTH}}{text}"]
 
 
-def _listed(title: str, characters: list["ListedCharacter"], total: str) -> list[str]:
+def _format_characters(title: str, characters: list["ListedCharacter"], total: str) -> list[str]:
     if not characters:
-        return _row(title, "none")
-    lines = _row(title, total)
-    for listed in characters[:SHOWN]:
-        lines += _row("", f"{listed.count:>9,} × {listed.description}")
-    return lines + _row("", "…") * (len(characters) > SHOWN)
+        return _format_row(title, "none")
+    lines = _format_row(title, total)
+    for listed in characters[:MAX_LISTED]:
+        lines += _format_row("", f"{listed.count:>9,} × {listed.description}")
+    return lines + _format_row("", "…") * (len(characters) > MAX_LISTED)
 
 
-def _overlap(overlap: "Overlap", unit: str) -> str:
+def _format_overlap(overlap: "Overlap", unit: str) -> str:
     length = overlap.min_length
     if not overlap.validation_characters:
         checked = overlap.validation_characters_checked
@@ -240,17 +244,19 @@ def _overlap(overlap: "Overlap", unit: str) -> str:
     )
 
 
-def _baselines(baselines: "Baselines", unit: str) -> list[str]:
+def _format_baselines(baselines: "Baselines", unit: str) -> list[str]:
     best = min(baselines.ngram_bits)
-    lines = _row(
+    lines = _format_row(
         "Baselines",
         f"bits per {unit} on {baselines.validation_characters:,} validation {unit}s, built from "
         f"{baselines.train_characters:,} training {unit}s",
     )
     for order, bits in enumerate(baselines.ngram_bits):
-        lines += _row("", f"{bits:6.3f}  n-gram, context of {order}" + ": the best n-gram model" * (bits == best))
-    return lines + _row("", f"{baselines.xz_bits:6.3f}  xz")
+        lines += _format_row(
+            "", f"{bits:6.3f}  n-gram, context of {order}" + ": the best n-gram model" * (bits == best)
+        )
+    return lines + _format_row("", f"{baselines.xz_bits:6.3f}  xz")
 
 
-def _preset(name: str, seconds: float) -> str:
+def _format_duration(name: str, seconds: float) -> str:
     return f"{name} {seconds:.0f} s" if seconds < 100 else f"{name} {seconds / 60:.1f} min"

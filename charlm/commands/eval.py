@@ -10,10 +10,10 @@ from charlm.commands.layout import Command, option
 from charlm.commands.options import (
     cache_option,
     checkpoint_option,
+    collect_sources,
     common_options,
     device_option,
     evaluation_text_options,
-    given,
     integer_option,
     json_option,
     run_argument,
@@ -23,7 +23,7 @@ from charlm.commands.options import (
     threads_option,
 )
 from charlm.commands.output import Output, output_file, output_option
-from charlm.commands.progress import SharingBar
+from charlm.commands.progress import BalancedBar
 from charlm.config import DynamicSettings, resolve
 from charlm.errors import UsageError, pluralize
 from charlm.records import to_json
@@ -102,7 +102,7 @@ def command(
     charlm eval checkpoints/play --dynamic --dynamic-segment-length 20
     charlm eval checkpoints/play --dynamic --dynamic-learning-rate 3e-5 --dynamic-decay 0.01
     """
-    sources = given(context, DynamicSettings)
+    sources = collect_sources(context, DynamicSettings)
     settings = resolve(DynamicSettings, sources)
     if not dynamic and sources[-1].values:
         raise UsageError("--dynamic-* options only apply to dynamic evaluation.", "Add --dynamic.")
@@ -111,25 +111,25 @@ def command(
     from charlm import runs
     from charlm.corpus.vocabulary import SHORT_UNITS
     from charlm.evaluation import evaluation_text
-    from charlm.evaluation.report import ExtraMetrics, measure
-    from charlm.model.device import choose_device, prepare_process
-    from charlm.reports.curve import picture
+    from charlm.evaluation.report import ExtraMetrics, evaluate_all
+    from charlm.model.device import choose_device, configure_torch
+    from charlm.reports.context_plot import render_context_plot
 
-    place = choose_device(device)
-    balancer = prepare_process(threads)
+    torch_device = choose_device(device)
+    balancer = configure_torch(threads)
     saved = runs.load_model(run, checkpoint)
     unit = saved.settings.unit
 
-    def progress(what: str, characters: int) -> SharingBar:
+    def progress(what: str, characters: int) -> BalancedBar:
         short = SHORT_UNITS[unit]
-        return SharingBar(balancer, quiet, total=characters, desc=what, unit=short, unit_scale=True, leave=False)
+        return BalancedBar(balancer, quiet, total=characters, desc=what, unit=short, unit_scale=True, leave=False)
 
-    model = saved.build_model(place)
+    model = saved.build_model(torch_device)
     evaluated = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
     run_corpus = None
-    if needing := [name for name, value in (("--baselines", baselines), ("--dynamic", dynamic)) if value]:
+    if options_with_corpus := [name for name, value in (("--baselines", baselines), ("--dynamic", dynamic)) if value]:
         run_corpus = evaluation_text.load_run_corpus(
-            saved, run, cache_dir, quiet, instead=f"remove {' and '.join(needing)}"
+            saved, run, cache_dir, quiet, instead=f"remove {' and '.join(options_with_corpus)}"
         )
     extra = ExtraMetrics(
         dynamic=settings if dynamic else None,
@@ -138,60 +138,60 @@ def command(
         context_loss=context_loss or context_plot is not None,
     )
     with output_file(context_plot) if context_plot else nullcontext() as svg_file:
-        report = measure(model, evaluated, run_corpus, num_segments, extra, progress)
+        report = evaluate_all(model, evaluated, run_corpus, num_segments, extra, progress)
         if svg_file is not None:
             points = report.context_loss or []
             lengths = [point.context_characters for point in points]
             bits = [point.bits_per_character for point in points]
-            svg = picture(lengths, bits, report.bits_per_character, unit, f"{run}, {evaluated.name}")
+            svg = render_context_plot(lengths, bits, report.bits_per_character, unit, f"{run}, {evaluated.name}")
             svg_file.write(svg.encode("utf-8", "xmlcharrefreplace"))
     if json:
         output.write_json({"run": str(run), "step": saved.step, **to_json(report, unit)})
     else:
-        output.write(_page(f"{run}, step {saved.step}", report) + "\n")
+        output.write(_format_report(f"{run}, step {saved.step}", report) + "\n")
 
 
-def _page(model: str, report: "EvaluationReport") -> str:
+def _format_report(model: str, report: "EvaluationReport") -> str:
     unit, segments = report.unit, report.num_segments
     kind = "exact" if report.exact else f"approximate: {pluralize(segments, 'segment')} in parallel"
     lines = [
         f"{model}, on {report.text} ({kind})",
         "",
-        _line(f"nats per {unit}", report.nats_per_character),
-        _line(f"bits per {unit}", report.bits_per_character),
+        _format_loss(f"nats per {unit}", report.nats_per_character),
+        _format_loss(f"bits per {unit}", report.bits_per_character),
     ]
     if unit == "character":
-        lines.append(_line("bits per byte (UTF-8)", report.bits_per_byte))
-    lines += [_line("perplexity", report.perplexity), _count(f"{unit}s", report.characters)]
+        lines.append(_format_loss("bits per byte (UTF-8)", report.bits_per_byte))
+    lines += [_format_loss("perplexity", report.perplexity), _format_count(f"{unit}s", report.characters)]
     if report.unknown_characters is not None:
-        lines.append(_count("unknown characters", report.unknown_characters))
+        lines.append(_format_count("unknown characters", report.unknown_characters))
     lines.append(f"  {'seconds':<40}{report.seconds:>10.1f}")
-    extra = _extra(report, unit)
+    extra = _format_extra_metrics(report, unit)
     return "\n".join([*lines, "", f"For comparison, in bits per {unit}:", *extra] if extra else lines)
 
 
-def _extra(report: "EvaluationReport", unit: str) -> list[str]:
+def _format_extra_metrics(report: "EvaluationReport", unit: str) -> list[str]:
     lines = []
     if report.dynamic:
-        lines.append(_line("dynamic evaluation", report.dynamic.bits_per_character))
+        lines.append(_format_loss("dynamic evaluation", report.dynamic.bits_per_character))
     if windows := report.independent_windows:
         length = pluralize(windows.window_characters, unit)
-        lines.append(_line(f"independent windows of {length}", windows.bits_per_character))
+        lines.append(_format_loss(f"independent windows of {length}", windows.bits_per_character))
     if report.baselines:
         for order, bits in enumerate(report.baselines.ngram_bits):
-            lines.append(_line(f"n-gram, context of {order}", bits))
-        lines.append(_line("xz", report.baselines.xz_bits))
+            lines.append(_format_loss(f"n-gram, context of {order}", bits))
+        lines.append(_format_loss("xz", report.baselines.xz_bits))
     for point in report.context_loss or []:
         first = point.context_characters
         last = min(max(2 * first - 1, 0), report.characters - 1)
         context = f"{first}–{last} {unit}s" if last > first else pluralize(first, unit)
-        lines.append(_line(f"after {context} of context", point.bits_per_character))
+        lines.append(_format_loss(f"after {context} of context", point.bits_per_character))
     return lines
 
 
-def _line(name: str, value: float) -> str:
+def _format_loss(name: str, value: float) -> str:
     return f"  {name:<40}{value:>10.4f}"
 
 
-def _count(name: str, count: int) -> str:
+def _format_count(name: str, count: int) -> str:
     return f"  {name:<40}{count:>10,}"

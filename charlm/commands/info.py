@@ -41,30 +41,30 @@ def command(runs: tuple[Path, ...], checkpoint: str, json: bool, output: Output,
     from charlm.records import to_json
     from charlm.summary import summarize
 
-    found = []
+    summaries = []
     for run in runs:
         try:
-            found.append(summarize(run, checkpoint))
+            summaries.append(summarize(run, checkpoint))
         except CharlmError as error:
-            if not found and run is runs[-1]:  # there is nothing to show
+            if not summaries and run is runs[-1]:  # there is nothing to show
                 raise
             warnings.warn(f"skipped: {error.message}", CharlmWarning, stacklevel=1)
     if json:
-        output.write_json(to_json(found if len(runs) > 1 else found[0]))
+        output.write_json(to_json(summaries if len(runs) > 1 else summaries[0]))
     else:
-        output.write((_table(found) if len(runs) > 1 else _page(found[0])) + "\n")
+        output.write((_format_table(summaries) if len(runs) > 1 else _format_run(summaries[0])) + "\n")
 
 
-def _page(run: "RunSummary") -> str:
+def _format_run(run: "RunSummary") -> str:
     lines = [f"{run.run}, step {run.step}", ""]
     for title, kind in SECTIONS.items():
         settings = [f"{name} {format_value(getattr(run.settings, name))}" for name in kind.model_fields]
         lines.append(f"{title}: {', '.join(settings)}")
     lines += ["", f"Parameters: {run.parameters['total']:,}"]
     lines += [f"  {part:<12} {count:>12,}" for part, count in run.parameters.items() if part != "total"]
-    lines += ["", f"Vocabulary: {_vocabulary(run)}"]
+    lines += ["", f"Vocabulary: {_format_vocabulary(run)}"]
     lines += ["", "Metrics at this checkpoint:"]
-    lines += [f"  {name:<32} {_number(value)}" for name, value in run.metrics.items()]
+    lines += [f"  {name:<32} {_format_number(value)}" for name, value in run.metrics.items()]
     lines += [
         "",
         "Environment: " + ", ".join(f"{name} {value}" for name, value in run.environment.model_dump().items()),
@@ -73,14 +73,14 @@ def _page(run: "RunSummary") -> str:
     return "\n".join(lines)
 
 
-def _vocabulary(run: "RunSummary") -> str:
+def _format_vocabulary(run: "RunSummary") -> str:
     size, unit = len(run.vocabulary), run.settings.unit
     if unit == "byte":
         return f"{size} bytes"
     return f"{pluralize(size, unit)}: {''.join(run.vocabulary)!r}"[:2000]
 
 
-def _table(runs: "list[RunSummary]") -> str:
+def _format_table(runs: "list[RunSummary]") -> str:
     rows = [("run", "step", "model", "parameters", "vocabulary", "val nats", "val bits", "exact nats", "minutes")]
     for run in runs:
         settings, metrics = run.settings, run.metrics
@@ -91,9 +91,9 @@ def _table(runs: "list[RunSummary]") -> str:
                 f"{settings.num_layers} × {settings.hidden_size} {settings.cell}",
                 f"{run.parameters['total']:,}",
                 str(len(run.vocabulary)),
-                _number(metrics.get("loss_validation")),
-                _number(metrics.get(f"bits_per_{settings.unit}_validation")),
-                _number(metrics.get("loss_validation_exact")),
+                _format_number(metrics.get("loss_validation")),
+                _format_number(metrics.get(f"bits_per_{settings.unit}_validation")),
+                _format_number(metrics.get("loss_validation_exact")),
                 f"{run.training_seconds / 60:.1f}",
             )
         )
@@ -103,7 +103,7 @@ def _table(runs: "list[RunSummary]") -> str:
     )
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.2g}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"

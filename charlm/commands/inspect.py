@@ -12,7 +12,7 @@ import click
 
 from charlm.commands.layout import Command, option
 from charlm.commands.options import (
-    Escaped,
+    EscapedText,
     cache_option,
     checkpoint_option,
     common_options,
@@ -25,8 +25,8 @@ from charlm.commands.options import (
     threads_option,
 )
 from charlm.commands.output import output_file
-from charlm.commands.progress import SharingBar
-from charlm.commands.terminal import print_path, standard_output
+from charlm.commands.progress import BalancedBar
+from charlm.commands.stdio import ignore_broken_pipe, print_path
 from charlm.errors import TextError, UsageError, pluralize
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ NEURON = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 @option(
     "--text",
     "string",
-    type=Escaped(),
+    type=EscapedText(),
     envvar="CHARLM_INSPECT_TEXT",  # by its name, although TEXT has that too
     default=None,
     help="Inspect this text instead of a file.",
@@ -107,11 +107,11 @@ def command(
     from charlm.corpus.vocabulary import SHORT_UNITS
     from charlm.inspection.arrays import to_npz
     from charlm.inspection.traces import memory_name
-    from charlm.model.device import choose_device, prepare_process
+    from charlm.model.device import choose_device, configure_torch
     from charlm.reports.inspection import MAX_UNITS, holds_all_units, trace_for_page, write_page
 
     place = choose_device(device)
-    balancer = prepare_process(threads)
+    balancer = configure_torch(threads)
     saved = runs.load_model(run, checkpoint)
     named = [_parse_neuron(name, saved) for name in dict.fromkeys(neuron)]
     if len(named) > MAX_UNITS:
@@ -126,7 +126,7 @@ def command(
         is_shaded = page_file is None and npz_file is None and bool(named)
         reads_once = is_shaded or npz_file is not None or holds_all_units(len(read), saved.settings)
         total, unit = (len(read) + 1) * (1 if reads_once else 2), SHORT_UNITS[saved.settings.unit]
-        with SharingBar(balancer, quiet, total=total, desc="reading", unit=unit, unit_scale=True, leave=False) as bar:
+        with BalancedBar(balancer, quiet, total=total, desc="reading", unit=unit, unit_scale=True, leave=False) as bar:
             if is_shaded:
                 shaded = _shade(model, read, alphabet, named, gate or memory_name(saved.settings.cell), bar.update)
             else:
@@ -136,7 +136,7 @@ def command(
         if page_file is not None:
             first = named[0] if named else None
             write_page(page_file, title, saved.settings.unit, page, _shown_labels(saved), tracked, first, gate)
-    with standard_output():
+    with ignore_broken_pipe():
         if html is not None:
             print_path(html)
         if npz is not None:
@@ -209,7 +209,7 @@ def _choose_text(
     chosen = select_text(names, split, encoding, saved, run, cache_dir, quiet)
     if names or len(chosen.text) <= DEFAULT_CHARACTERS:
         return chosen.name, _limited(chosen.name, chosen.text), chosen.alphabet
-    start = chosen.text.part(range(DEFAULT_CHARACTERS))
+    start = chosen.text.subrange(range(DEFAULT_CHARACTERS))
     return f"the first {DEFAULT_CHARACTERS:,} {saved.settings.unit}s of {chosen.name}", start, chosen.alphabet
 
 
@@ -225,25 +225,27 @@ def _limited(name: str, text: "Text") -> "Text":
 def _generate(model: "CharacterModel", saved: "SavedModel", length: int) -> "Text":
     from charlm.config import SampleSettings
     from charlm.corpus.strings import encode_characters
-    from charlm.generation.streams import Sampler
+    from charlm.generation.sampler import Sampler
 
     sampler = Sampler(model, saved.vocabulary, SampleSettings(length=length, seed=1), saved.settings)
-    return encode_characters(sampler.samples()[0].characters, saved.vocabulary, saved.settings)
+    return encode_characters(sampler.generate_all()[0].characters, saved.vocabulary, saved.settings)
 
 
 def _labels(saved: "SavedModel") -> list[str]:
     """A character for each id that is predicted."""
-    from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS
+    from charlm.corpus.vocabulary import UNKNOWN_PLACEHOLDER
 
-    return [*saved.vocabulary.characters, *([UNKNOWN_SHOWN_AS] * saved.vocabulary.has_unknown)]
+    return [*saved.vocabulary.characters, *([UNKNOWN_PLACEHOLDER] * saved.vocabulary.has_unknown)]
 
 
 def _shown_labels(saved: "SavedModel") -> list[str]:
     """The same for people: bytes beyond ASCII by their numbers, the unknown token by its name."""
-    from charlm.corpus.vocabulary import show
+    from charlm.corpus.vocabulary import format_character
 
     unit = saved.settings.unit
-    shown = [show(label, unit) if unit == "byte" and not label.isascii() else label for label in _labels(saved)]
+    shown = [
+        format_character(label, unit) if unit == "byte" and not label.isascii() else label for label in _labels(saved)
+    ]
     return [*shown[:-1], "unknown"] if saved.vocabulary.has_unknown else shown
 
 
@@ -273,7 +275,7 @@ def _shade(
 
 
 def _summarize(title: str, saved: "SavedModel", trace: "Trace", tracked: "list[TrackedProperty]") -> str:
-    from charlm.generation.terminal import harmless
+    from charlm.generation.escaping import escape_control_characters
     from charlm.reports.summary import iter_summary
 
     unit, settings = saved.settings.unit, saved.settings
@@ -286,4 +288,4 @@ def _summarize(title: str, saved: "SavedModel", trace: "Trace", tracked: "list[T
         *iter_summary(trace, tracked, unit),
         "\nShade the text by a unit with --neuron LAYER:INDEX, or write a page with --html FILE.",
     ]
-    return harmless("\n".join(lines) + "\n")
+    return escape_control_characters("\n".join(lines) + "\n")

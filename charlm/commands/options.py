@@ -11,8 +11,8 @@ from pydantic.fields import FieldInfo
 
 from charlm.commands import completion
 from charlm.commands.layout import argument, option
-from charlm.config import ESCAPES, MAX_THREADS, DeviceSettings, Settings, SettingsSource, SourceKind
-from charlm.generation.terminal import backslashed, unescaped
+from charlm.config import ALLOWS_ESCAPES, MAX_THREADS, DeviceSettings, Settings, SettingsSource, SourceKind
+from charlm.generation.escaping import decode_escapes, encode_escapes
 
 COMPLETERS = {"device": completion.words(*completion.DEVICES), "init_from": completion.runs}  # of settings
 MOST = 2**62  # of what is counted; numpy and torch compute with it
@@ -25,13 +25,13 @@ else:
     ParamType = click.ParamType  # with click 8.2 it is not generic
 
 
-class Escaped(ParamType):
+class EscapedText(ParamType):
     """Text in which ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what shells make hard to write."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return unescaped(value)
+        return decode_escapes(value)
 
 
 class FilePath(click.Path):
@@ -100,8 +100,8 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
     """An option for each setting of each section, without defaults: what was not given stays ``None``."""
 
     def decorate(function: Function) -> Function:
-        for title, kind in reversed(list(sections.items())):
-            for name, setting in reversed(list(_own_settings(kind).items())):
+        for title, settings_class in reversed(list(sections.items())):
+            for name, setting in reversed(list(_declared_settings(settings_class).items())):
                 flag = "--" + name.replace("_", "-")
                 parameter_type = _click_type(setting)
                 if parameter_type is click.BOOL:
@@ -112,7 +112,7 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
                     type=parameter_type,
                     multiple=get_origin(setting.annotation) is tuple,
                     default=None,
-                    help=_help(setting),
+                    help=_format_help(setting),
                     section=title,
                     shell_complete=COMPLETERS.get(name),
                 )
@@ -122,10 +122,10 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
     return decorate
 
 
-def given(context: click.Context, kind: type[Settings]) -> list[SettingsSource]:
+def collect_sources(context: click.Context, settings_class: type[Settings]) -> list[SettingsSource]:
     """The settings that the environment and the command line give, the command line last."""
     prefix = f"{context.auto_envvar_prefix}_"
-    ways = (
+    origins = (
         (SourceKind.ENVIRONMENT, ParameterSource.ENVIRONMENT),
         (SourceKind.COMMAND_LINE, ParameterSource.COMMANDLINE),
     )
@@ -135,11 +135,11 @@ def given(context: click.Context, kind: type[Settings]) -> list[SettingsSource]:
             {
                 name: value
                 for name, value in context.params.items()
-                if name in kind.model_fields and context.get_parameter_source(name) is parameter_source
+                if name in settings_class.model_fields and context.get_parameter_source(name) is parameter_source
             },
             source_kind,
         )
-        for source_kind, parameter_source in ways
+        for source_kind, parameter_source in origins
     ]
 
 
@@ -177,19 +177,21 @@ def evaluation_text_options(function: Function) -> Function:
     return function
 
 
-def _help(setting: FieldInfo) -> str:
+def _format_help(setting: FieldInfo) -> str:
     facts = [f"default: {format_value(setting.default)}"]
-    limits = _limits(setting)
+    limits = _format_range(setting)
     return f"{setting.description}  [{'; '.join(facts + limits)}]"
 
 
-def _own_settings(kind: type[Settings]) -> dict[str, FieldInfo]:
-    return {name: setting for name, setting in kind.model_fields.items() if name in kind.__annotations__}
+def _declared_settings(settings_class: type[Settings]) -> dict[str, FieldInfo]:
+    return {
+        name: setting for name, setting in settings_class.model_fields.items() if name in settings_class.__annotations__
+    }
 
 
 def _click_type(setting: FieldInfo) -> Any:
-    if setting.json_schema_extra == ESCAPES:
-        return Escaped()
+    if setting.json_schema_extra == ALLOWS_ESCAPES:
+        return EscapedText()
     parts = list(_flatten(setting.annotation))
     words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
     numbers = [part for part in parts if part in (int, float)]
@@ -210,9 +212,9 @@ def _flatten(annotation: Any) -> Iterable[Any]:
         yield annotation
 
 
-def _limits(setting: FieldInfo) -> list[str]:
+def _format_range(setting: FieldInfo) -> list[str]:
     metadata = list(setting.metadata)
-    for part in _annotated_parts(setting.annotation):
+    for part in _find_annotated(setting.annotation):
         metadata += [fact for field in get_args(part)[1:] for fact in getattr(field, "metadata", [])]
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     limits = [
@@ -224,11 +226,11 @@ def _limits(setting: FieldInfo) -> list[str]:
     return [", ".join(limit for limit in limits if not limit.endswith("e+18"))] if limits else []
 
 
-def _annotated_parts(annotation: Any) -> list[Any]:
+def _find_annotated(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return [annotation]
     if get_origin(annotation) in (Union, UnionType):
-        return [part for each in get_args(annotation) for part in _annotated_parts(each)]
+        return [part for each in get_args(annotation) for part in _find_annotated(each)]
     return []
 
 
@@ -238,7 +240,7 @@ def format_value(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value in ("", ()) else backslashed(str(value))
+    return "none" if value in ("", ()) else encode_escapes(str(value))
 
 
 run_path = FilePath(path_type=Path)
@@ -262,12 +264,12 @@ text_argument = argument(
     "[default: the validation split of the run's own text]",
 )
 threads_option = option(
-    "--threads", type=Integer(0, MAX_THREADS), default=0, help=_help(DeviceSettings.model_fields["threads"])
+    "--threads", type=Integer(0, MAX_THREADS), default=0, help=_format_help(DeviceSettings.model_fields["threads"])
 )
 device_option = option(
     "--device",
     default="auto",
-    help=_help(DeviceSettings.model_fields["device"]),
+    help=_format_help(DeviceSettings.model_fields["device"]),
     shell_complete=COMPLETERS["device"],
 )
 cache_option = option(

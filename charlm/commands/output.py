@@ -14,20 +14,22 @@ from typing import Any, BinaryIO, TextIO, TypeVar
 import click
 
 from charlm.commands.layout import option
-from charlm.commands.terminal import READER_GONE, chosen_errors, lead_away
+from charlm.commands.stdio import BROKEN_PIPE_ERRNOS, chosen_error_handler, discard_stdout
 from charlm.errors import CharlmError, UsageError
-from charlm.files import written
-from charlm.generation.terminal import harmless
+from charlm.files import atomic_writer
+from charlm.generation.escaping import escape_control_characters
 
-ELSEWHERE = "Choose a different path."
-TO_A_FILE = "Write to a file, which is always UTF-8: --output FILE."
-OF_A_RUN = re.compile(r"step-\d+|config\.toml|corpus\.json|metrics\.jsonl|events\.out\.tfevents\..*|\.lock|validation")
-READ = ("text", "corpus", "prompt_file")  # parameters of commands that name what they read
+CHOOSE_OTHER_PATH = "Choose a different path."
+USE_OUTPUT_OPTION = "Write to a file, which is always UTF-8: --output FILE."
+RUN_FILE_NAMES = re.compile(
+    r"step-\d+|config\.toml|corpus\.json|metrics\.jsonl|events\.out\.tfevents\..*|\.lock|validation"
+)
+INPUT_PARAMETERS = ("text", "corpus", "prompt_file")  # parameters of commands that name what they read
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class ReaderGoneError(Exception):
+class BrokenPipeOutputError(Exception):
     """Who reads standard output has had enough, as ``head`` has."""
 
 
@@ -61,13 +63,13 @@ class TerminalOutput(Output):
         self.stream = stream
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
         self.decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self.held = ""  # a carriage return, until it is known whether it is part of a line end
+        self.pending = ""  # a carriage return, until it is known whether it is part of a line end
 
     def write(self, text: str) -> None:
-        text = self.held + text
-        self.held = "\r" * text.endswith("\r")
-        shown = harmless(text.removesuffix(self.held))
-        with _sending():
+        text = self.pending + text
+        self.pending = "\r" * text.endswith("\r")
+        shown = escape_control_characters(text.removesuffix(self.pending))
+        with _report_stream_errors():
             self.stream.write(shown.encode(self.encoding, "backslashreplace").decode(self.encoding))
             self.stream.flush()
 
@@ -85,11 +87,11 @@ class PipeOutput(Output):
         self.stream = stream
         self.binary: BinaryIO | None = getattr(stream, "buffer", None)  # a notebook's stream has none
         self.encoding = (getattr(stream, "encoding", None) if self.binary else None) or "utf-8"
-        self.errors = chosen_errors() or "surrogateescape"
+        self.errors = chosen_error_handler() or "surrogateescape"
         self.encoder = codecs.getincrementalencoder(self.encoding)(self.errors)
 
     def write(self, text: str) -> None:
-        with _whole(self.encoding):
+        with _report_encode_errors(self.encoding):
             data = self.encoder.encode(text)
         if self.binary is None:
             self._send(self.stream, text)
@@ -103,12 +105,12 @@ class PipeOutput(Output):
             self._send(self.binary, data)
 
     def _send(self, to: Any, piece: str | bytes) -> None:
-        with _sending():
+        with _report_stream_errors():
             to.write(piece)
             self.stream.flush()
 
     def require(self, text: str) -> None:
-        with _whole(self.encoding):
+        with _report_encode_errors(self.encoding):
             text.encode(self.encoding, self.errors)
 
 
@@ -121,7 +123,7 @@ class FileOutput(Output):
         self.file = file
 
     def write(self, text: str) -> None:
-        with _whole():
+        with _report_encode_errors():
             data = text.encode("utf-8", "surrogateescape")
         self.file.write(data)
 
@@ -137,7 +139,7 @@ class OutputFile:
         self.file = file
 
     def write(self, data: bytes) -> None:
-        with _told(self.path):
+        with _report_os_errors(self.path):
             self.file.write(data)
 
 
@@ -147,7 +149,7 @@ def output_option(function: Function) -> Function:
     @functools.wraps(function)
     def with_output(*args: Any, output: Path | None, **kwargs: Any) -> Any:
         if output is not None and output != Path("-"):
-            _keep_inputs(output, kwargs)
+            _reject_protected_path(output, kwargs)
         with open_output(output) as opened:
             return function(*args, output=opened, **kwargs)
 
@@ -167,7 +169,7 @@ def open_output(path: Path | None) -> Iterator[Output]:
         with output_file(path) as file:
             yield FileOutput(file)
         return
-    with suppress(ReaderGoneError):
+    with suppress(BrokenPipeOutputError):
         yield TerminalOutput(sys.stdout) if sys.stdout.isatty() else PipeOutput(sys.stdout)
 
 
@@ -178,22 +180,22 @@ def output_file(path: Path) -> Iterator[OutputFile]:
     A link stays, and what it leads to is written. Raises ``UsageError`` where it cannot be written; what else the
     block raises is its own.
     """
-    with _told(path):
-        target = _end_of(path)
+    with _report_os_errors(path):
+        target = _resolve_link(path)
         if path.exists() and not path.is_file():
             what = "a folder" if path.is_dir() else "not a regular file, and is not overwritten"
-            raise UsageError(f"{path}: is {what}.", ELSEWHERE)
+            raise UsageError(f"{path}: is {what}.", CHOOSE_OTHER_PATH)
         if target.exists() and not os.access(target, os.W_OK):
-            raise UsageError(f"{path}: is read-only.", ELSEWHERE)
+            raise UsageError(f"{path}: is read-only.", CHOOSE_OTHER_PATH)
     with ExitStack() as stack:
-        with _told(path):
-            file = stack.enter_context(written(target))
+        with _report_os_errors(path):
+            file = stack.enter_context(atomic_writer(target))
         yield OutputFile(path, file)
-        with _told(path):
+        with _report_os_errors(path):
             stack.close()
 
 
-def _end_of(path: Path) -> Path:
+def _resolve_link(path: Path) -> Path:
     """What a link leads to, which may not exist yet; or the path itself."""
     try:
         return path.resolve() if path.is_symlink() else path
@@ -201,55 +203,55 @@ def _end_of(path: Path) -> Path:
         raise OSError("a link that leads back to itself") from None
 
 
-def _keep_inputs(path: Path, parameters: Mapping[str, Any]) -> None:
+def _reject_protected_path(path: Path, parameters: Mapping[str, Any]) -> None:
     """Raise ``UsageError`` if the path is that of a text that the command reads, or of a part of its run."""
-    with _told(path):
-        found = _end_of(path).resolve()
-    read = [name for parameter in READ for name in _names(parameters.get(parameter))]
-    if any(Path(name).resolve() == found for name in read if name != "-"):
-        raise UsageError(f"{path}: is read by this command, and is not overwritten.", ELSEWHERE)
-    for name in [*_names(parameters.get("run")), *_names(parameters.get("runs"))]:
+    with _report_os_errors(path):
+        target = _resolve_link(path).resolve()
+    inputs = [name for parameter in INPUT_PARAMETERS for name in _path_names(parameters.get(parameter))]
+    if any(Path(name).resolve() == target for name in inputs if name != "-"):
+        raise UsageError(f"{path}: is read by this command, and is not overwritten.", CHOOSE_OTHER_PATH)
+    for name in [*_path_names(parameters.get("run")), *_path_names(parameters.get("runs"))]:
         run = Path(name).resolve()
-        if run in found.parents:
-            first = found.relative_to(run).parts[0]
-            if any(OF_A_RUN.fullmatch(part) for part in (run.name, first)):
-                raise UsageError(f"{path}: belongs to a run, and is not overwritten.", ELSEWHERE)
+        if run in target.parents:
+            first = target.relative_to(run).parts[0]
+            if any(RUN_FILE_NAMES.fullmatch(part) for part in (run.name, first)):
+                raise UsageError(f"{path}: belongs to a run, and is not overwritten.", CHOOSE_OTHER_PATH)
 
 
-def _names(value: object) -> Iterable[str]:
+def _path_names(value: object) -> Iterable[str]:
     if value is None:
         return []
     return [str(each) for each in value] if isinstance(value, tuple | list) else [str(value)]
 
 
 @contextmanager
-def _whole(encoding: str = "UTF-8") -> Iterator[None]:
+def _report_encode_errors(encoding: str = "UTF-8") -> Iterator[None]:
     """Where text is encoded."""
     try:
         yield
     except UnicodeEncodeError as error:
         character = error.object[error.start]
         raise CharlmError(
-            f"The output has U+{ord(character):04X}, which its encoding, {encoding}, cannot hold.", TO_A_FILE
+            f"The output has U+{ord(character):04X}, which its encoding, {encoding}, cannot hold.", USE_OUTPUT_OPTION
         ) from None
 
 
 @contextmanager
-def _sending() -> Iterator[None]:
+def _report_stream_errors() -> Iterator[None]:
     """Where standard output is written."""
     try:
         yield
     except OSError as error:
-        lead_away()
-        if error.errno in READER_GONE:
-            raise ReaderGoneError from None
+        discard_stdout()
+        if error.errno in BROKEN_PIPE_ERRNOS:
+            raise BrokenPipeOutputError from None
         message = f"Standard output cannot be written: {error.strerror or error}."
         raise CharlmError(message, "Write to a file instead: --output FILE.") from None
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _report_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}.", ELSEWHERE) from None
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}.", CHOOSE_OTHER_PATH) from None

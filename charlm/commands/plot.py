@@ -7,7 +7,7 @@ import click
 from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import common_options, run_path
 from charlm.commands.output import output_file
-from charlm.commands.terminal import print_path, standard_output
+from charlm.commands.stdio import ignore_broken_pipe, print_path
 from charlm.errors import UsageError
 
 
@@ -46,5 +46,5 @@ def command(runs: tuple[Path, ...], x_axis: str, output: Path, quiet: bool) -> N
     with output_file(output) as file:
         file.write(draw_learning_curves(curves, x_axis, picture_format))
     if not quiet:
-        with standard_output():
+        with ignore_broken_pipe():
             print_path(output)

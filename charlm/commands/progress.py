@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from charlm.model.sharing import ThreadBalancer
 
 
-class SharingBar(tqdm):  # type: ignore[type-arg]  # tqdm is generic for type checkers only
+class BalancedBar(tqdm):  # type: ignore[type-arg]  # tqdm is generic for type checkers only
     """A bar that takes fewer threads, each time it advances, while other programs need the processors."""
 
     def __init__(self, balancer: "ThreadBalancer", quiet: bool, **options: Any) -> None:

@@ -25,4 +25,4 @@ def explained(prompt: str, quiet: bool) -> Iterator[None]:
             raise
         raise TextError(error.message, LITERAL) from None
     if not quiet:
-        console.say(LITERAL)
+        console.print_line(LITERAL)

@@ -15,9 +15,9 @@ from charlm.commands.layout import Command, option
 from charlm.commands.options import (
     FilePath,
     checkpoint_option,
+    collect_sources,
     common_options,
     device_option,
-    given,
     integer_option,
     json_option,
     run_argument,
@@ -92,7 +92,7 @@ def command(
     charlm sample checkpoints/play --prompt "To be, or not to b" --next-probabilities 5
     charlm sample checkpoints/play --checkpoint latest --interactive --no-echo
     """
-    settings = resolve(SampleSettings, given(context, SampleSettings))
+    settings = resolve(SampleSettings, collect_sources(context, SampleSettings))
     if prompt_file is not None and settings.prompt:
         raise UsageError("--prompt and --prompt-file cannot be used together.", "Use only one of them.")
     if interactive:
@@ -106,39 +106,39 @@ def command(
         if excluded := ", ".join(name for name, value in others.items() if value):
             raise UsageError(f"--interactive cannot be used with {excluded}.", f"Remove --interactive or {excluded}.")
     from charlm import runs
-    from charlm.generation.interactive import Conversation
-    from charlm.generation.streams import Sampler
-    from charlm.model.device import choose_device, prepare_process
+    from charlm.generation.interactive import InteractiveSession
+    from charlm.generation.sampler import Sampler
+    from charlm.model.device import choose_device, configure_torch
 
-    place = choose_device(device)
-    prepare_process(threads)
-    chosen = runs.load_model(run, checkpoint)
-    unit = chosen.settings.unit
+    torch_device = choose_device(device)
+    configure_torch(threads)
+    saved = runs.load_model(run, checkpoint)
+    unit = saved.settings.unit
     given_prompt = settings.prompt
     if prompt_file is not None:
-        settings = settings.model_copy(update={"prompt": _read(prompt_file, unit)})
-    model = chosen.build_model(place)
+        settings = settings.model_copy(update={"prompt": _read_prompt(prompt_file, unit)})
+    model = saved.build_model(torch_device)
     if interactive:
         with explained(given_prompt, quiet):
-            conversation = Conversation(model, chosen.vocabulary, settings, chosen.settings)
-        _converse(output, conversation, echo)
+            conversation = InteractiveSession(model, saved.vocabulary, settings, saved.settings)
+        _run_interactive(output, conversation, echo)
         return
     with explained(given_prompt, quiet):
-        sampler = Sampler(model, chosen.vocabulary, settings, chosen.settings)
+        sampler = Sampler(model, saved.vocabulary, settings, saved.settings)
     if next_probabilities:
-        _show_next(output, sampler.next_characters(next_probabilities), unit, json)
+        _print_next(output, sampler.next_characters(next_probabilities), unit, json)
         return
     with _open_bar(quiet or output.is_terminal, settings, unit) as bar:
-        samples = _followed(sampler.in_order(), bar, settings.num_samples == 1)
+        samples = _track_progress(sampler.iter_in_order(), bar, settings.num_samples == 1)
         if json:
             for sample in samples:
                 if sample.finish_reason:
-                    output.write_json(_object(sample, settings.prompt, unit), indent=None)
+                    output.write_json(_sample_record(sample, settings.prompt, unit), indent=None)
         else:
-            _write(output, samples, settings, unit, echo, quiet)
+            _print_samples(output, samples, settings, unit, echo, quiet)
 
 
-def _read(name: str, unit: str) -> str:
+def _read_prompt(name: str, unit: str) -> str:
     """The prompt in a file: UTF-8, perhaps with a byte order mark; for a byte-level model, any bytes."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
@@ -159,28 +159,28 @@ def _open_bar(hidden: bool, settings: SampleSettings, unit: str) -> Any:
     return open_bar(hidden, total=total, desc="sampling", **options)
 
 
-def _followed(samples: Iterator[Any], bar: Any, one: bool) -> Iterator[Any]:
+def _track_progress(samples: Iterator[Any], bar: Any, one: bool) -> Iterator[Any]:
     """The samples as they grow, while a bar shows how far they are."""
     for sample in samples:
         yield sample
         bar.update(len(sample.characters) - bar.n if one else bool(sample.finish_reason))
 
 
-def _write(
+def _print_samples(
     output: Output, samples: Iterator[Any], settings: SampleSettings, unit: str, echo: bool, quiet: bool
 ) -> None:
     """Each sample as it is made: bytes as they are, text with a line end after it unless it ends with one."""
     many, raw = settings.num_samples > 1 and not quiet, unit == "byte" and not output.is_terminal
-    apart = not (output.is_file or settings.stop_at_newline)  # else there is nothing to see between samples
+    with_separators = not (output.is_file or settings.stop_at_newline)  # else there is nothing to see between samples
     current = None
     for sample in samples:
         if sample is not current:
             current, written = sample, 0
-            if many and apart:
-                console.say(f"--- {sample.index + 1} of {settings.num_samples}, seed {sample.seed}")
+            if many and with_separators:
+                console.print_line(f"--- {sample.index + 1} of {settings.num_samples}, seed {sample.seed}")
             elif many and not sample.index:
-                console.say(f"{settings.num_samples:,} samples, seed {sample.seed}")
-            _put(output, settings.prompt if echo else "", unit)
+                console.print_line(f"{settings.num_samples:,} samples, seed {sample.seed}")
+            _write_prompt(output, settings.prompt if echo else "", unit)
         if unit == "byte":
             output.write_raw(sample.data_from(written), final=bool(sample.finish_reason))
         else:
@@ -190,24 +190,24 @@ def _write(
             output.write("\n")
 
 
-def _put(output: Output, text: str, unit: str) -> None:
+def _write_prompt(output: Output, text: str, unit: str) -> None:
     """Text that came in, as it came in."""
     if unit == "byte":
-        output.write_raw(_bytes_of(text))
+        output.write_raw(_prompt_bytes(text))
     else:
         output.write(text)
 
 
-def _bytes_of(text: str) -> bytes:
+def _prompt_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _object(sample: Any, prompt: str, unit: str) -> dict[str, Any]:
+def _sample_record(sample: Any, prompt: str, unit: str) -> dict[str, Any]:
     nats = sample.log_probability_nats
-    found = {
+    record = {
         "index": sample.index,
         "seed": sample.seed,
-        "prompt": _bytes_of(prompt).decode("utf-8", "replace") if unit == "byte" else prompt,
+        "prompt": _prompt_bytes(prompt).decode("utf-8", "replace") if unit == "byte" else prompt,
         "text": sample.text,
         f"{unit}s": len(sample.characters),
         "log_probability_nats": nats,
@@ -215,52 +215,52 @@ def _object(sample: Any, prompt: str, unit: str) -> dict[str, Any]:
         "finish_reason": sample.finish_reason,
     }
     if unit == "byte":  # of which text is only a view
-        found["prompt_base64"] = base64.b64encode(_bytes_of(prompt)).decode("ascii")
-        found["text_base64"] = base64.b64encode(sample.data).decode("ascii")
-    return found
+        record["prompt_base64"] = base64.b64encode(_prompt_bytes(prompt)).decode("ascii")
+        record["text_base64"] = base64.b64encode(sample.data).decode("ascii")
+    return record
 
 
-def _show_next(output: Output, characters: list[tuple[str, float]], unit: str, as_json: bool) -> None:
+def _print_next(output: Output, characters: list[tuple[str, float]], unit: str, as_json: bool) -> None:
     if unit == "byte":
-        found: list[tuple[str | int, float]] = [(ord(byte), probability) for byte, probability in characters]
+        rows: list[tuple[str | int, float]] = [(ord(byte), probability) for byte, probability in characters]
     else:
-        found = list(characters)
+        rows = list(characters)
     if as_json:
-        output.write_json([{unit: what, "probability": probability} for what, probability in found])
+        output.write_json([{unit: character, "probability": probability} for character, probability in rows])
         return
-    for what, probability in found:
-        output.write(f"{probability:8.4f}  {what!r}\n")
+    for character, probability in rows:
+        output.write(f"{probability:8.4f}  {character!r}\n")
 
 
-def _converse(output: Output, conversation: Any, echo: bool) -> None:
-    unit = conversation.vocabulary.unit
+def _run_interactive(output: Output, session: Any, echo: bool) -> None:
+    unit = session.vocabulary.unit
     if unit == "byte" and isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # a prompt may be any bytes
-    if conversation.prompt:
-        _answer(output, conversation.prompt if echo else "", conversation.again(), unit)
-    for line in _lines():
+    if session.prompt:
+        _print_answer(output, session.prompt if echo else "", session.repeat(), unit)
+    for line in _input_lines():
         is_prompt = not line.startswith(":")
-        _answer(output, conversation.begun + line if echo and is_prompt else "", conversation.answer(line), unit)
-        if conversation.ended:
+        _print_answer(output, session.begun + line if echo and is_prompt else "", session.answer(line), unit)
+        if session.is_finished:
             return
 
 
-def _answer(output: Output, prompt: str, pieces: Iterator[str | bytes], unit: str) -> None:
+def _print_answer(output: Output, prompt: str, pieces: Iterator[str | bytes], unit: str) -> None:
     """One answer, a line of its own; nothing where there is nothing to say."""
-    begun = False
+    started = False
     try:
         for piece in pieces:
-            if not begun:
-                _put(output, prompt, unit)
-            begun = True
+            if not started:
+                _write_prompt(output, prompt, unit)
+            started = True
             if isinstance(piece, bytes):
                 output.write_raw(piece)
             else:
                 output.write(piece)
-        if begun:
+        if started:
             _end_answer(output, unit)
     except CharlmError as error:
-        console.say(str(error))
+        console.print_line(str(error))
     except KeyboardInterrupt:  # ends this text, not the conversation
         _end_answer(output, unit)
 
@@ -271,7 +271,7 @@ def _end_answer(output: Output, unit: str) -> None:
     output.write("\n")
 
 
-def _lines() -> Iterator[str]:
+def _input_lines() -> Iterator[str]:
     """What is typed, line by line, with a history where the system has one; or what comes through a pipe."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # what cannot be decoded is told of its line, and ends nothing
@@ -280,10 +280,10 @@ def _lines() -> Iterator[str]:
         return
     with suppress(ImportError):  # there is none on Windows
         import readline  # noqa: F401  # input() uses it
-    console.say("Type a prompt and press Enter. :help lists commands, Ctrl-D quits.")
+    console.print_line("Type a prompt and press Enter. :help lists commands, Ctrl-D quits.")
     while True:
         try:
             yield input("> ")
         except EOFError:
-            console.say("")
+            console.print_line("")
             return

@@ -20,8 +20,8 @@ from charlm.commands.options import (
     threads_option,
 )
 from charlm.commands.output import Output, output_file, output_option
-from charlm.commands.progress import SharingBar
-from charlm.commands.terminal import print_path, standard_output
+from charlm.commands.progress import BalancedBar
+from charlm.commands.stdio import ignore_broken_pipe, print_path
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,50 +75,50 @@ def command(
     from charlm import runs
     from charlm.corpus.vocabulary import SHORT_UNITS
     from charlm.evaluation import evaluation_text
-    from charlm.evaluation.scores import joined, scores
-    from charlm.model.device import choose_device, prepare_process
-    from charlm.reports.surprisal import write_page
+    from charlm.evaluation.scores import concatenate, score_characters
+    from charlm.model.device import choose_device, configure_torch
+    from charlm.reports.surprisal import write_html
 
-    place = choose_device(device)
-    balancer = prepare_process(threads)
+    torch_device = choose_device(device)
+    balancer = configure_torch(threads)
     saved = runs.load_model(run, checkpoint)
-    model = saved.build_model(place)
+    model = saved.build_model(torch_device)
     scored = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
     hidden = quiet or (html is None and output.is_terminal)  # the lines themselves show how far it is
     unit = SHORT_UNITS[saved.settings.unit]
     total = len(scored.text)
-    with SharingBar(balancer, hidden, total=total, desc="scoring", unit=unit, unit_scale=True, leave=False) as bar:
-        stretches = scores(model, scored.text, on_progress=bar.update)
+    with BalancedBar(balancer, hidden, total=total, desc="scoring", unit=unit, unit_scale=True, leave=False) as bar:
+        stretches = score_characters(model, scored.text, on_progress=bar.update)
         if html is None:
-            for lines in _json_lines(scored, stretches):
+            for lines in _format_lines(scored, stretches):
                 output.write(lines)
             return
         with output_file(html) as file:
-            found = joined(stretches)
+            all_scores = concatenate(stretches)
             title = f"{scored.name}, scored by {run}"
-            write_page(
+            write_html(
                 file,
                 title,
                 saved.settings.unit,
-                scored.text.stored,
+                scored.text.raw_ids,
                 scored.alphabet,
-                found.log_probabilities,
-                found.ranks,
+                all_scores.log_probabilities,
+                all_scores.ranks,
             )
-    with standard_output():
+    with ignore_broken_pipe():
         print_path(html)
 
 
-def _json_lines(scored: "EvaluationText", stretches: "Iterator[Scores]") -> Iterator[str]:
+def _format_lines(scored: "EvaluationText", stretches: "Iterator[Scores]") -> Iterator[str]:
     """The lines of each stretch of characters; in ASCII, so that no terminal and no pipe can spoil them."""
     unit = scored.text.vocabulary.unit
-    spelled = [str(ord(c)) if unit == "byte" else json.dumps(c) for c in scored.alphabet]
+    json_characters = [str(ord(c)) if unit == "byte" else json.dumps(c) for c in scored.alphabet]
     first = 0
     for stretch in stretches:
-        ids = scored.text.stored[first : first + len(stretch.ranks)].tolist()
+        ids = scored.text.raw_ids[first : first + len(stretch.ranks)].tolist()
         first += len(ids)
         yield "".join(
-            f'{{"{unit}": {spelled[id_]}, "log_probability": {log_probability:.6f}, "rank": {rank}}}\n'
+            f'{{"{unit}": {json_characters[id_]}, "log_probability": {log_probability:.6f}, "rank": {rank}}}\n'
             for id_, log_probability, rank in zip(
                 ids, stretch.log_probabilities.tolist(), stretch.ranks.tolist(), strict=True
             )

@@ -9,13 +9,13 @@ from charlm.commands.layout import Command, option
 from charlm.commands.options import (
     TextName,
     cache_option,
+    collect_sources,
     common_options,
     corpus_argument,
-    given,
     run_path,
     settings_options,
 )
-from charlm.commands.terminal import print_path, standard_output
+from charlm.commands.stdio import ignore_broken_pipe, print_path
 from charlm.config import SECTIONS, SettingsSource, TrainSettings, preset_path
 from charlm.console import console
 from charlm.errors import quote
@@ -75,7 +75,7 @@ def command(
     charlm train --resume checkpoints/play        resume an interrupted run
     tensorboard --logdir checkpoints              follow the run in a browser
     """
-    sources = given(context, TrainSettings)
+    sources = collect_sources(context, TrainSettings)
     preset = preset_path(config)
     if resume is None or context.get_parameter_source("config") is not click.core.ParameterSource.DEFAULT:
         sources = [SettingsSource.file(preset), *sources]
@@ -86,10 +86,10 @@ def command(
     exact = plan.train(quiet)
     if not quiet:
         unit = plan.settings.unit
-        console.say(
+        console.print_line(
             f"Best checkpoint, exact validation loss: {exact.nats_per_character:.4f} nats, "
             f"{exact.bits_per_character:.4f} bits per {unit}.\n"
             f'Generate text with: charlm sample {quote(plan.run)} --prompt "…"',
         )
-    with standard_output():
+    with ignore_broken_pipe():
         print_path(plan.run)

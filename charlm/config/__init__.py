@@ -2,10 +2,11 @@
 
 from charlm.config.presets import preset_path, presets_folder
 from charlm.config.settings import (
-    ESCAPES,
-    LENGTHS,
+    ALLOWS_ESCAPES,
     MAX_THREADS,
     SECTIONS,
+    STOP_LIMITS,
+    BatchSettings,
     BenchSettings,
     CorpusSettings,
     DeviceSettings,
@@ -16,15 +17,15 @@ from charlm.config.settings import (
     SampleSettings,
     Settings,
     TrainSettings,
-    WindowSettings,
 )
 from charlm.config.sources import SettingsSource, SourceKind, parse_toml, read_toml, resolve, to_toml
 
 __all__ = [
-    "ESCAPES",
-    "LENGTHS",
+    "ALLOWS_ESCAPES",
     "MAX_THREADS",
     "SECTIONS",
+    "STOP_LIMITS",
+    "BatchSettings",
     "BenchSettings",
     "CorpusSettings",
     "DeviceSettings",
@@ -37,7 +38,6 @@ __all__ = [
     "SettingsSource",
     "SourceKind",
     "TrainSettings",
-    "WindowSettings",
     "parse_toml",
     "preset_path",
     "presets_folder",

@@ -12,12 +12,12 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 from pydantic.config import JsonDict
 
-ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
+ALLOWS_ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
 MAX_THREADS = 4096  # more than any machine has processors
-LENGTHS = ("max_steps", "max_epochs", "max_minutes")
+STOP_LIMITS = ("max_steps", "max_epochs", "max_minutes")
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
 
 
 def _as_tuple(value: Any) -> Any:
@@ -27,16 +27,16 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+StringTuple = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
-def _file_name(value: Any) -> str:
+def _parse_file_name(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a path")
     return os.fsdecode(unquote_to_bytes(urlsplit(value).path)) if value.startswith("file:///") else value
 
 
-FileName = Annotated[str, PlainValidator(_file_name, json_schema_input_type=str)]
+FileName = Annotated[str, PlainValidator(_parse_file_name, json_schema_input_type=str)]
 """May have surrogates, for bytes that are not UTF-8, which pydantic's own strings may not; or be a file's URI."""
 
 
@@ -45,13 +45,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    def problems(self) -> Iterator[str]:
+    def conflicts(self) -> Iterator[str]:
         """What is wrong with several settings together; each class adds its own."""
         yield from ()
 
     @model_validator(mode="after")
-    def _fit_together(self) -> "Settings":
-        if lines := list(self.problems()):
+    def _check_conflicts(self) -> "Settings":
+        if lines := list(self.conflicts()):
             raise ValueError("\n".join(lines))
         return self
 
@@ -68,11 +68,13 @@ class CorpusSettings(Settings):
     )
     newline: Literal["keep", "lf"] = Field("keep", description="Line endings: keep them, or convert all to LF (\\n).")
     normalize: Literal["none", "nfc"] = Field("none", description="Unicode normalization; nfc turns e + ´ into é.")
-    min_count: Count = Field(1, description="Map characters that occur fewer times than this to one unknown token.")
+    min_count: PositiveInt = Field(
+        1, description="Map characters that occur fewer times than this to one unknown token."
+    )
     document_separator: str = Field(
         "",
         description="Text that ends a document; the state is reset after it. \\n: one document per line.",
-        json_schema_extra=ESCAPES,
+        json_schema_extra=ALLOWS_ESCAPES,
     )
     document_per_file: bool = Field(False, description="Treat each file as a separate document.")
     shuffle_documents: bool = Field(
@@ -85,7 +87,7 @@ class CorpusSettings(Settings):
 
     @field_validator("document_separator")
     @classmethod
-    def _is_text(cls, separator: str) -> str:
+    def _check_encodable(cls, separator: str) -> str:
         if not separator.isprintable():  # else it is
             try:
                 separator.encode()
@@ -93,16 +95,16 @@ class CorpusSettings(Settings):
                 raise ValueError("valid UTF-8") from None  # what it must be
         return separator
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
         validation = 0.1 if self.validation_fraction == "auto" else self.validation_fraction
         if validation + self.test_fraction >= 1:
             yield "the sum of validation_fraction and test_fraction must be less than 1."
         if self.shuffle_documents and not (self.document_separator or self.document_per_file):
             yield "shuffle_documents needs document_separator or document_per_file."
         if self.unit == "byte":
-            of_characters = ("encoding", "decode_errors", "newline", "normalize", "min_count")
-            for name in of_characters:
+            character_settings = ("encoding", "decode_errors", "newline", "normalize", "min_count")
+            for name in character_settings:
                 if getattr(self, name) != CorpusSettings.model_fields[name].default:
                     yield f"{name} does not apply to bytes: remove it, or use unit character."
 
@@ -111,13 +113,13 @@ class ModelSettings(Settings):
     """The shape of the network."""
 
     cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="Type of recurrent cell.")
-    embedding_size: Count = Field(64, description="Size of the character embeddings.")
-    hidden_size: Count = Field(384, description="Hidden units per layer.")
-    num_layers: Count = Field(2, description="Number of stacked recurrent layers.")
+    embedding_size: PositiveInt = Field(64, description="Size of the character embeddings.")
+    hidden_size: PositiveInt = Field(384, description="Hidden units per layer.")
+    num_layers: PositiveInt = Field(2, description="Number of stacked recurrent layers.")
     tie_weights: bool = Field(False, description="Share one matrix between embedding and output layer.")
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
         if self.tie_weights and self.embedding_size != self.hidden_size:
             yield f"tie_weights needs embedding_size = hidden_size (got {self.embedding_size} and {self.hidden_size})."
 
@@ -128,17 +130,19 @@ class RegularizationSettings(Settings):
     dropout: Fraction = Field(0.2, description="Dropout probability after each layer.")
 
 
-class WindowSettings(Settings):
+class BatchSettings(Settings):
     """The size of what one forward pass reads."""
 
-    batch_size: Count = Field(32, description="Number of text streams trained on in parallel.")
-    sequence_length: Count = Field(64, description="Characters per window: how far gradients are backpropagated.")
+    batch_size: PositiveInt = Field(32, description="Number of text streams trained on in parallel.")
+    sequence_length: PositiveInt = Field(64, description="Characters per window: how far gradients are backpropagated.")
 
 
 class OptimizationSettings(Settings):
     """How the network learns, and for how long."""
 
-    accumulation_steps: Count = Field(1, description="Windows whose gradients are accumulated per optimizer step.")
+    accumulation_steps: PositiveInt = Field(
+        1, description="Windows whose gradients are accumulated per optimizer step."
+    )
     learning_rate: float = Field(4e-3, gt=0, le=10, description="Peak learning rate (AdamW).")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear learning rate warmup.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate schedule.")
@@ -155,17 +159,17 @@ class OptimizationSettings(Settings):
         "", description="Run or checkpoint to finetune: its architecture and weights are the starting point."
     )
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not any(getattr(self, name) for name in LENGTHS):
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
+        if not any(getattr(self, name) for name in STOP_LIMITS):
             yield "at least one of max_steps, max_epochs and max_minutes must be greater than 0."
 
 
-class RunSettings(Settings):
+class LoggingSettings(Settings):
     """What happens around the learning."""
 
-    log_every: Count = Field(10, description="Steps between log entries.")
-    evaluate_every: Count | Literal["auto"] = Field(
+    log_every: PositiveInt = Field(10, description="Steps between log entries.")
+    evaluate_every: PositiveInt | Literal["auto"] = Field(
         "auto", description="Steps between evaluations; auto: 4 to 10 evaluations, closer together at the start."
     )
     save_every_minutes: float = Field(5.0, gt=0, description="Maximum minutes of training between checkpoints.")
@@ -188,9 +192,9 @@ class DeviceSettings(Settings):
 
 class TrainSettings(
     DeviceSettings,
-    RunSettings,
+    LoggingSettings,
     OptimizationSettings,
-    WindowSettings,
+    BatchSettings,
     RegularizationSettings,
     ModelSettings,
     CorpusSettings,
@@ -202,14 +206,14 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "Data": CorpusSettings,
     "Model": ModelSettings,
     "Regularization": RegularizationSettings,
-    "Batching": WindowSettings,
+    "Batching": BatchSettings,
     "Optimization": OptimizationSettings,
-    "Logging and checkpoints": RunSettings,
+    "Logging and checkpoints": LoggingSettings,
     "Device": DeviceSettings,
 }
 
 
-class BenchSettings(DeviceSettings, WindowSettings, RegularizationSettings, ModelSettings):
+class BenchSettings(DeviceSettings, BatchSettings, RegularizationSettings, ModelSettings):
     """What ``charlm bench`` measures."""
 
 
@@ -236,13 +240,15 @@ class SampleSettings(Settings):
     min_p: float = Field(
         0.0, ge=0, le=1, description="Drop characters less likely than this fraction of the likeliest one; 0: off."
     )
-    ban: str = Field("", description="Characters never to generate.", json_schema_extra=ESCAPES)
+    ban: str = Field("", description="Characters never to generate.", json_schema_extra=ALLOWS_ESCAPES)
     allow: str = Field(
-        "", description="Generate only these characters; empty: no restriction.", json_schema_extra=ESCAPES
+        "", description="Generate only these characters; empty: no restriction.", json_schema_extra=ALLOWS_ESCAPES
     )
-    stop: Texts = Field((), description="Stop after generating this text; can be repeated.", json_schema_extra=ESCAPES)
+    stop: StringTuple = Field(
+        (), description="Stop after generating this text; can be repeated.", json_schema_extra=ALLOWS_ESCAPES
+    )
     stop_at_newline: bool = Field(False, description="Stop at the end of the first line.")
-    num_samples: Count = Field(1, description="Number of samples to generate.")
+    num_samples: PositiveInt = Field(1, description="Number of samples to generate.")
     seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
         "random", description="Random seed; the same seed gives the same text."
     )
@@ -250,8 +256,8 @@ class SampleSettings(Settings):
         "auto", description="Matrix multiplication precision; auto: int8 for large matrices (within 0.001 bits)."
     )
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
+    def conflicts(self) -> Iterator[str]:
+        yield from super().conflicts()
         if "" in self.stop:
             yield "stop: must not be empty."
 
@@ -265,4 +271,4 @@ class DynamicSettings(Settings):
     dynamic_decay: Fraction = Field(
         0.001, description="Fraction by which each update pulls weights back to the trained ones."
     )
-    dynamic_segment_length: Count = Field(32, description="Characters between updates.")
+    dynamic_segment_length: PositiveInt = Field(32, description="Characters between updates.")

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from charlm import reading
-from charlm.config.settings import LENGTHS, Settings
-from charlm.config.values import plain_all, shown
+from charlm.config.settings import STOP_LIMITS, Settings
+from charlm.config.values import format_value, to_plain_dict
 from charlm.errors import UsageError, did_you_mean
 
-TOML_AT_MOST_BYTES = 1 << 20
-NEEDS = {  # what a value must be, by pydantic's type of error
+MAX_TOML_BYTES = 1 << 20
+REQUIREMENTS = {  # what a value must be, by pydantic's type of error
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
@@ -72,24 +72,26 @@ class SettingsSource:
         }.get(self.kind, f"{self.name}: {setting}")
 
 
-def resolve(kind: type[AnySettings], sources: Iterable[SettingsSource]) -> AnySettings:
-    """Settings of ``kind``: later sources override earlier ones, defaults fill the rest.
+def resolve(settings_class: type[AnySettings], sources: Iterable[SettingsSource]) -> AnySettings:
+    """Settings of ``settings_class``: later sources override earlier ones, defaults fill the rest.
 
     A source that sets one of the three limits replaces all three: the limits of earlier sources end no run.
     Raises ``UsageError`` that lists every problem with its source.
     """
     values: dict[str, Any] = {}
-    origins: dict[str, SettingsSource] = {}
+    source_of: dict[str, SettingsSource] = {}
     for source in sources:
-        given = plain_all(source.values)
-        if any(given.get(name) for name in LENGTHS):
-            values.update(dict.fromkeys(LENGTHS, 0))
-        values.update(given)
-        origins.update(dict.fromkeys(given, source))
+        source_values = to_plain_dict(source.values)
+        if any(source_values.get(name) for name in STOP_LIMITS):
+            values.update(dict.fromkeys(STOP_LIMITS, 0))
+        values.update(source_values)
+        source_of.update(dict.fromkeys(source_values, source))
     try:
-        return kind(**values)
+        return settings_class(**values)
     except ValidationError as error:
-        raise UsageError(_problems(kind, error, origins), "See --help for the allowed values.") from None
+        raise UsageError(
+            _format_errors(settings_class, error, source_of), "See --help for the allowed values."
+        ) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_toml(path: Path) -> dict[str, Any]:
     """The keys of a TOML file. Raises ``OSError`` or ``ValueError``."""
-    return tomllib.loads(reading.read_file(path, TOML_AT_MOST_BYTES).decode())
+    return tomllib.loads(reading.read_file(path, MAX_TOML_BYTES).decode())
 
 
 def to_toml(settings: Settings) -> str:
@@ -119,38 +121,44 @@ def _as_uri(value: Any) -> Any:
     return Path(value).absolute().as_uri() if has_surrogates else value
 
 
-def _problems(kind: type[Settings], error: ValidationError, origins: Mapping[str, SettingsSource]) -> str:
+def _format_errors(
+    settings_class: type[Settings], error: ValidationError, source_of: Mapping[str, SettingsSource]
+) -> str:
     """A line for every problem: where it comes from, what is allowed, and the value that is not."""
     lines: dict[str, str] = {}
-    needs: dict[str, str] = {}
+    requirements: dict[str, str] = {}
     for problem in error.errors():
         if not problem["loc"]:  # found by a validator of several settings together
-            lines[problem["msg"]] = _as_options(problem["msg"].removeprefix("Value error, "), kind, origins)
+            lines[problem["msg"]] = _name_options(
+                problem["msg"].removeprefix("Value error, "), settings_class, source_of
+            )
             continue
         name = str(problem["loc"][0])
-        place = origins[name].label(name) if name in origins else name
+        label = source_of[name].label(name) if name in source_of else name
         if problem["type"] == "extra_forbidden":
-            lines[name] = f"{place}: unknown setting.{did_you_mean(name, kind.model_fields)}"
+            lines[name] = f"{label}: unknown setting.{did_you_mean(name, settings_class.model_fields)}"
             continue
-        need = _need(problem)
-        needs[name] = f"{needs[name]} or {need}" if name in needs else need  # a number or a word, and it is neither
-        lines[name] = f"{place}: must be {needs[name]} (got {shown(problem['input'])})."
+        requirement = _format_requirement(problem)
+        requirements[name] = (
+            f"{requirements[name]} or {requirement}" if name in requirements else requirement
+        )  # a number or a word, and it is neither
+        lines[name] = f"{label}: must be {requirements[name]} (got {format_value(problem['input'])})."
     return "\n".join(lines.values())
 
 
-def _need(problem: ErrorDetails) -> str:
-    template = NEEDS.get(problem["type"])
+def _format_requirement(problem: ErrorDetails) -> str:
+    template = REQUIREMENTS.get(problem["type"])
     if template is None:
         return problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     limits = problem.get("ctx", {})
     return template.format(**{name: f"{at:g}" if isinstance(at, float) else at for name, at in limits.items()})
 
 
-def _as_options(lines: str, kind: type[Settings], origins: Mapping[str, SettingsSource]) -> str:
+def _name_options(lines: str, settings_class: type[Settings], source_of: Mapping[str, SettingsSource]) -> str:
     """Lines about several settings; those about one from the command line with the names of the options."""
-    names = re.compile(rf"\b({'|'.join(kind.model_fields)})\b")
+    names = re.compile(rf"\b({'|'.join(settings_class.model_fields)})\b")
     options = SettingsSource.command_line({})
-    given = {name for name, source in origins.items() if source.kind is SourceKind.COMMAND_LINE}
+    given = {name for name, source in source_of.items() if source.kind is SourceKind.COMMAND_LINE}
     return "\n".join(
         names.sub(lambda found: options.label(found[0]), line) if given & set(names.findall(line)) else line
         for line in lines.splitlines()

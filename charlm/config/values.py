@@ -7,16 +7,16 @@ from typing import Any
 
 from charlm.errors import UsageError
 
-SHOWN_AT_MOST = 80  # characters of a wrong value
+MAX_SHOWN_CHARACTERS = 80  # characters of a wrong value
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """The plain value of a path, of a number or array of numpy or torch, of a device, or of a subclass of these types.
 
     2.0 stays a float and True a bool: whether a setting takes them is for the setting to say.
     """
     if isinstance(value, os.PathLike):
-        return plain(os.fspath(value))
+        return to_plain(os.fspath(value))
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, str):  # numpy's str_, a member of an enumeration: their str() may be another text
@@ -28,33 +28,35 @@ def plain(value: Any) -> Any:
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(each) for each in value]
+        return [to_plain(each) for each in value]
     if (type(value).__module__, type(value).__name__) == ("torch", "device"):
         return str(value)
     return value
 
 
-def plain_all(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: plain(value) for name, value in values.items()}
+def to_plain_dict(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: to_plain(value) for name, value in values.items()}
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A wrong value for a message, in one line and not too long."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # of an object that anybody may have written, or an integer of more than 4,300 digits
         text = type(value).__name__
-    return text if len(text) <= SHOWN_AT_MOST else f"{text[: SHOWN_AT_MOST - 1]}…"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
 
 
-def check(value: Any, kind: type | tuple[type, ...], needed: str, place: str) -> Any:
+def check_type(value: Any, kind: type | tuple[type, ...], needed: str, place: str) -> Any:
     """The plain value. Raises ``UsageError`` that names ``place`` unless it is of that kind."""
-    found = plain(value)
+    plain_value = to_plain(value)
     is_wanted_bool = kind is bool or (isinstance(kind, tuple) and bool in kind)
-    if not isinstance(found, kind) or (isinstance(found, bool) and not is_wanted_bool):
-        raise UsageError(f"{place}: must be {needed} (got {shown(value)}).", "See the documentation of charlm.api.")
-    return found
+    if not isinstance(plain_value, kind) or (isinstance(plain_value, bool) and not is_wanted_bool):
+        raise UsageError(
+            f"{place}: must be {needed} (got {format_value(value)}).", "See the documentation of charlm.api."
+        )
+    return plain_value
 
 
 def check_path(value: Any, place: str) -> Path:
-    return Path(check(value, str, "a path", place))
+    return Path(check_type(value, str, "a path", place))

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from charlm import files, reading
 from charlm.config import CorpusSettings
-from charlm.corpus import documents, encoded, shuffling, sources
+from charlm.corpus import documents, encoded_text, shuffling, sources
 from charlm.corpus.decoding import codec_name
-from charlm.corpus.encoded import Encoded
+from charlm.corpus.encoded_text import EncodedText
 from charlm.corpus.record import hash_files
 from charlm.corpus.text import Positions
 from charlm.errors import CharlmError, warn_once
@@ -37,9 +37,9 @@ Result = TypeVar("Result")
 Compute = Callable[[], Iterable[NDArray[Any]]]  # an array, block by block
 OnBytes = Callable[[int], object]  # is called with the number of bytes read since the last call
 KEY = re.compile(r"[0-9a-f]{32}")
-VARIABLE = "CHARLM_CACHE_DIR"
-ENTRY_AT_MOST_BYTES = 1 << 16
-SETTLED_SECONDS = 2  # a change this soon after another may leave a file's time as it is: file systems are that coarse
+CACHE_VARIABLE = "CHARLM_CACHE_DIR"
+MAX_ENTRY_BYTES = 1 << 16
+MTIME_GRACE_SECONDS = 2  # granularity of file times: a change this soon after another may leave the time as it is
 
 
 def default_folder() -> Path:
@@ -47,7 +47,7 @@ def default_folder() -> Path:
 
     Raises ``CharlmError`` if there is not even that.
     """
-    if named := os.environ.get(VARIABLE):
+    if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     with suppress(RuntimeError, KeyError):
         folder: Path = platformdirs.user_cache_path("charlm")
@@ -58,15 +58,15 @@ def default_folder() -> Path:
     except OSError as error:
         raise CharlmError(
             f"There is neither a home folder nor a temporary folder for the cache: {error.strerror or error}.",
-            f"Name a folder with --cache-dir or {VARIABLE}.",
+            f"Name a folder with --cache-dir or {CACHE_VARIABLE}.",
         ) from None
-    warn_once("cache", f"No home folder; texts are cached in a temporary folder. To keep them, set {VARIABLE}.")
+    warn_once("cache", f"No home folder; texts are cached in a temporary folder. To keep them, set {CACHE_VARIABLE}.")
     return substitute
 
 
-def get(
+def load_or_encode(
     cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: OnBytes = lambda count: None
-) -> Encoded:
+) -> EncodedText:
     """The encoded text of files: from the cache, or read now and put there.
 
     If the cache cannot be written, it is put into a temporary folder of this process. Raises ``CharlmError`` if that is
@@ -77,18 +77,18 @@ def get(
             return known
     began: list[bool] = []
 
-    def read(folder: Path) -> Encoded:
+    def read(folder: Path) -> EncodedText:
         return _read(folder, paths, settings, on_bytes, lambda: began.append(True))
 
     try:
         return read(cache)
     except OSError as error:
-        if began and not all(map(sources.is_file, paths)):  # what came through a pipe cannot come again
-            raise unwritable(cache, error) from None
+        if began and not all(map(sources.is_regular_file, paths)):  # what came through a pipe cannot come again
+            raise cache_write_error(cache, error) from None
         return _with_substitute(cache, error, read)
 
 
-def load_document_starts(encoded: Encoded, settings: CorpusSettings) -> Positions:
+def load_document_starts(encoded: EncodedText, settings: CorpusSettings) -> Positions:
     """Positions where documents begin, in order; none where ``settings`` know no documents."""
     file_starts = encoded.file_starts if settings.document_per_file else np.empty(0, dtype=np.int64)
     if not (separator := settings.document_separator):
@@ -106,7 +106,7 @@ def load_document_starts(encoded: Encoded, settings: CorpusSettings) -> Position
     return _load_beside(encoded, name, dtype, compute, lambda stored: bool(stored[-1] == 1 - len(stored)))[:-1]
 
 
-def load_shuffled(encoded: Encoded, starts: Positions, settings: CorpusSettings) -> tuple[Encoded, Positions]:
+def load_shuffled(encoded: EncodedText, starts: Positions, settings: CorpusSettings) -> tuple[EncodedText, Positions]:
     """The text with its documents, which begin at ``starts``, in another order, and where they begin there."""
     length, last_stays = len(encoded.ids), not documents.ends_with_separator(encoded, settings)
     order = shuffling.shuffle(np.asarray(starts), length, last_stays)
@@ -117,7 +117,7 @@ def load_shuffled(encoded: Encoded, starts: Positions, settings: CorpusSettings)
 
 
 def _load_beside(
-    encoded: Encoded, name: str, dtype: np.dtype[Any], compute: Compute, is_whole: Callable[[NDArray[Any]], bool]
+    encoded: EncodedText, name: str, dtype: np.dtype[Any], compute: Compute, is_whole: Callable[[NDArray[Any]], bool]
 ) -> NDArray[Any]:
     """An array that is kept beside the ids of a text, computed block by block if it is not there or not whole."""
 
@@ -128,7 +128,7 @@ def _load_beside(
 
     def write(folder: Path) -> NDArray[Any]:
         files.make_folder(folder)
-        with files.written(folder / name) as file:
+        with files.atomic_writer(folder / name) as file:
             for block in compute():
                 file.write(block.astype(dtype, copy=False).data)
         written = load(folder / name)
@@ -150,11 +150,11 @@ def _with_substitute(cache: Path, error: OSError, work: Callable[[Path], Result]
     Raises ``CharlmError`` if that is impossible, or if the ``error`` is that of a failing disk.
     """
     if error.errno in (None, errno.EIO):
-        raise unwritable(cache, error) from None
+        raise cache_write_error(cache, error) from None
     try:
         result = work(_substitute())
     except OSError:
-        raise unwritable(cache, error) from None
+        raise cache_write_error(cache, error) from None
     reason = f"cannot write the cache: {error.strerror}. Using a temporary folder for now."
     warn_once("cache", f"{cache}: {reason}")
     return result
@@ -169,29 +169,29 @@ def _folders(cache: Path) -> list[Path]:
     return [cache, _substitute()] if files.process_folder.cache_info().currsize else [cache]
 
 
-def unwritable(cache: Path, error: OSError) -> CharlmError:
+def cache_write_error(cache: Path, error: OSError) -> CharlmError:
     return CharlmError(
         f"{cache}: cannot write the cache: {error.strerror or error}.",
-        f"Free up space (charlm cache clear), or use another folder: --cache-dir or {VARIABLE}.",
+        f"Free up space (charlm cache clear), or use another folder: --cache-dir or {CACHE_VARIABLE}.",
     )
 
 
-def recall(cache: Path, files_sha256: str, settings: CorpusSettings) -> Encoded | None:
+def find_by_hash(cache: Path, files_sha256: str, settings: CorpusSettings) -> EncodedText | None:
     """The encoded text of files that need not be there any more, by their digest."""
     found = (_opened(_place(folder, files_sha256, settings)) for folder in _folders(cache))
     return next((encoded for encoded in found if encoded is not None), None)
 
 
-def clean(cache: Path) -> int:
+def clear(cache: Path) -> int:
     """Remove every entry, of whatever format, but nothing that is not charlm's nor what another process is building.
 
     Returns the bytes that were freed.
     """
     before = _size_bytes(cache)
     for texts in (cache / TEXTS, cache / OLD_TEXTS):
-        files.remove_half_built(texts)
+        files.remove_stale_builds(texts)
         for path in texts.glob("*"):
-            if KEY.fullmatch(path.name) and (path / encoded.IDS).is_file():
+            if KEY.fullmatch(path.name) and (path / encoded_text.IDS).is_file():
                 with suppress(FileNotFoundError):  # another process clears the cache too
                     files.remove_folder(path)
     for index in (cache / INDEX, cache / OLD_INDEX):
@@ -203,15 +203,15 @@ def clean(cache: Path) -> int:
 
 def _read(
     cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: OnBytes, on_begin: Callable[[], object]
-) -> Encoded:
+) -> EncodedText:
     texts = cache / TEXTS
     files.make_folder(texts)
-    files.remove_half_built(texts)
+    files.remove_stale_builds(texts)
     began_ns, stats_before = time.time_ns(), _stats(paths)
     is_settled = stats_before is not None and _settled(stats_before, began_ns)
-    with files.built(texts) as building:
+    with files.build_folder(texts) as building:
         on_begin()
-        read = encoded.build(building.folder, paths, settings, on_bytes)
+        read = encoded_text.encode_files(building.folder, paths, settings, on_bytes)
         place = _place(cache, hash_files(read), settings)
         _opened(place)  # removes a damaged one, which would stay otherwise
         building.path = place
@@ -221,21 +221,21 @@ def _read(
     if stats_before is not None and is_settled and stats_before == _stats(paths):
         with suppress(OSError):  # a convenience: without it the text is read once more
             files.make_folder(cache / INDEX)
-            entry = {"format_version": encoded.FORMAT_VERSION, "encoded": place.name}
+            entry = {"format_version": encoded_text.FORMAT_VERSION, "encoded": place.name}
             files.write_file(_entry(cache, stats_before, settings), json.dumps(entry).encode())
     return replace(result, files=read)  # the paths as they were named now
 
 
-def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encoded | None:
+def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> EncodedText | None:
     stats = _stats(paths)
     if stats is None:
         return None
     try:
-        entry = json.loads(reading.read_file(_entry(cache, stats, settings), ENTRY_AT_MOST_BYTES))
+        entry = json.loads(reading.read_file(_entry(cache, stats, settings), MAX_ENTRY_BYTES))
         version, name = entry["format_version"], entry["encoded"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if version != encoded.FORMAT_VERSION or not isinstance(name, str) or not KEY.fullmatch(name):
+    if version != encoded_text.FORMAT_VERSION or not isinstance(name, str) or not KEY.fullmatch(name):
         return None  # a damaged entry must not lead out of the cache
     found = _opened(cache / TEXTS / name)
     if found is None or len(found.files) != len(paths):
@@ -244,12 +244,12 @@ def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encod
     return replace(found, files=renamed)
 
 
-def _opened(place: Path) -> Encoded | None:
+def _opened(place: Path) -> EncodedText | None:
     """An encoded text, or ``None`` where it is missing, damaged or of another format: then it is removed."""
     if not place.is_dir():
         return None
     try:
-        return encoded.opened(place)
+        return encoded_text.open_encoded(place)
     except (OSError, ValueError, KeyError, TypeError):
         with suppress(OSError):
             files.remove_folder(place)
@@ -258,7 +258,7 @@ def _opened(place: Path) -> Encoded | None:
 
 def _stats(paths: Sequence[Path]) -> list[tuple[str, int, int, int]] | None:
     """Path, size, time and inode of each file; ``None`` where one of them is no file that stays."""
-    if not all(sources.is_file(path) for path in paths):
+    if not all(sources.is_regular_file(path) for path in paths):
         return None
     with suppress(OSError):
         stats = [(str(path.absolute()), path.stat()) for path in paths]
@@ -267,7 +267,7 @@ def _stats(paths: Sequence[Path]) -> list[tuple[str, int, int, int]] | None:
 
 
 def _settled(stats: list[tuple[str, int, int, int]], read_ns: int) -> bool:
-    return max(modified for _, _, modified, _ in stats) < read_ns - SETTLED_SECONDS * 10**9
+    return max(modified for _, _, modified, _ in stats) < read_ns - MTIME_GRACE_SECONDS * 10**9
 
 
 def _entry(cache: Path, stats: list[tuple[str, int, int, int]], settings: CorpusSettings) -> Path:
@@ -285,7 +285,7 @@ def _reading(settings: CorpusSettings) -> list[str]:
 
 
 def _key(*parts: Any) -> str:
-    return _digest(json.dumps([encoded.FORMAT_VERSION, *parts]).encode())
+    return _digest(json.dumps([encoded_text.FORMAT_VERSION, *parts]).encode())
 
 
 def _digest(data: bytes) -> str:

@@ -19,13 +19,13 @@ SINGLE_BYTE = ("cp1252", "latin-1")
 
 # Characters before which a text can be cut without changing its normal form C: they combine with nothing before them.
 # Not all of them, but letters of all scripts that are written without spaces or in long lines; a test holds each.
-_CUT = re.compile(
+_SAFE_BOUNDARY = re.compile(
     r"[\x00-\u02ff\u0370-\u0482\u048a-\u0590\u05d0-\u05ea\u0620-\u064a\u0904-\u0939\u0985-\u09b9\u0b85-\u0bb9"
     r"\u0e01-\u0e30\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\uac00-\ud7a3\U0001f300-\U0001faff]"
 )
 
 
-def characters(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:
+def decode_stream(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:
     """The text of a stream of bytes in pieces of about a megabyte; bytes as the characters of their numbers.
 
     Line ends stay unless ``settings.newline`` says otherwise; a byte order mark goes. Raises ``TextError`` that names
@@ -35,7 +35,7 @@ def characters(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator
         while data := stream.read(CHUNK_BYTES):
             yield data.decode("latin-1")
         return
-    yield from _unified(_decoded(stream, path, settings), settings)
+    yield from _normalize_pieces(_decode(stream, path, settings), settings)
 
 
 def codec_name(encoding: str) -> str:
@@ -49,7 +49,7 @@ def codec_name(encoding: str) -> str:
     raise UsageError(f"--encoding {encoding}: unknown text encoding.", "Common ones: utf-8, latin-1, cp1252.")
 
 
-def is_wide(codec: str) -> bool:
+def allows_nul(codec: str) -> bool:
     """Whether texts in this encoding hold NUL bytes by right."""
     return codec.startswith(("utf-16", "utf-32"))
 
@@ -59,24 +59,24 @@ def looks_binary(data: bytes) -> bool:
     return b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
 
 
-def as_read(text: str, settings: CorpusSettings) -> str:
+def normalize_text(text: str, settings: CorpusSettings) -> str:
     """A string as it would be in a text that is read so: line ends and normal form; where bytes are, as it is."""
-    return "".join(_unified(iter([text]), settings))
+    return "".join(_normalize_pieces(iter([text]), settings))
 
 
-def _unified(pieces: Iterator[str], settings: CorpusSettings) -> Iterator[str]:
+def _normalize_pieces(pieces: Iterator[str], settings: CorpusSettings) -> Iterator[str]:
     if settings.newline == "lf":
-        pieces = _with_one_newline(pieces)
+        pieces = _normalize_newlines(pieces)
     if settings.normalize == "nfc":
-        pieces = _normalized(pieces)
+        pieces = _normalize_nfc(pieces)
     return pieces
 
 
-def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:
+def _decode(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:
     codec = codec_name(settings.encoding)
     errors = "strict" if settings.decode_errors == "error" else "replace"
     decoder = codecs.getincrementaldecoder(codec)(errors)
-    begun, offset, lines = False, 0, 1
+    started, offset, lines = False, 0, 1
     data = b"more"
     while data:
         data = stream.read(CHUNK_BYTES)
@@ -84,57 +84,59 @@ def _decoded(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[s
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            raise _undecodable(path, codec, pending + data, error.start, offset - len(pending), lines) from None
+            raise _decode_error(path, codec, pending + data, error.start, offset - len(pending), lines) from None
         except UnicodeError:  # utf-16 and utf-32 that want a byte order mark
-            raise _undecodable(path, codec, pending + data, 0, offset - len(pending), lines) from None
-        if not offset and data[:HEAD_BYTES].count(0) > HEAD_BYTES // 100 and not is_wide(codec):
+            raise _decode_error(path, codec, pending + data, 0, offset - len(pending), lines) from None
+        if not offset and data[:HEAD_BYTES].count(0) > HEAD_BYTES // 100 and not allows_nul(codec):
             message = f"{path}: looks like a binary file; a byte-level model (--unit byte) reads any file."
             warnings.warn(message, CharlmWarning, stacklevel=2)
         offset += len(data)
         lines += text.count("\n")
-        if text and not begun:
-            begun, text = True, text.removeprefix("\ufeff")
+        if text and not started:
+            started, text = True, text.removeprefix("\ufeff")
         if text:
             yield text
 
 
-def _with_one_newline(pieces: Iterator[str]) -> Iterator[str]:
+def _normalize_newlines(pieces: Iterator[str]) -> Iterator[str]:
     decoder = io.IncrementalNewlineDecoder(None, translate=True)
     for piece in pieces:
         yield decoder.decode(piece)
     yield decoder.decode("", final=True)
 
 
-def _normalized(pieces: Iterator[str]) -> Iterator[str]:
-    held: list[str] = []  # from the last place where the text can be cut
+def _normalize_nfc(pieces: Iterator[str]) -> Iterator[str]:
+    pending: list[str] = []  # from the last place where the text can be cut
     for piece in pieces:
-        cut = next((len(piece) - i - 1 for i, character in enumerate(reversed(piece)) if _CUT.match(character)), -1)
+        cut = next(
+            (len(piece) - i - 1 for i, character in enumerate(reversed(piece)) if _SAFE_BOUNDARY.match(character)), -1
+        )
         if cut >= 0:
-            yield unicodedata.normalize("NFC", "".join([*held, piece[:cut]]))
-            held = []
-        held.append(piece[max(cut, 0) :])
-    yield unicodedata.normalize("NFC", "".join(held))
+            yield unicodedata.normalize("NFC", "".join([*pending, piece[:cut]]))
+            pending = []
+        pending.append(piece[max(cut, 0) :])
+    yield unicodedata.normalize("NFC", "".join(pending))
 
 
-def _undecodable(path: Path, codec: str, data: bytes, position: int, before: int, lines: int) -> TextError:
+def _decode_error(path: Path, codec: str, data: bytes, position: int, before: int, lines: int) -> TextError:
     """``position`` is in ``data``, which begins at byte ``before`` of the text, where ``lines`` lines have begun."""
     byte = f"byte 0x{data[position]:02x}" if position < len(data) else "end of file"
     line = lines + data.count(b"\n", 0, position)
     line_start = data.rfind(b"\n", 0, position) + 1  # a cut there falls between two characters, another may not
     sample = data[max(line_start, position - SAMPLE_BYTES // 2) : position + SAMPLE_BYTES // 2]
-    if looks_binary(sample) and not is_wide(codec):
+    if looks_binary(sample) and not allows_nul(codec):
         hint = "It looks like a binary file, which only a byte-level model can read (train with --unit byte)."
     else:
-        hint = f"Try --encoding {' or '.join(_fitting(sample))}, or train with --decode-errors replace."
+        hint = f"Try --encoding {' or '.join(_candidate_encodings(sample))}, or train with --decode-errors replace."
     return TextError(f"{path}: invalid {codec}: {byte} at offset {before + position:,} (line {line:,}).", hint)
 
 
-def _fitting(sample: bytes) -> list[str]:
+def _candidate_encodings(sample: bytes) -> list[str]:
     """Encodings in which a sample decodes, those first that its share of bytes beyond ASCII speaks for."""
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         return ["utf-16"]
-    dense = sum(byte >= 0x80 for byte in sample) > 0.3 * len(sample)
-    order = (*MULTIBYTE, *SINGLE_BYTE) if dense else ("utf-8", *SINGLE_BYTE, *MULTIBYTE[1:])
+    is_mostly_non_ascii = sum(byte >= 0x80 for byte in sample) > 0.3 * len(sample)
+    order = (*MULTIBYTE, *SINGLE_BYTE) if is_mostly_non_ascii else ("utf-8", *SINGLE_BYTE, *MULTIBYTE[1:])
     return [codec for codec in order if any(_decodes(sample[cut:], codec) for cut in range(4))][:3]
 
 

@@ -5,21 +5,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from charlm.config import CorpusSettings
-from charlm.corpus.encoded import Encoded, blocks
+from charlm.corpus.encoded_text import EncodedText, iter_blocks
 from charlm.corpus.text import Positions
 from charlm.corpus.vocabulary import Vocabulary
 
 
-def find_document_starts(encoded: Encoded, settings: CorpusSettings, file_starts: Positions) -> Iterator[Positions]:
+def find_document_starts(encoded: EncodedText, settings: CorpusSettings, file_starts: Positions) -> Iterator[Positions]:
     """0, what follows each separator, these found from left to right, none overlapping another, and ``file_starts``.
 
     In ascending order, block by block of the text.
     """
     # Where bytes are the characters, those of its bytes; an id of -1 is a character that the text does not have
-    separator = Vocabulary(encoded.alphabet).ids_of(Vocabulary([], settings.unit).spelled(settings.document_separator))
+    separator = Vocabulary(encoded.alphabet).lookup_ids(
+        Vocabulary([], settings.unit).to_units(settings.document_separator)
+    )
     length = len(separator)
     last = -length  # start of the separator that was found last
-    for first, block in blocks(encoded.ids, overlap=length - 1):
+    for first, block in iter_blocks(encoded.ids, overlap=length - 1):
         matches = np.ones(max(0, len(block) - length + 1), dtype=bool)
         for shift, id_ in enumerate(separator.tolist()):
             matches &= block[shift : shift + len(matches)] == id_
@@ -37,8 +39,8 @@ def find_document_starts(encoded: Encoded, settings: CorpusSettings, file_starts
         yield found[found < len(encoded.ids)]
 
 
-def ends_with_separator(encoded: Encoded, settings: CorpusSettings) -> bool:
+def ends_with_separator(encoded: EncodedText, settings: CorpusSettings) -> bool:
     alphabet = "".join(encoded.alphabet)
-    spelled = Vocabulary([], settings.unit).spelled(settings.document_separator)
+    spelled = Vocabulary([], settings.unit).to_units(settings.document_separator)
     ending = "".join(alphabet[id_] for id_ in encoded.ids[-len(spelled) :].tolist()) if spelled else ""
     return ending == spelled

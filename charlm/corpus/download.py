@@ -18,118 +18,118 @@ from urllib.request import OpenerDirector
 from charlm import files, reading
 from charlm.errors import CharlmError, UsageError, did_you_mean
 
-DOWNLOADS = Path("data")  # where corpora are put and looked for, unless another folder is named
+DOWNLOAD_FOLDER = Path("data")  # where corpora are put and looked for, unless another folder is named
 BLOCK_BYTES = 1 << 18
 TIMEOUT_SECONDS = 30  # of silence; a download that goes on may take as long as it takes
 DEFLATE = 8  # the method's number in a zip
 
 
 @dataclass(frozen=True)
-class Published:
+class DownloadableCorpus:
     """A text that stands at an address, plain or as the one member of a zip; size and checksum are of the text."""
 
-    address: str
+    url: str
     size_bytes: int
-    checksum_kind: str  # as hashlib names it
+    checksum_algorithm: str  # as hashlib names it
     checksum: str
     checksum_source: str
-    licence: str
+    license: str
     description: str
 
     @property
-    def zipped(self) -> bool:
-        return self.address.endswith(".zip")
+    def is_zipped(self) -> bool:
+        return self.url.endswith(".zip")
 
 
 CORPORA = {
-    "tinyshakespeare": Published(
-        address="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "tinyshakespeare": DownloadableCorpus(
+        url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         size_bytes=1_115_394,
-        checksum_kind="sha256",
+        checksum_algorithm="sha256",
         checksum="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         checksum_source="SHA-256 as computed from the files of Karpathy, Johnson and Li 2015",
-        licence="public domain",
+        license="public domain",
         description="40,000 lines of Shakespeare's plays, from char-rnn",
     ),
-    "warandpeace": Published(
-        address="https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
+    "warandpeace": DownloadableCorpus(
+        url="https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
         size_bytes=3_258_246,
-        checksum_kind="sha256",
+        checksum_algorithm="sha256",
         checksum="fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
         checksum_source="SHA-256 as computed from the files of Karpathy, Johnson and Li 2015",
-        licence="public domain",
+        license="public domain",
         description="Tolstoy's War and Peace in English",
     ),
-    "enwik8": Published(
-        address="https://mattmahoney.net/dc/enwik8.zip",
+    "enwik8": DownloadableCorpus(
+        url="https://mattmahoney.net/dc/enwik8.zip",
         size_bytes=100_000_000,
-        checksum_kind="sha1",
+        checksum_algorithm="sha1",
         checksum="57b8363b814821dc9d47aa4d41f58733519076b2",
         checksum_source="SHA-1 of the uncompressed file, from Mahoney's Large Text Compression Benchmark",
-        licence="CC BY-SA and GFDL",
+        license="CC BY-SA and GFDL",
         description="first 100 MB of a 2006 dump of English Wikipedia (XML)",
     ),
-    "text8": Published(
-        address="https://mattmahoney.net/dc/text8.zip",
+    "text8": DownloadableCorpus(
+        url="https://mattmahoney.net/dc/text8.zip",
         size_bytes=100_000_000,
-        checksum_kind="md5",
+        checksum_algorithm="md5",
         checksum="3bea1919949baf155f99411df5fada7e",
         checksum_source="MD5 of the uncompressed file, from mattmahoney.net/dc/textdata.html",
-        licence="CC BY-SA and GFDL",
+        license="CC BY-SA and GFDL",
         description="plain text of Wikipedia, 2006: lowercase a to z and spaces",
     ),
 }
 
 
-class _UnfitError(Exception):
+class _DownloadError(Exception):
     """What came is not the text, or nothing came; says why."""
 
 
-def place(name: str, folder: Path) -> Path:
+def download_path(name: str, folder: Path) -> Path:
     """Where the corpus of that name stands in ``folder``. Raises ``UsageError`` for a name that no corpus has."""
     if name not in CORPORA:
         raise UsageError(f"Unknown corpus {name!r}.{did_you_mean(name, CORPORA)}", f"Available: {', '.join(CORPORA)}.")
     return folder / f"{name}.txt"
 
 
-def is_there(name: str, folder: Path) -> bool:
+def is_downloaded(name: str, folder: Path) -> bool:
     """Whether the corpus of that name is in ``folder``. Raises ``CharlmError`` if another text has its place."""
-    path, corpus = place(name, folder), CORPORA[name]
+    path, corpus = download_path(name, folder), CORPORA[name]
     try:
         if not path.exists():
             return False
         with reading.open_regular(path) as file:
-            found = hashlib.file_digest(file, lambda: _hash(corpus)).hexdigest()
+            checksum = hashlib.file_digest(file, lambda: _new_hash(corpus)).hexdigest()
     except OSError as error:
         raise CharlmError(
             f"{path}: cannot be read: {error.strerror or error}.", "Choose another folder with --dir."
         ) from None
-    if found != corpus.checksum:
+    if checksum != corpus.checksum:
         raise CharlmError(
-            f"{path}: is not {name}: {corpus.checksum_kind} is {found}, expected {corpus.checksum}.",
+            f"{path}: is not {name}: {corpus.checksum_algorithm} is {checksum}, expected {corpus.checksum}.",
             "The file was not changed. Move it, or choose another folder with --dir.",
         )
     return True
 
 
-def get(name: str, folder: Path, on_progress: Callable[[int], object] = lambda size_bytes: None) -> Path:
+def download_corpus(name: str, folder: Path, on_progress: Callable[[int], object] = lambda size_bytes: None) -> Path:
     """The corpus as ``NAME.txt`` in ``folder``, downloaded if it is not there; verified in either case.
 
     ``on_progress`` is told the size of each piece of text as it comes. Raises ``UsageError`` for an unknown name, else
     ``CharlmError``; whatever fails, no file is left that was not there before.
     """
-    path, corpus = place(name, folder), CORPORA[name]
-    if is_there(name, folder):
+    path, corpus = download_path(name, folder), CORPORA[name]
+    if is_downloaded(name, folder):
         return path
     try:
         files.make_folder(folder)
-        with files.written(path) as file:
-            for piece in _verified(corpus):
+        with files.atomic_writer(path) as file:
+            for piece in _fetch_verified(corpus):
                 file.write(piece)
                 on_progress(len(piece))
-    except _UnfitError as error:
+    except _DownloadError as error:
         raise CharlmError(
-            f"{corpus.address}: download failed: {_one_line(str(error))}.",
+            f"{corpus.url}: download failed: {_sanitize(str(error))}.",
             f"No file was saved. Try again later, or download it yourself and save it as {path}.",
         ) from None
     except OSError as error:  # of the disk: those of the network are said above
@@ -140,58 +140,58 @@ def get(name: str, folder: Path, on_progress: Callable[[int], object] = lambda s
     return path
 
 
-def _verified(corpus: Published) -> Iterator[bytes]:
-    """The text, piece by piece. Raises ``_UnfitError`` as soon as it cannot be right, at the latest at its end."""
-    digest, size_bytes = _hash(corpus), 0
-    for piece in _pieces(corpus):
+def _fetch_verified(corpus: DownloadableCorpus) -> Iterator[bytes]:
+    """The text, piece by piece. Raises ``_DownloadError`` as soon as it cannot be right, at the latest at its end."""
+    digest, size_bytes = _new_hash(corpus), 0
+    for piece in _fetch(corpus):
         digest.update(piece)
         size_bytes += len(piece)
         if size_bytes > corpus.size_bytes:
-            raise _UnfitError(f"received more than the expected {corpus.size_bytes:,} bytes")
+            raise _DownloadError(f"received more than the expected {corpus.size_bytes:,} bytes")
         yield piece
     if size_bytes < corpus.size_bytes:
-        raise _UnfitError(f"ended after {size_bytes:,} of {corpus.size_bytes:,} bytes")
+        raise _DownloadError(f"ended after {size_bytes:,} of {corpus.size_bytes:,} bytes")
     if digest.hexdigest() != corpus.checksum:
-        raise _UnfitError(f"{corpus.checksum_kind} is {digest.hexdigest()}, expected {corpus.checksum}")
+        raise _DownloadError(f"{corpus.checksum_algorithm} is {digest.hexdigest()}, expected {corpus.checksum}")
 
 
-def _hash(corpus: Published) -> "hashlib._Hash":
-    return hashlib.new(corpus.checksum_kind, usedforsecurity=False)
+def _new_hash(corpus: DownloadableCorpus) -> "hashlib._Hash":
+    return hashlib.new(corpus.checksum_algorithm, usedforsecurity=False)
 
 
-def _pieces(corpus: Published) -> Iterator[bytes]:
+def _fetch(corpus: DownloadableCorpus) -> Iterator[bytes]:
     """What the server sends, unpacked."""
     try:
-        with _web().open(fullurl=corpus.address, timeout=TIMEOUT_SECONDS) as response:
-            yield from _unzipped(response) if corpus.zipped else _plain(response, corpus.size_bytes)
+        with _make_opener().open(fullurl=corpus.url, timeout=TIMEOUT_SECONDS) as response:
+            yield from _read_zipped(response) if corpus.is_zipped else _read_plain(response, corpus.size_bytes)
     except (OSError, HTTPException, zlib.error, ValueError) as error:  # the last: redirected to what is no address
-        raise _UnfitError(_reason(error)) from None
+        raise _DownloadError(_describe_error(error)) from None
 
 
-def _plain(response: HTTPResponse, size_bytes: int) -> Iterator[bytes]:
+def _read_plain(response: HTTPResponse, size_bytes: int) -> Iterator[bytes]:
     if response.length not in (None, size_bytes):  # none: the server does not say
-        raise _UnfitError(f"the server announced {response.length:,} bytes, expected {size_bytes:,}")
+        raise _DownloadError(f"the server announced {response.length:,} bytes, expected {size_bytes:,}")
     while piece := response.read(BLOCK_BYTES):
         yield piece
 
 
-def _unzipped(response: HTTPResponse) -> Iterator[bytes]:
+def _read_zipped(response: HTTPResponse) -> Iterator[bytes]:
     """The first member of a zip, while it comes: a header before it says where it begins (APPNOTE.TXT, 4.3.7)."""
     header = response.read(30)
     if len(header) < 30 or not header.startswith(b"PK\3\4"):
-        raise _UnfitError("not a zip file")
+        raise _DownloadError("not a zip file")
     method, name_bytes, extra_bytes = struct.unpack("<8xH16xHH", header)
     if method != DEFLATE:
-        raise _UnfitError(f"unsupported zip compression method {method}")
+        raise _DownloadError(f"unsupported zip compression method {method}")
     response.read(name_bytes + extra_bytes)
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
     while not unpacking.eof and (packed := unpacking.unconsumed_tail or response.read(BLOCK_BYTES)):
         yield unpacking.decompress(packed, BLOCK_BYTES)
 
 
-def _web() -> OpenerDirector:
+def _make_opener() -> OpenerDirector:
     """Opens http and https, also through a proxy and after redirections, and nothing else: no file, no ftp."""
-    web = OpenerDirector()
+    opener = OpenerDirector()
     for handler in (
         request.ProxyHandler,
         request.HTTPHandler,
@@ -201,16 +201,16 @@ def _web() -> OpenerDirector:
         request.HTTPErrorProcessor,
         request.UnknownHandler,
     ):
-        web.add_handler(handler())
-    return web
+        opener.add_handler(handler())
+    return opener
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, HTTPError):
         with error:  # it holds the connection
             return f"the server returned {error.code} {error.reason}"
     if isinstance(error, URLError):
-        return _reason(error.reason) if isinstance(error.reason, OSError) else str(error.reason)
+        return _describe_error(error.reason) if isinstance(error.reason, OSError) else str(error.reason)
     if isinstance(error, TimeoutError):
         return f"no data received for {TIMEOUT_SECONDS:g} seconds"
     if isinstance(error, OSError):
@@ -220,6 +220,6 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _one_line(text: str) -> str:
+def _sanitize(text: str) -> str:
     """What a server says may hold anything, also what would command the terminal."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:300]

@@ -9,11 +9,11 @@ import numpy as np
 from charlm.config import CorpusSettings
 from charlm.console import open_bar
 from charlm.corpus import cache, shuffling, sources
-from charlm.corpus.encoded import Encoded, blocks
+from charlm.corpus.encoded_text import EncodedText, iter_blocks
 from charlm.corpus.record import CorpusRecord, SplitRecord
-from charlm.corpus.split import Split, divide, is_enough, smallest_length
+from charlm.corpus.split import Split, is_long_enough, make_split, min_length
 from charlm.corpus.text import Positions, Text
-from charlm.corpus.vocabulary import Vocabulary, show, unknown_characters
+from charlm.corpus.vocabulary import Vocabulary, format_character, unknown_characters_error
 from charlm.errors import TextError, pluralize
 
 
@@ -23,7 +23,7 @@ class Corpus:
 
     name: str
     names: list[str]
-    encoded: Encoded
+    encoded: EncodedText
     text: Text
     split: Split
     shuffle_seed: int | None = None  # of the order of documents, if it is not that of the files
@@ -32,27 +32,27 @@ class Corpus:
     def vocabulary(self) -> Vocabulary:
         return self.text.vocabulary
 
-    def part(self, part: range) -> Text:
-        return self.text.part(part)
+    def subrange(self, positions: range) -> Text:
+        return self.text.subrange(positions)
 
-    def known_by(self, vocabulary: Vocabulary) -> "Corpus":
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "Corpus":
         """The same corpus as a model reads it that has another vocabulary."""
-        return replace(self, text=read_by(vocabulary, self.encoded, self.text.document_starts))
+        return replace(self, text=map_to_vocabulary(vocabulary, self.encoded, self.text.document_starts))
 
-    def unknown(self) -> tuple[int, int]:
+    def count_unknown(self) -> tuple[int, int]:
         """How many characters of the text are the unknown symbol's, and how many different ones they are."""
-        ids = self.vocabulary.ids_of(self.encoded.alphabet)
+        ids = self.vocabulary.lookup_ids(self.encoded.alphabet)
         hidden = self.encoded.counts[ids == self.vocabulary.unknown_id]
         return int(hidden.sum()), len(hidden)
 
-    def only_outside_training(self) -> int:
+    def count_unseen_in_training(self) -> int:
         """How many of the distinct characters the training text lacks."""
         outside = np.zeros(len(self.encoded.alphabet), dtype=np.int64)
-        for _, block in blocks(self.encoded.ids[self.split.train.stop :]):
+        for _, block in iter_blocks(self.encoded.ids[self.split.train.stop :]):
             outside += np.bincount(block, minlength=len(outside))
         return int(np.count_nonzero(outside == self.encoded.counts))
 
-    def record(self) -> CorpusRecord:
+    def to_record(self) -> CorpusRecord:
         return CorpusRecord(
             name=self.name,
             built_in=not self.names,
@@ -63,11 +63,11 @@ class Corpus:
             num_files=len(self.encoded.files),
             files_sha256=self.encoded.files_sha256,
             shuffle_seed=self.shuffle_seed,
-            split=SplitRecord(**self.split.record()),
+            split=SplitRecord(**self.split.to_ranges()),
         )
 
 
-def load(
+def load_corpus(
     names: Sequence[str],
     settings: CorpusSettings,
     sequence_length: int,
@@ -79,22 +79,22 @@ def load(
     Raises ``UsageError``, ``TextError`` or ``CharlmError`` where a file cannot be read, the cache cannot be written, or
     the text is too little to learn from.
     """
-    return of(read(names, settings, cache_folder, quiet), names, settings, sequence_length)
+    return make_corpus(load_encoded(names, settings, cache_folder, quiet), names, settings, sequence_length)
 
 
-def read(
+def load_encoded(
     names: Sequence[str], settings: CorpusSettings, cache_folder: Path | None = None, quiet: bool = True
-) -> Encoded:
+) -> EncodedText:
     """The files that are named, encoded: from the cache (none named: the user's own), or now, with a progress bar."""
-    paths = sources.find(names, settings)
-    size_bytes = sum(path.stat().st_size for path in paths) if all(map(sources.is_file, paths)) else None
+    paths = sources.resolve_paths(names, settings)
+    size_bytes = sum(path.stat().st_size for path in paths) if all(map(sources.is_regular_file, paths)) else None
     bar = open_bar(quiet, total=size_bytes, desc="reading", unit="B", unit_scale=True, leave=False, delay=1)
     with bar:
-        return cache.get(cache_folder or cache.default_folder(), paths, settings, bar.update)
+        return cache.load_or_encode(cache_folder or cache.default_folder(), paths, settings, bar.update)
 
 
-def of(
-    encoded: Encoded,
+def make_corpus(
+    encoded: EncodedText,
     names: Sequence[str],
     settings: CorpusSettings,
     sequence_length: int,
@@ -105,26 +105,27 @@ def of(
     ``vocabulary`` is that of the model, if there is one already; else it is made of the text.
     """
     files, characters = encoded.files, len(encoded.ids)
-    where = files[0].path if len(files) == 1 else f"these {len(files)} files"
+    source = files[0].path if len(files) == 1 else f"these {len(files)} files"
     if not characters:
-        raise TextError(f"{where}: empty.", "Use a text that is not empty.")
-    split = divide(characters, settings)
-    if not is_enough(split, sequence_length):
-        needed = smallest_length(settings, sequence_length)
+        raise TextError(f"{source}: empty.", "Use a text that is not empty.")
+    split = make_split(characters, settings)
+    if not is_long_enough(split, sequence_length):
+        needed = min_length(settings, sequence_length)
         raise TextError(
-            f"{where}: {pluralize(characters, settings.unit)}, but a training window of {sequence_length:,} and a "
+            f"{source}: {pluralize(characters, settings.unit)}, but a training window of {sequence_length:,} and a "
             f"validation split need at least {needed:,}.",
             "Use more text" + " or a smaller --sequence-length" * (sequence_length > 1) + ".",
         )
     if len(encoded.alphabet) == 1:
         raise TextError(
-            f"{where}: contains only the {settings.unit} {show(encoded.alphabet[0], settings.unit)}, repeated.",
+            f"{source}: contains only the {settings.unit} "
+            f"{format_character(encoded.alphabet[0], settings.unit)}, repeated.",
             "Use a text with at least two distinct characters.",
         )
     if vocabulary is None and settings.unit == "byte":
-        vocabulary = Vocabulary.of_bytes()
+        vocabulary = Vocabulary.for_bytes()
     elif vocabulary is None:
-        vocabulary = Vocabulary.of_counts(encoded.alphabet, encoded.counts.tolist(), settings.min_count)
+        vocabulary = Vocabulary.from_counts(encoded.alphabet, encoded.counts.tolist(), settings.min_count)
     if len(vocabulary) == 1:
         raise TextError(f"--min-count {settings.min_count}: no character occurs that often.", "Use a smaller value.")
     starts = cache.load_document_starts(encoded, settings)
@@ -135,15 +136,15 @@ def of(
         )
     if settings.shuffle_documents:
         encoded, starts = cache.load_shuffled(encoded, starts, settings)
-    text = read_by(vocabulary, encoded, starts)
-    kept = [] if sources.is_built_in(names) else list(names)
+    text = map_to_vocabulary(vocabulary, encoded, starts)
+    recorded_names = [] if sources.is_built_in(names) else list(names)
     shuffle_seed = shuffling.SEED if settings.shuffle_documents else None
-    return Corpus(sources.name_of(names), kept, encoded, text, split, shuffle_seed)
+    return Corpus(sources.corpus_name(names), recorded_names, encoded, text, split, shuffle_seed)
 
 
-def read_by(vocabulary: Vocabulary, encoded: Encoded, document_starts: Positions) -> Text:
+def map_to_vocabulary(vocabulary: Vocabulary, encoded: EncodedText, document_starts: Positions) -> Text:
     """A text as a model with this vocabulary reads it. Raises ``TextError`` that lists the characters it lacks."""
-    model_ids = vocabulary.ids_of(encoded.alphabet)
-    if lacking := [encoded.alphabet[i] for i in np.flatnonzero(model_ids < 0)]:
-        raise unknown_characters(sorted(lacking))
+    model_ids = vocabulary.lookup_ids(encoded.alphabet)
+    if unknown := [encoded.alphabet[i] for i in np.flatnonzero(model_ids < 0)]:
+        raise unknown_characters_error(sorted(unknown))
     return Text(vocabulary, encoded.ids, model_ids, document_starts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.encoded import BLOCK, Ids
+from charlm.corpus.encoded_text import BLOCK, Ids
 from charlm.corpus.text import Positions
 
 SEED = 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from charlm.config import CorpusSettings
 from charlm.errors import UsageError
 
-VALIDATION_AT_MOST = 1_000_000  # characters, if the fraction is left to us
+MAX_AUTO_VALIDATION = 1_000_000  # characters, if the fraction is left to us
 
 
 @dataclass(frozen=True)
@@ -16,34 +16,34 @@ class Split:
     validation: range
     test: range
 
-    def record(self) -> dict[str, list[int]]:
-        return {name: [part.start, part.stop] for name, part in vars(self).items()}
+    def to_ranges(self) -> dict[str, list[int]]:
+        return {name: [positions.start, positions.stop] for name, positions in vars(self).items()}
 
 
-def divide(characters: int, settings: CorpusSettings) -> Split:
+def make_split(characters: int, settings: CorpusSettings) -> Split:
     """The first ``int(n × (1 − v − t))`` characters are for training, followed by validation and test."""
     validation, test = _fractions(settings)
     train_end = int(characters * (1 - validation - test))
     validation_end = int(characters * (1 - test))
     if settings.validation_fraction == "auto":
-        train_end = max(train_end, validation_end - VALIDATION_AT_MOST)
+        train_end = max(train_end, validation_end - MAX_AUTO_VALIDATION)
     return Split(range(train_end), range(train_end, validation_end), range(validation_end, characters))
 
 
-def is_enough(split: Split, sequence_length: int) -> bool:
+def is_long_enough(split: Split, sequence_length: int) -> bool:
     """Whether there is one window to train on, and one character to validate on."""
     return split.train.stop >= sequence_length and split.validation.stop > split.validation.start
 
 
-def smallest_length(settings: CorpusSettings, sequence_length: int) -> int:
+def min_length(settings: CorpusSettings, sequence_length: int) -> int:
     """The minimum number of characters that is enough.
 
     Raises ``UsageError`` if no number is, since a fraction is next to 0 or 1.
     """
     validation, test = _fractions(settings)
-    about = int(sequence_length / (1 - validation - test))
-    for characters in range(max(1, about - 2), about + 1000):  # rounding may shift it
-        if is_enough(divide(characters, settings), sequence_length):
+    estimate = int(sequence_length / (1 - validation - test))
+    for characters in range(max(1, estimate - 2), estimate + 1000):  # rounding may shift it
+        if is_long_enough(make_split(characters, settings), sequence_length):
             return characters
     raise UsageError(
         f"validation_fraction {validation:g} and test_fraction {test:g} leave no text for training or validation.",

@@ -24,8 +24,8 @@ from charlm.reading import UnsuitableFileError, open_descriptor
 
 STANDARD_INPUT = Path("-")
 CHUNK_BYTES = 1 << 20
-PATIENCE_SECONDS = 10.0  # for a program that is to write to a named pipe
-LOOK_EVERY_SECONDS = 0.05
+PIPE_TIMEOUT_SECONDS = 10.0  # for a program that is to write to a named pipe
+POLL_INTERVAL_SECONDS = 0.05
 
 
 class Stream(Protocol):
@@ -143,10 +143,10 @@ def _open_text(path: Path) -> IO[bytes]:
 
 def _wait_for_writer(descriptor: int) -> bytes:
     """The first byte of a pipe, or nothing where one is still to come, or where what wrote to it has ended."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PIPE_TIMEOUT_SECONDS
     poll = select.poll()
     poll.register(descriptor, select.POLLIN | select.POLLHUP)
-    while not poll.poll(1000 * LOOK_EVERY_SECONDS):
+    while not poll.poll(1000 * POLL_INTERVAL_SECONDS):
         try:
             first = os.read(descriptor, 1)
         except BlockingIOError:  # somebody has opened it for writing, and will

@@ -14,35 +14,35 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Text:
-    """``stored``: ids as they lie on disk, ``(characters,)``; ``model_ids``: the vocabulary's id for each of them.
+    """``raw_ids``: ids as they lie on disk, ``(characters,)``; ``id_map``: the vocabulary's id for each of them.
 
     ``document_starts``: positions where a document begins, in order, counted from ``offset`` before the text's start.
     A text itself always begins with a fresh state, be that the start of a document or not.
     """
 
     vocabulary: Vocabulary
-    stored: Ids
-    model_ids: NDArray[np.int64] | None = None  # none: the same
+    raw_ids: Ids
+    id_map: NDArray[np.int64] | None = None  # none: the same
     document_starts: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     offset: int = 0
 
     @classmethod
-    def of(cls, text: str, vocabulary: Vocabulary) -> "Text":
+    def from_string(cls, text: str, vocabulary: Vocabulary) -> "Text":
         return cls(vocabulary, vocabulary.encode(text))
 
     def __len__(self) -> int:
-        return len(self.stored)
+        return len(self.raw_ids)
 
     def __getitem__(self, where: "Positions | slice") -> NDArray[np.int64]:
         """The ids at some positions, or of a stretch."""
-        stored = self.stored[where]
-        return stored.astype(np.int64) if self.model_ids is None else self.model_ids[stored]
+        raw_ids = self.raw_ids[where]
+        return raw_ids.astype(np.int64) if self.id_map is None else self.id_map[raw_ids]
 
-    def part(self, part: range) -> "Text":
-        stored = self.stored[part.start : part.stop]
-        return Text(self.vocabulary, stored, self.model_ids, self.document_starts, self.offset + part.start)
+    def subrange(self, positions: range) -> "Text":
+        raw_ids = self.raw_ids[positions.start : positions.stop]
+        return Text(self.vocabulary, raw_ids, self.id_map, self.document_starts, self.offset + positions.start)
 
-    def begins(self, positions: Positions) -> NDArray[np.bool_] | None:
+    def document_start_mask(self, positions: Positions) -> NDArray[np.bool_] | None:
         """Where a document begins, of the shape of ``positions``, which ascend along the first axis; or ``None``
         where none does at any of them.
         """
@@ -50,5 +50,5 @@ class Text:
             return None
         absolute = positions + self.offset
         nearest = np.searchsorted(self.document_starts, absolute)
-        begins = self.document_starts[np.minimum(nearest, len(self.document_starts) - 1)] == absolute
-        return begins if begins.any() else None
+        starts_document = self.document_starts[np.minimum(nearest, len(self.document_starts) - 1)] == absolute
+        return starts_document if starts_document.any() else None

@@ -45,7 +45,7 @@ def read_window(text: Text, lane_starts: Positions, steps: range, warmup: int = 
     inputs, targets = ids[:-1], np.where(predicted < len(text), ids[1:], IGNORE_INDEX)
     if steps.start < 0:
         targets[: -steps.start] = IGNORE_INDEX
-    resets = text.begins(predicted)
+    resets = text.document_start_mask(predicted)
     inputs[predicted <= 0] = text.vocabulary.start_id
     if resets is not None:
         inputs[resets] = text.vocabulary.start_id

@@ -23,8 +23,8 @@ from charlm.config import DynamicSettings
 from charlm.corpus.text import Text
 from charlm.corpus.windows import Lanes
 from charlm.errors import CharlmError
-from charlm.evaluation.passes import Evaluation, OnProgress, iter_predictions, target_losses
-from charlm.model.device import full_fp32
+from charlm.evaluation.loss import Evaluation, OnProgress, iter_predictions, target_losses
+from charlm.model.device import no_tf32
 from charlm.model.language_model import CharacterModel, Predictions
 
 EPSILON = 1e-3  # ε as a part of the mean of √MS: of a weight that hardly ever moved, a step is no leap
@@ -50,7 +50,7 @@ def evaluate_dynamically(
     weights = list(adapted.parameters())
     trained = [weight.detach().clone() for weight in weights]
     total, unknown = 0.0, 0
-    with full_fp32():
+    with no_tf32():
         root_mean_squares = _root_mean_squares(adapted, training, segment)
         mean = float(sum(part.sum() for part in root_mean_squares)) / sum(part.numel() for part in root_mean_squares)
         rates = [settings.dynamic_learning_rate / (part + EPSILON * mean) for part in root_mean_squares]

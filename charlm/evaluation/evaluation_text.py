@@ -12,7 +12,7 @@ from charlm.config import SettingsSource, SourceKind, TrainSettings, resolve
 from charlm.corpus import cache, loading, sources
 from charlm.corpus.analysis import baselines
 from charlm.corpus.analysis.baselines import Baselines
-from charlm.corpus.encoded import blocks
+from charlm.corpus.encoded_text import iter_blocks
 from charlm.corpus.loading import Corpus
 from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
@@ -34,7 +34,7 @@ class EvaluationText:
         if self.text.vocabulary.unit == "byte":
             return len(self.text)
         sizes = np.array([len(character.encode("utf-8", "surrogatepass")) for character in self.alphabet])
-        return int(sum(sizes[block].sum() for _, block in blocks(self.text.stored)))
+        return int(sum(sizes[block].sum() for _, block in iter_blocks(self.text.raw_ids)))
 
 
 def select_text(
@@ -71,7 +71,7 @@ def load_run_corpus(
 
     Raises ``UsageError`` if it is gone or has changed, which says what to do ``instead`` of restoring it.
     """
-    recorded = RunCorpus.to_evaluate(runs.folder_of(run), saved.corpus, instead)
+    recorded = RunCorpus.to_evaluate(runs.run_folder_of(run), saved.corpus, instead)
     return recorded.load([], saved.settings, saved.vocabulary, cache_folder, quiet)
 
 
@@ -83,7 +83,7 @@ def take_split(corpus: Corpus, name: str) -> EvaluationText:
             f"--split {name}: this run has no {name} split.",
             "Train with a test split, for example --test-fraction 0.1.",
         )
-    return EvaluationText(f"the {name} split of {corpus.name}", corpus.part(stretch), corpus.encoded.alphabet)
+    return EvaluationText(f"the {name} split of {corpus.name}", corpus.subrange(stretch), corpus.encoded.alphabet)
 
 
 def load_text(
@@ -95,17 +95,17 @@ def load_text(
 ) -> EvaluationText:
     """The whole of other texts, read as the model's own was, perhaps from another encoding.
 
-    Raises what :func:`charlm.corpus.loading.read` and :func:`charlm.corpus.loading.read_by` raise.
+    Raises what :func:`charlm.corpus.loading.load_encoded` and :func:`charlm.corpus.loading.map_to_vocabulary` raise.
     """
     trained = SettingsSource(str(saved.folder), saved.settings.model_dump(), SourceKind.CHECKPOINT)
     changes = SettingsSource.command_line({} if encoding is None else {"encoding": encoding})
     settings = resolve(TrainSettings, [trained, changes])
-    encoded = loading.read(names, settings, cache_folder, quiet)
-    name = sources.name_of(names)
+    encoded = loading.load_encoded(names, settings, cache_folder, quiet)
+    name = sources.corpus_name(names)
     if not len(encoded.ids):
         raise TextError(f"{name}: empty.", "Use a text that is not empty.")
     starts = cache.load_document_starts(encoded, settings)  # a text may be one document
-    return EvaluationText(name, loading.read_by(saved.vocabulary, encoded, starts), encoded.alphabet)
+    return EvaluationText(name, loading.map_to_vocabulary(saved.vocabulary, encoded, starts), encoded.alphabet)
 
 
 def compute_baselines_for(text: EvaluationText, corpus: Corpus) -> Baselines:
@@ -113,7 +113,7 @@ def compute_baselines_for(text: EvaluationText, corpus: Corpus) -> Baselines:
     alphabet = sorted({*corpus.encoded.alphabet, *text.alphabet})
     common = Vocabulary(alphabet, text.text.vocabulary.unit)
     training = corpus.encoded.ids[: corpus.split.train.stop][-baselines.MAX_TRAIN_CHARACTERS :]
-    text_ids = text.text.stored[: baselines.MAX_VALIDATION_CHARACTERS]
+    text_ids = text.text.raw_ids[: baselines.MAX_VALIDATION_CHARACTERS]
     return baselines.compute_baselines(
-        common.ids_of(corpus.encoded.alphabet)[training], common.ids_of(text.alphabet)[text_ids], common
+        common.lookup_ids(corpus.encoded.alphabet)[training], common.lookup_ids(text.alphabet)[text_ids], common
     )

@@ -9,10 +9,10 @@ from typing import Protocol
 from charlm.config import DynamicSettings
 from charlm.corpus.analysis.baselines import Baselines
 from charlm.corpus.loading import Corpus
-from charlm.evaluation import cold
+from charlm.evaluation import context
 from charlm.evaluation.dynamic import evaluate_dynamically
 from charlm.evaluation.evaluation_text import EvaluationText, compute_baselines_for
-from charlm.evaluation.passes import evaluate
+from charlm.evaluation.loss import evaluate
 from charlm.model.language_model import CharacterModel
 
 
@@ -70,10 +70,10 @@ class EvaluationReport:
     dynamic: DynamicLoss | None = None
     independent_windows: IndependentWindowLoss | None = None
     baselines: Baselines | None = None
-    context_loss: list[cold.ContextPoint] | None = None
+    context_loss: list[context.ContextPoint] | None = None
 
 
-def measure(
+def evaluate_all(
     model: CharacterModel,
     evaluated: EvaluationText,
     run_corpus: Corpus | None,
@@ -107,13 +107,13 @@ def measure(
         assert run_corpus is not None
         with progress("dynamic evaluation", len(text)) as bar:
             dynamic = evaluate_dynamically(
-                model, text, run_corpus.part(run_corpus.split.train), extra.dynamic, bar.update
+                model, text, run_corpus.subrange(run_corpus.split.train), extra.dynamic, bar.update
             )
         loss = DynamicLoss(dynamic.nats_per_character, dynamic.bits_per_character, extra.dynamic)
         report = replace(report, dynamic=loss)
     if extra.independent_window is not None:
         with progress("independent windows", len(text)) as bar:
-            windows = cold.independent_window_loss(model, text, extra.independent_window, bar.update)
+            windows = context.independent_window_loss(model, text, extra.independent_window, bar.update)
         report = replace(
             report,
             independent_windows=IndependentWindowLoss(
@@ -124,6 +124,6 @@ def measure(
         assert run_corpus is not None
         report = replace(report, baselines=compute_baselines_for(evaluated, run_corpus))
     if extra.context_loss:
-        with progress("loss by context", cold.curve_characters(text)) as bar:
-            report = replace(report, context_loss=cold.loss_by_context(model, text, bar.update))
+        with progress("loss by context", context.count_curve_characters(text)) as bar:
+            report = replace(report, context_loss=context.loss_by_context(model, text, bar.update))
     return report

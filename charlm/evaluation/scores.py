@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.corpus.text import Text
-from charlm.evaluation.passes import Losses, OnProgress, iter_predictions, target_losses
-from charlm.model.language_model import CharacterModel, evaluating
+from charlm.evaluation.loss import Losses, OnProgress, iter_predictions, target_losses
+from charlm.model.language_model import CharacterModel, eval_mode
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Scores:
 
 
 @torch.inference_mode()
-def scores(model: CharacterModel, text: Text, on_progress: OnProgress = lambda characters: None) -> Iterator[Scores]:
+def score_characters(
+    model: CharacterModel, text: Text, on_progress: OnProgress = lambda characters: None
+) -> Iterator[Scores]:
     """The scores of all characters of a text, one stretch after another, as the exact pass goes through it.
 
     The sum of the log-probabilities is that pass's loss, unknown characters and all.
     """
-    with evaluating(model):
+    with eval_mode(model):
         lane_starts = np.zeros(1, np.int64)
         for window, predictions in iter_predictions(model, text, lane_starts, len(text), on_progress=on_progress):
             logits = predictions.logits
@@ -35,10 +37,10 @@ def scores(model: CharacterModel, text: Text, on_progress: OnProgress = lambda c
             yield Scores(-target_losses(window, predictions, text.vocabulary)[:, 0], ranks[:, 0].cpu().numpy())
 
 
-def joined(stretches: Iterable[Scores]) -> Scores:
+def concatenate(stretches: Iterable[Scores]) -> Scores:
     """All stretches as one."""
-    found = list(stretches)
+    parts = list(stretches)
     return Scores(
-        np.concatenate([stretch.log_probabilities for stretch in found]),
-        np.concatenate([stretch.ranks for stretch in found]),
+        np.concatenate([stretch.log_probabilities for stretch in parts]),
+        np.concatenate([stretch.ranks for stretch in parts]),
     )

@@ -18,7 +18,7 @@ GREEDY_BELOW = 1e-100  # a temperature of next to nothing, by which logits canno
 Weights = NDArray[np.float64]
 
 
-def mask_of(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
+def make_mask(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
     """What is added to the logits ``(vocabulary,)``: 0 for what may be drawn, minus infinity for what may not.
 
     The unknown symbol never is. Raises ``UsageError`` if nothing is left, or if bytes are named by
@@ -29,7 +29,7 @@ def mask_of(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
             "--ban and --allow accept only ASCII characters for a byte-level model.",
             "Other characters are several bytes long.",
         )
-    allowed = set(vocabulary.spelled(settings.allow) or vocabulary.characters) - set(vocabulary.spelled(settings.ban))
+    allowed = set(vocabulary.to_units(settings.allow) or vocabulary.characters) - set(vocabulary.to_units(settings.ban))
     mask = np.full(len(vocabulary), -np.inf)
     mask[[id_ for id_, character in enumerate(vocabulary.characters) if character in allowed]] = 0
     if not np.isfinite(mask).any():
@@ -40,7 +40,7 @@ def mask_of(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
     return mask
 
 
-def weigh(logits: NDArray[Any], mask: Weights, settings: SampleSettings) -> Weights:
+def filter_logits(logits: NDArray[Any], mask: Weights, settings: SampleSettings) -> Weights:
     """Weights ``(lane, vocabulary)`` from logits of the same shape, in proportion to the probabilities of a draw.
 
     In this order, each step on what the one before has left:
@@ -62,31 +62,31 @@ def weigh(logits: NDArray[Any], mask: Weights, settings: SampleSettings) -> Weig
     weights /= settings.temperature
     np.exp(weights, out=weights)
     if 0 < settings.top_k < weights.shape[-1] or settings.top_p < 1:
-        _keep_the_first(weights, settings)
+        _apply_top_k_top_p(weights, settings)
     if settings.min_p:
         weights[weights < settings.min_p] = 0  # the largest weight is 1
     return weights
 
 
-def _keep_the_first(weights: Weights, settings: SampleSettings) -> None:
+def _apply_top_k_top_p(weights: Weights, settings: SampleSettings) -> None:
     """top_k and top_p, in place."""
     order = np.argsort(-weights, axis=-1, kind="stable")
     ordered = np.take_along_axis(weights, order, -1)
     if settings.top_k:
         ordered[..., settings.top_k :] = 0
     if settings.top_p < 1:
-        together = ordered.cumsum(-1)
-        ordered[together - ordered >= settings.top_p * together[..., -1:]] = 0
+        cumulative = ordered.cumsum(-1)
+        ordered[cumulative - ordered >= settings.top_p * cumulative[..., -1:]] = 0
     np.put_along_axis(weights, order, ordered, -1)
 
 
-def draw(weights: Weights, uniform: NDArray[np.float64]) -> tuple[NDArray[np.intp], Weights]:
+def sample_ids(weights: Weights, uniform: NDArray[np.float64]) -> tuple[NDArray[np.intp], Weights]:
     """One id a lane, as often as its weight says, and its log-probability in nats.
 
     ``uniform``: ``(lane,)``, from 0 to below 1. An id is the first one whose cumulative weight is beyond that part
     of the whole (Devroye 1986, section III.2): there is one, since rounding takes no such product up to the whole.
     """
     cumulative = weights.cumsum(-1)
-    whole = cumulative[:, -1]
-    ids = (cumulative <= (uniform * whole)[:, None]).sum(-1)
-    return ids, np.log(weights[np.arange(len(ids)), ids] / whole)
+    total = cumulative[:, -1]
+    ids = (cumulative <= (uniform * total)[:, None]).sum(-1)
+    return ids, np.log(weights[np.arange(len(ids)), ids] / total)

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator
 
-from charlm.config import ESCAPES, CorpusSettings, SampleSettings, SettingsSource, SourceKind, resolve
+from charlm.config import ALLOWS_ESCAPES, CorpusSettings, SampleSettings, SettingsSource, SourceKind, resolve
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError, did_you_mean
-from charlm.generation.streams import AS_IT_IS, Sampler
-from charlm.generation.terminal import backslashed, unescaped
+from charlm.generation.escaping import decode_escapes, encode_escapes
+from charlm.generation.sampler import NO_NORMALIZATION, Sampler
 from charlm.model.language_model import CharacterModel
-from charlm.model.stepper import Steppers
+from charlm.model.stepper import StepperPool
 
 HELP = """\
 Each line is a prompt for the model to continue. An empty line starts a new text. Commands:
@@ -20,10 +20,10 @@ Each line is a prompt for the model to continue. An empty line starts a new text
   :again        repeat the last prompt, with a new seed if the seed is random
   :help         show this help
   :quit         quit (or press Ctrl-D)"""
-CHANGEABLE = tuple(name for name in SampleSettings.model_fields if name not in ("prompt", "num_samples"))
+EDITABLE_SETTINGS = tuple(name for name in SampleSettings.model_fields if name not in ("prompt", "num_samples"))
 
 
-class Conversation:
+class InteractiveSession:
     """Answers each line with text; settings stay changed from one line to the next."""
 
     def __init__(
@@ -31,16 +31,16 @@ class Conversation:
         model: CharacterModel,
         vocabulary: Vocabulary,
         settings: SampleSettings,
-        corpus: CorpusSettings = AS_IT_IS,
+        corpus: CorpusSettings = NO_NORMALIZATION,
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.settings = settings
         self.corpus = corpus
-        self.steppers = Steppers(model)
+        self.stepper_pool = StepperPool(model)
         self.prompt = settings.prompt
         self.begun = ""  # of the next prompt: lines that :newline gave
-        self.ended = False
+        self.is_finished = False
 
     def answer(self, line: str) -> Iterator[str | bytes]:
         """Yield the answer to a line as it is generated. Raises ``CharlmError`` if the line is wrong."""
@@ -49,53 +49,53 @@ class Conversation:
             raise TextError(f"Input that cannot be decoded: byte 0x{byte:02x}.", "Use the encoding of your terminal.")
         if not line.startswith(":"):
             self.prompt, self.begun = self.begun + line, ""
-            yield from self.again()
+            yield from self.repeat()
             return
         name, _, value = line[1:].lstrip().partition(" ")
         name = name.strip().replace("-", "_")
         if name == "again":
-            yield from self.again()
+            yield from self.repeat()
         elif name == "newline":
             self.begun += value + "\n"
         elif name in ("quit", "exit", "q"):
-            self.ended = True
+            self.is_finished = True
         elif name == "help":
             yield HELP
         elif name == "settings":
-            yield "\n".join(_commands(self.settings))
-        elif name in CHANGEABLE:
-            changed = {**self.settings.model_dump(), name: _value(name, value)}
+            yield "\n".join(_list_commands(self.settings))
+        elif name in EDITABLE_SETTINGS:
+            changed = {**self.settings.model_dump(), name: _parse_setting(name, value)}
             self.settings = resolve(SampleSettings, [SettingsSource("", changed, SourceKind.INTERACTIVE)])
         else:
-            known = [*CHANGEABLE, "again", "newline", "help", "settings", "quit"]
+            known = [*EDITABLE_SETTINGS, "again", "newline", "help", "settings", "quit"]
             raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", "Type :help for a list.")
 
-    def again(self) -> Iterator[str | bytes]:
+    def repeat(self) -> Iterator[str | bytes]:
         """Yield a continuation of the last prompt, at first that of the settings; from a byte-level model, bytes."""
         settings = self.settings.model_copy(update={"prompt": self.prompt})
-        sampler = Sampler(self.model, self.vocabulary, settings, self.corpus, self.steppers)
+        sampler = Sampler(self.model, self.vocabulary, settings, self.corpus, self.stepper_pool)
         yield from sampler.stream_bytes() if self.vocabulary.unit == "byte" else sampler.stream()
 
 
-def _commands(settings: SampleSettings) -> Iterator[str]:
+def _list_commands(settings: SampleSettings) -> Iterator[str]:
     """The commands that make these settings."""
-    for name in CHANGEABLE:
+    for name in EDITABLE_SETTINGS:
         values = getattr(settings, name)
         for value in values if isinstance(values, tuple) else (values,):
-            yield f":{name.replace('_', '-')} {_typed(value)}"
+            yield f":{name.replace('_', '-')} {_format_setting(value)}"
 
 
-def _typed(value: object) -> str:
+def _format_setting(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return backslashed(value) if isinstance(value, str) else str(value)
+    return encode_escapes(value) if isinstance(value, str) else str(value)
 
 
-def _value(name: str, text: str) -> object:
+def _parse_setting(name: str, text: str) -> object:
     """What was typed, as the setting's type; text that does not convert stays text, which is then refused."""
     setting = SampleSettings.model_fields[name]
     default = setting.default
-    text = unescaped(text) if setting.json_schema_extra == ESCAPES else text.strip()
+    text = decode_escapes(text) if setting.json_schema_extra == ALLOWS_ESCAPES else text.strip()
     if isinstance(default, tuple):
         return (text,) if text else ()
     if isinstance(default, bool):

@@ -20,8 +20,8 @@ from charlm.corpus.text import Text
 from charlm.corpus.windows import Window, walk
 from charlm.inspection.gates import GateCounter, LayerUse
 from charlm.model.cells import CELLS, State, iter_steps
-from charlm.model.device import full_fp32, on_device
-from charlm.model.language_model import CharacterModel, Predictions, evaluating
+from charlm.model.device import no_tf32, to_device
+from charlm.model.language_model import CharacterModel, Predictions, eval_mode
 
 CHUNK = 256  # steps of one window; the traces do not depend on it
 NUM_NEXT = 5  # likeliest next characters that are kept
@@ -148,10 +148,10 @@ def trace_text(
     ]
     nats, ranks, next_ids, next_probabilities, resets = [], [], [], [], []
     state = model.zero_state(1)
-    with evaluating(model):
+    with eval_mode(model):
         # One step more than there are characters: the last one is read too
         for window in walk(text, np.zeros(1, np.int64), len(text) + 1, CHUNK):
-            with full_fp32():
+            with no_tf32():
                 layers, outputs, state = _trace_window(model, window, state)
                 predictions = _predict(model, window, outputs, state)
             for recorder, signals in zip(recorders, layers, strict=True):
@@ -167,7 +167,7 @@ def trace_text(
     return Trace(
         settings.cell,
         settings.hidden_size,
-        [alphabet[id_] for id_ in text.stored.tolist()],
+        [alphabet[id_] for id_ in text.raw_ids.tolist()],
         tuple(recorder.result() for recorder in recorders),
         -np.concatenate(nats)[:-1],
         np.concatenate(ranks)[:-1],
@@ -180,8 +180,8 @@ def trace_text(
 def _trace_window(model: CharacterModel, window: Window, state: State) -> tuple[list[dict[str, Tensor]], Tensor, State]:
     """All signals of each layer, ``(time, hidden)``; the last layer's outputs, ``(time, 1, hidden)``; the new state."""
     device = model.output_bias.device
-    outputs = model.embed(on_device(window.inputs, device)).vectors()
-    resets = None if window.resets is None else on_device(window.resets, device)
+    outputs = model.embed(to_device(window.inputs, device)).vectors()
+    resets = None if window.resets is None else to_device(window.resets, device)
     cell, signals, states = CELLS[model.settings.cell], [], []
     for index, layer in enumerate(model.recurrent.layers):
         layer_state = tuple(part[index] for part in state)
@@ -198,7 +198,7 @@ def _trace_window(model: CharacterModel, window: Window, state: State) -> tuple[
 
 def _predict(model: CharacterModel, window: Window, outputs: Tensor, state: State) -> Predictions:
     logits = functional.linear(outputs, model.output_matrix(), model.output_bias)
-    return Predictions(logits, on_device(window.targets, logits.device), window.num_targets, state)
+    return Predictions(logits, to_device(window.targets, logits.device), window.num_targets, state)
 
 
 def _score(window: Window, predictions: Predictions, text: Text) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -206,7 +206,7 @@ def _score(window: Window, predictions: Predictions, text: Text) -> tuple[NDArra
     nats = predictions.losses()[:, 0].cpu().numpy().astype(np.float64)
     targets = predictions.targets.clamp(min=0)
     if text.vocabulary.unknown_id is not None:
-        nats[window.targets[:, 0] == text.vocabulary.unknown_id] += text.vocabulary.unknown_nats
+        nats[window.targets[:, 0] == text.vocabulary.unknown_id] += text.vocabulary.unknown_penalty_nats
     ranks = 1 + (predictions.logits > predictions.logits.gather(-1, targets[:, :, None])).sum(-1)
     return nats, ranks[:, 0].cpu().numpy()
 

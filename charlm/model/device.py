@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from charlm.config import WindowSettings
+from charlm.config import BatchSettings
 from charlm.errors import CharlmError, UsageError, pluralize
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 
-OUT_OF_MEMORY = (  # in messages of RuntimeErrors: of CUDA and MPS, of a CPU's allocators, of cuBLAS and cuDNN
+OUT_OF_MEMORY_MESSAGES = (  # in messages of RuntimeErrors: of CUDA and MPS, of a CPU's allocators, of cuBLAS and cuDNN
     "out of memory",
     "not enough memory",
     "can't allocate memory",
@@ -54,16 +54,16 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise UsageError(
             "--precision bf16: not supported on CUDA, where PyTorch would run the LSTM in fp16.", "Use fp32, or auto."
         )
-    if name == "bf16" and device.type == "cpu" and not cpu_runs_bf16():
+    if name == "bf16" and device.type == "cpu" and not cpu_supports_bf16():
         raise UsageError("--precision bf16: this processor cannot compute in bf16.", "Use fp32, or auto.")
     if name != "auto":
         return name
-    return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() and cpu_runs_bf16() else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_has_bf16() and cpu_supports_bf16() else "fp32"
 
 
-def multiplies_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: torch.device) -> bool:
     """Whether products in bf16 are not slower there than in fp32."""
-    return device.type != "cpu" or _cpu_multiplies_bf16()
+    return device.type != "cpu" or _cpu_has_bf16()
 
 
 @cache
@@ -73,7 +73,7 @@ def processor_name() -> str:
     return f"{name or platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def _cpu_multiplies_bf16() -> bool:
+def _cpu_has_bf16() -> bool:
     """Whether the processor has instructions for it. ARM has some too, but whether they pay was never measured."""
     # Processors without these instructions may run bf16 too, but convert every number and are slower for it.
     if hasattr(torch.cpu, "get_capabilities"):
@@ -82,7 +82,7 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def cpu_runs_bf16() -> bool:
+def cpu_supports_bf16() -> bool:
     """Whether there is a kernel at all: oneDNN has none for processors without AVX-512."""
     mkldnn: Any = torch.backends.mkldnn
     return not mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -101,13 +101,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """A tensor of the array, which a GPU fetches while the processor goes on."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-class FullPrecision:
+class NoTF32:
     """No TF32 while any thread is inside: products with all bits of fp32.
 
     It is a setting of the whole process: the first thread to enter changes it, the last one to leave puts it back.
@@ -116,18 +116,18 @@ class FullPrecision:
 
     def __init__(self) -> None:
         backends: Any = torch.backends
-        self.products = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.rnn)
+        self.backends = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.rnn)
         self.lock = threading.RLock()
         self.inside = 0
-        self.before: list[str] = []
+        self.previous: list[str] = []
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self.lock:
             if not self.inside:
-                self.before = [product.fp32_precision for product in self.products]
-                for product in self.products:
-                    product.fp32_precision = "ieee"
+                self.previous = [backend.fp32_precision for backend in self.backends]
+                for backend in self.backends:
+                    backend.fp32_precision = "ieee"
             self.inside += 1
         try:
             yield
@@ -135,20 +135,20 @@ class FullPrecision:
             with self.lock:
                 self.inside -= 1
                 if not self.inside:
-                    for product, precision in zip(self.products, self.before, strict=True):
-                        product.fp32_precision = precision
+                    for backend, precision in zip(self.backends, self.previous, strict=True):
+                        backend.fp32_precision = precision
 
 
-full_fp32 = FullPrecision()
+no_tf32 = NoTF32()
 
 
 @contextmanager
-def explained_memory(settings: WindowSettings) -> Iterator[None]:
+def report_out_of_memory(settings: BatchSettings) -> Iterator[None]:
     """Has running out of memory end as a ``CharlmError`` that names what to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
             raise
         raise CharlmError(
             "Out of memory. Saved checkpoints are intact.",
@@ -157,7 +157,7 @@ def explained_memory(settings: WindowSettings) -> Iterator[None]:
         ) from None
 
 
-def prepare_process(threads: int) -> ThreadBalancer:
+def configure_torch(threads: int) -> ThreadBalancer:
     """Settings of this process that make all arithmetic faster; to be called once, before anything is computed.
 
     ``threads``: 0 for as many as there are processors to use. Returns what adapts their number to other work.

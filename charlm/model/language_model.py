@@ -18,7 +18,7 @@ from torch.nn import functional
 from charlm.config import ModelSettings, RegularizationSettings
 from charlm.corpus.windows import Window
 from charlm.model.cells import CELLS, State
-from charlm.model.device import autocast, on_device
+from charlm.model.device import autocast, to_device
 from charlm.model.kernels.interface import Tokens
 from charlm.model.recurrent import RecurrentStack
 
@@ -136,15 +136,15 @@ class CharacterModel(nn.Module):
         """One forward pass over a window, from the state that the window before it left."""
         device = self.output_bias.device
         if window.new_lanes is not None:
-            new_lanes = on_device(window.new_lanes, device)[None, :, None]
+            new_lanes = to_device(window.new_lanes, device)[None, :, None]
             state = tuple(part.masked_fill(new_lanes, 0) for part in state)
-        logits, state = self(on_device(window.inputs, device), state, window.resets, precision)
-        targets = on_device(window.targets, device)
+        logits, state = self(to_device(window.inputs, device), state, window.resets, precision)
+        targets = to_device(window.targets, device)
         return Predictions(logits.float(), targets, window.num_targets, tuple(part.detach() for part in state))
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off inside, and afterwards as it was."""
     was_training = model.training
     model.eval()

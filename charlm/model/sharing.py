@@ -34,11 +34,11 @@ def choose_threads(threads: int, settings: ModelSettings | None = None, lanes: i
         return threads
     if is_fixed(threads):
         return TORCH_THREADS
-    most = min(TORCH_THREADS, count_processors())
+    max_threads = min(TORCH_THREADS, count_processors())
     if settings is None:
-        return most
+        return max_threads
     gates = 4 * settings.hidden_size  # of an LSTM; what the others have less does not matter here
-    return max(1, min(most, lanes * settings.hidden_size * gates // MULTIPLICATIONS_PER_THREAD[precision]))
+    return max(1, min(max_threads, lanes * settings.hidden_size * gates // MULTIPLICATIONS_PER_THREAD[precision]))
 
 
 class ThreadBalancer:
@@ -51,7 +51,7 @@ class ThreadBalancer:
     def __init__(
         self, threads: int, fixed: bool, processors: int | None = None, meter: LoadMeter | None = None
     ) -> None:
-        self.most = self.threads = threads
+        self.max_threads = self.threads = threads
         self.fixed = fixed
         self.processors = processors or count_processors()
         self.meter = meter or LoadMeter()
@@ -63,7 +63,7 @@ class ThreadBalancer:
         if seconds < LOWER_AFTER_SECONDS:
             return False
         free = self.processors - self.meter.read()
-        self.is_slowed = free + ROUND_DOWN < self.most
+        self.is_slowed = free + ROUND_DOWN < self.max_threads
         wanted = self._clamp(free + ROUND_DOWN)
         if wanted >= self.threads:
             if seconds < RAISE_AFTER_SECONDS:
@@ -86,4 +86,4 @@ class ThreadBalancer:
         return balanced_progress
 
     def _clamp(self, processors: float) -> int:
-        return max(1, min(self.most, math.floor(processors)))
+        return max(1, min(self.max_threads, math.floor(processors)))

@@ -13,7 +13,7 @@ def count_parameters(vocabulary_size: int, settings: ModelSettings) -> int:
     return (vocabulary_size + 1) * embedding + recurrent + output
 
 
-def most_tensor_bytes(vocabulary_size: int, settings: TrainSettings) -> dict[str, int]:
+def max_tensor_bytes(vocabulary_size: int, settings: TrainSettings) -> dict[str, int]:
     """The most that the files of tensors can have: twice what these settings need, and room for what is not weights."""
     parameters = count_parameters(vocabulary_size, settings)
     recurrent = 2 * settings.num_layers * settings.batch_size * settings.hidden_size

@@ -23,49 +23,54 @@ from torch.nn import functional
 
 from charlm.model.cells import CELLS, State
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import MakeProduct, choose_product, numpy_product
+from charlm.model.matmul import MatMulFactory, choose_matmul, numpy_matmul
 from charlm.model.recurrent import RecurrentLayer
 from charlm.model.threads import ThreadLimit, count_useful_threads
 
-KEPT = 2  # steppers of a model, each with a copy of its weights
-GATE_HALVES = {"lstm": (0.5, 0.5, 1.0, 0.5), "gru": (0.5, 0.5, 1.0), "rnn": (1.0,)}  # ½ where a gate is a σ
+MAX_IDLE = 2  # steppers of a model, each with a copy of its weights
+GATE_SCALES = {"lstm": (0.5, 0.5, 1.0, 0.5), "gru": (0.5, 0.5, 1.0), "rnn": (1.0,)}  # ½ where a gate is a σ
 
 
 class Stepper:
-    """Steps of ``lanes`` texts side by side, on the device of ``model``, from the state that :meth:`start` is given.
+    """Steps of ``lanes`` texts in parallel, on the device of ``model``, from the state given to :meth:`set_state`.
 
-    ``precision``: ``fp32``, or ``auto`` for the fastest product (:mod:`charlm.model.products`).
+    ``precision``: ``fp32``, or ``auto`` for the fastest product (:mod:`charlm.model.matmul`).
     """
 
     @torch.no_grad()
     def __init__(self, model: CharacterModel, lanes: int = 1, precision: str = "auto") -> None:
         layers = [layer for layer in model.recurrent.layers if isinstance(layer, RecurrentLayer)]
         first, *upper = layers
-        halves = torch.tensor(GATE_HALVES[first.cell], device=first.bias.device).repeat_interleave(first.hidden_size)
+        gate_scale = torch.tensor(GATE_SCALES[first.cell], device=first.bias.device).repeat_interleave(
+            first.hidden_size
+        )
         self.device = first.bias.device
-        self.input_table = _array((model.embedding.weight @ first.weight_ih.T + first.bias) * halves)
-        above = [(layer.weight_ih * halves[:, None], layer.bias * halves) for layer in upper]
+        self.input_table = _as_array((model.embedding.weight @ first.weight_ih.T + first.bias) * gate_scale)
+        above = [(layer.weight_ih * gate_scale[:, None], layer.bias * gate_scale) for layer in upper]
         above.append((model.output_matrix(), model.output_bias))
-        products = [
-            (torch.cat([layer.weight_hh * halves[:, None], weight]), torch.cat([torch.zeros_like(layer.bias), bias]))
+        matrices = [
+            (
+                torch.cat([layer.weight_hh * gate_scale[:, None], weight]),
+                torch.cat([torch.zeros_like(layer.bias), bias]),
+            )
             for layer, (weight, bias) in zip(layers, above, strict=True)
         ]
-        largest = max(weight.numel() for weight, _ in products)
-        make_product = choose_product(largest, lanes, precision, self.device)
-        uses_torch_threads = self.device.type == "cpu" and make_product is not numpy_product
-        self.limit = ThreadLimit(count_useful_threads(largest, lanes)) if uses_torch_threads else nullcontext()
-        with self.limit:
+        largest = max(weight.numel() for weight, _ in matrices)
+        make_matmul = choose_matmul(largest, lanes, precision, self.device)
+        uses_torch_threads = self.device.type == "cpu" and make_matmul is not numpy_matmul
+        self.thread_limit = ThreadLimit(count_useful_threads(largest, lanes)) if uses_torch_threads else nullcontext()
+        with self.thread_limit:
             self.layers = [
-                LayerStep(first.cell, weight, bias, halves, lanes, make_product) for weight, bias in products
+                LayerStep(first.cell, weight, bias, gate_scale, lanes, make_matmul) for weight, bias in matrices
             ]
 
-    def start(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
+    def set_state(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
         """Some lanes go on from a state as the model returns it; one of a single lane is that of all of them."""
         for index, layer in enumerate(self.layers):
             for buffer, part in zip(layer.state, state, strict=True):
                 buffer[lanes] = part[index]
-            with self.limit:
-                layer.read_hidden()
+            with self.thread_limit:
+                layer.update_projections()
 
     def step(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Read one id a lane, ``(lane,)``. Returns logits of what comes next, ``(lane, vocabulary)``.
@@ -73,18 +78,18 @@ class Stepper:
         They may stand in a buffer that the next step writes into.
         """
         rows = self.input_table[ids if self.device.type == "cpu" else torch.as_tensor(ids, device=self.device)]
-        with self.limit:
+        with self.thread_limit:
             for layer in self.layers:
                 rows = layer.step(rows)
         logits: NDArray[np.float32] = rows if self.device.type == "cpu" else rows.cpu().numpy()
         return logits
 
 
-class Steppers:
-    """Steppers of one model, kept from one text to the next: to lay the weights out takes longer than many a text.
+class StepperPool:
+    """A pool of steppers for one model, reused between texts because packing the weights is expensive.
 
-    One is lent to one text at a time, in whatever thread. The last ``KEPT`` to come back are kept. Whoever changes the
-    weights needs new ones; so does a copy of the model, which begins with none.
+    Each stepper is used by one text at a time, in any thread; the last ``MAX_IDLE`` returned ones are kept. Create a
+    new pool after changing the weights. A copy of a pool starts empty.
     """
 
     def __init__(self, model: CharacterModel) -> None:
@@ -99,7 +104,7 @@ class Steppers:
         self.__init__(**state)  # type: ignore[misc]
 
     @contextmanager
-    def lent(self, lanes: int, precision: str) -> Iterator[Stepper]:
+    def borrow(self, lanes: int, precision: str) -> Iterator[Stepper]:
         key = (lanes, precision)
         with self.lock:
             found = [index for index, (kept, _) in enumerate(self.idle) if kept == key]
@@ -110,87 +115,87 @@ class Steppers:
             yield stepper
         finally:
             with self.lock:
-                self.idle = [*self.idle, (key, stepper)][-KEPT:]
+                self.idle = [*self.idle, (key, stepper)][-MAX_IDLE:]
 
 
 class LayerStep:
     """One layer: its state, and the product of its hidden state, which its own next step and the layer above read.
 
     ``state`` holds the parts of :data:`charlm.model.cells.State` as tensors ``(lane, hidden)``. Whoever writes rows of
-    it calls :meth:`read_hidden` afterwards.
+    it calls :meth:`update_projections` afterwards.
     """
 
     def __init__(
-        self, cell: str, weight: Tensor, bias: Tensor, halves: Tensor, lanes: int, make_product: MakeProduct
+        self, cell: str, weight: Tensor, bias: Tensor, gate_scale: Tensor, lanes: int, make_matmul: MatMulFactory
     ) -> None:
-        gates, hidden_size = len(halves), weight.shape[1]
-        self.library: Any = np if weight.device.type == "cpu" else torch
+        gates, hidden_size = len(gate_scale), weight.shape[1]
+        self.xp: Any = np if weight.device.type == "cpu" else torch
         self.state = [torch.zeros(lanes, hidden_size, device=weight.device) for _ in range(CELLS[cell].num_states)]
-        self.hidden, self.memory = _array(self.state[0]), _array(self.state[-1])
-        self.product = make_product(weight, bias, self.state[0])
-        self.advance = {"lstm": self._lstm, "gru": self._gru, "rnn": self._rnn}[cell]
+        self.hidden, self.cell_state = _as_array(self.state[0]), _as_array(self.state[-1])
+        self.matmul = make_matmul(weight, bias, self.state[0])
+        self.cell_step = {"lstm": self._lstm, "gru": self._gru, "rnn": self._rnn}[cell]
         self.gates = gates
-        self.sums = _array(torch.empty(lanes, gates, device=weight.device))
-        self.by_gate = [self.sums[:, start : start + hidden_size] for start in range(0, gates, hidden_size)]
-        self.between = _array(torch.empty_like(self.state[0]))
-        self.outer_half, self.shift = _array(halves), _array(1 - halves)
-        self.read_hidden()
+        self.preactivations = _as_array(torch.empty(lanes, gates, device=weight.device))
+        self.by_gate = [self.preactivations[:, start : start + hidden_size] for start in range(0, gates, hidden_size)]
+        self.scratch = _as_array(torch.empty_like(self.state[0]))
+        self.gate_scale, self.gate_shift = _as_array(gate_scale), _as_array(1 - gate_scale)
+        self.update_projections()
 
-    def step(self, from_input: Any) -> Any:
+    def step(self, input_projection: Any) -> Any:
         """From what the layer below sends, ``(lane, gates × hidden)``, to what this one sends to the one above."""
-        self.advance(from_input)
-        return self.read_hidden()
+        self.cell_step(input_projection)
+        return self.update_projections()
 
-    def read_hidden(self) -> Any:
-        product = self.product()
-        self.from_hidden = product[:, : self.gates]
-        return product[:, self.gates :]
+    def update_projections(self) -> Any:
+        projections = self.matmul()
+        self.from_hidden = projections[:, : self.gates]
+        return projections[:, self.gates :]
 
     # The equations of charlm/model/cells.py, in place
 
-    def _lstm(self, from_input: Any) -> None:
-        add, multiply, tanh = self.library.add, self.library.multiply, self.library.tanh
-        sums, memory, between = self.sums, self.memory, self.between
+    def _lstm(self, input_projection: Any) -> None:
+        add, multiply, tanh = self.xp.add, self.xp.multiply, self.xp.tanh
+        preactivations, cell_state, scratch = self.preactivations, self.cell_state, self.scratch
         input_gate, forget_gate, candidate, output_gate = self.by_gate
-        add(from_input, self.from_hidden, out=sums)
-        tanh(sums, out=sums)
-        multiply(sums, self.outer_half, out=sums)
-        add(sums, self.shift, out=sums)
-        multiply(forget_gate, memory, out=memory)
-        multiply(input_gate, candidate, out=between)
-        add(memory, between, out=memory)
-        tanh(memory, out=between)
-        multiply(output_gate, between, out=self.hidden)
+        add(input_projection, self.from_hidden, out=preactivations)
+        tanh(preactivations, out=preactivations)
+        multiply(preactivations, self.gate_scale, out=preactivations)
+        add(preactivations, self.gate_shift, out=preactivations)
+        multiply(forget_gate, cell_state, out=cell_state)
+        multiply(input_gate, candidate, out=scratch)
+        add(cell_state, scratch, out=cell_state)
+        tanh(cell_state, out=scratch)
+        multiply(output_gate, scratch, out=self.hidden)
 
-    def _gru(self, from_input: Any) -> None:
-        add, multiply, tanh = self.library.add, self.library.multiply, self.library.tanh
+    def _gru(self, input_projection: Any) -> None:
+        add, multiply, tanh = self.xp.add, self.xp.multiply, self.xp.tanh
         reset_gate, update_gate, candidate = self.by_gate
-        hidden, between = self.hidden, self.between
+        hidden, scratch = self.hidden, self.scratch
         both = 2 * hidden.shape[1]  # the reset and the update gate
-        gates = self.sums[:, :both]
-        add(from_input[:, :both], self.from_hidden[:, :both], out=gates)
+        gates = self.preactivations[:, :both]
+        add(input_projection[:, :both], self.from_hidden[:, :both], out=gates)
         tanh(gates, out=gates)
         multiply(gates, 0.5, out=gates)
         add(gates, 0.5, out=gates)
         multiply(reset_gate, self.from_hidden[:, both:], out=candidate)
-        add(candidate, from_input[:, both:], out=candidate)
+        add(candidate, input_projection[:, both:], out=candidate)
         tanh(candidate, out=candidate)
-        self.library.subtract(hidden, candidate, out=between)
-        multiply(update_gate, between, out=between)
-        add(candidate, between, out=hidden)
+        self.xp.subtract(hidden, candidate, out=scratch)
+        multiply(update_gate, scratch, out=scratch)
+        add(candidate, scratch, out=hidden)
 
-    def _rnn(self, from_input: Any) -> None:
-        self.library.add(from_input, self.from_hidden, out=self.sums)
-        self.library.tanh(self.sums, out=self.hidden)
+    def _rnn(self, input_projection: Any) -> None:
+        self.xp.add(input_projection, self.from_hidden, out=self.preactivations)
+        self.xp.tanh(self.preactivations, out=self.hidden)
 
 
-def _array(tensor: Tensor) -> Any:
+def _as_array(tensor: Tensor) -> Any:
     """The same numbers for numpy where they are in the processor's memory, else as they are."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 @torch.inference_mode()
-def read(model: CharacterModel, ids: Tensor, chunk: int = 1024) -> tuple[NDArray[np.float32], State]:
+def prefill(model: CharacterModel, ids: Tensor, chunk: int = 1024) -> tuple[NDArray[np.float32], State]:
     """Read a whole prompt, ``(time, lane)``, from a state of zero, at the speed of training.
 
     Returns logits of what comes next, ``(lane, vocabulary)``, and the state, which :meth:`Stepper.start` takes.

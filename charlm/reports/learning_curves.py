@@ -32,14 +32,14 @@ def read_curve(run: Path, x_axis: str) -> Curve:
 
     Raises ``UsageError`` if it is not a run, or nothing was logged.
     """
-    folder = runs.folder_of(run)
+    folder = runs.run_folder_of(run)
     if not runs.is_run(folder):
         raise UsageError(f"{run}: not a run.", "Pass a run folder, for example checkpoints/NAME.")
     curve = Curve(folder.name or str(folder))
     steps, places = [0.0], [0.0]  # of log entries; evaluations lie between them
     evaluations: list[tuple[float, float]] = []
     characters = last_seconds = 0.0
-    for entry in runs.json_lines(folder / runs.METRICS):
+    for entry in runs.read_json_lines(folder / runs.METRICS):
         if "loss_validation" in entry:
             evaluations.append((entry["step"], entry["loss_validation"]))
         if "loss_train" not in entry:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from charlm.reports.page import Writable, encode_page, end_page, read_asset, show_character, start_page, to_base64
 
 BLOCK = 2000  # characters that are shaded at a time, if a line ends thereabouts
-MOST_BITS = 4095  # hundredths, in twelve bits; as many ranks can be told
-SHADES = (0.5, 1, 2, 3, 4, 6, 8, 10, 13)  # bits from which a character has the next, stronger shade
-STRONGEST = 0.85
+MAX_PACKED = 4095  # hundredths, in twelve bits; as many ranks can be told
+SHADE_THRESHOLDS = (0.5, 1, 2, 3, 4, 6, 8, 10, 13)  # bits from which a character has the next, stronger shade
+MAX_OPACITY = 0.85
 
 
-def write_page(
+def write_html(
     file: Writable,
     title: str,
     unit: str,
@@ -32,7 +32,8 @@ def write_page(
     bits = -log_probabilities / np.log(2)
     shown = np.array([show_character(character) for character in alphabet])
     shades = [
-        f".s{index + 1} {{ background: rgb(var(--heat) / {_opacity(index):.2f}) }}" for index in range(len(SHADES))
+        f".s{index + 1} {{ background: rgb(var(--heat) / {_opacity(index):.2f}) }}"
+        for index in range(len(SHADE_THRESHOLDS))
     ]
     legend = [f'<i class="s{index}">{"" if index else "< "}{limit:g}</i>' for index, limit in _legend()]
     style, script = read_asset("surprisal.css") + " ".join(shades), read_asset("surprisal.js")
@@ -42,24 +43,24 @@ def write_page(
             f"<p>{len(ids):,} {unit}s, {bits.mean():.4f} bits per {unit} on average. The darker the shading, the "
             f"less the model expected the {unit}; hover to see its bits and its rank (1: the likeliest).</p>\n"
             f'<p class="legend">bits {"".join(legend)}</p>\n<noscript><p>Shading requires JavaScript.</p></noscript>\n'
-            f'<div class="text" data-limits="{list(SHADES)}">\n'
+            f'<div class="text" data-limits="{list(SHADE_THRESHOLDS)}">\n'
         )
     )
-    packed = _packed(bits, ranks)
-    for start, end in _blocks(np.flatnonzero((shown == "\n")[ids]) + 1, len(ids)):
+    packed_scores = _pack_scores(bits, ranks)
+    for start, end in _split_blocks(np.flatnonzero((shown == "\n")[ids]) + 1, len(ids)):
         text = html.escape("".join(shown[ids[start:end]]), quote=False)
-        file.write(f'<div data-scores="{to_base64(packed[start:end])}">{text}</div>'.encode())
+        file.write(f'<div data-scores="{to_base64(packed_scores[start:end])}">{text}</div>'.encode())
     file.write(f"\n</div>\n{end_page(script)}".encode())
 
 
-def _packed(bits: NDArray[np.float64], ranks: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _pack_scores(bits: NDArray[np.float64], ranks: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Three bytes a character: twelve bits of hundredths of a bit, twelve of the rank; ``(characters, 3)``."""
-    hundredths = np.clip(np.round(bits * 100), 0, MOST_BITS).astype(np.uint32)
-    number = (hundredths << 12) | np.minimum(ranks, MOST_BITS).astype(np.uint32)
+    hundredths = np.clip(np.round(bits * 100), 0, MAX_PACKED).astype(np.uint32)
+    number = (hundredths << 12) | np.minimum(ranks, MAX_PACKED).astype(np.uint32)
     return number.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:]
 
 
-def _blocks(line_ends: NDArray[np.int64], characters: int) -> Iterator[tuple[int, int]]:
+def _split_blocks(line_ends: NDArray[np.int64], characters: int) -> Iterator[tuple[int, int]]:
     """Stretches of about a block, each up to the end of a line if one is near."""
     start = 0
     while start < characters:
@@ -72,9 +73,9 @@ def _blocks(line_ends: NDArray[np.int64], characters: int) -> Iterator[tuple[int
 
 
 def _opacity(shade: int) -> float:
-    return STRONGEST * (shade + 1) / len(SHADES)
+    return MAX_OPACITY * (shade + 1) / len(SHADE_THRESHOLDS)
 
 
 def _legend() -> list[tuple[int, float]]:
     """Each shade with the bits from which it is; the first, below which there is none."""
-    return [(0, SHADES[0]), *((index + 1, limit) for index, limit in enumerate(SHADES))]
+    return [(0, SHADE_THRESHOLDS[0]), *((index + 1, limit) for index, limit in enumerate(SHADE_THRESHOLDS))]

@@ -7,13 +7,13 @@ from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError
 from charlm.machine import read_memory_bytes
-from charlm.model.device import choose_device, prepare_process
+from charlm.model.device import choose_device, configure_torch
 from charlm.model.language_model import CharacterModel
 from charlm.training.monitor import Monitor
 from charlm.training.trainer import Trainer
 
-WARM_UP_STEPS = 3
-STEPS = 8
+WARMUP_STEPS = 3
+TIMED_STEPS = 8
 
 
 def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
@@ -25,29 +25,29 @@ def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
         return  # a GPU says so itself
     parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(vocabulary_size, settings).values())
     logits = settings.batch_size * settings.sequence_length * vocabulary_size
-    needed_bytes, there_bytes = 4 * (4 * parameters + 2 * logits), read_memory_bytes()
-    if needed_bytes > there_bytes:
+    needed_bytes, available_bytes = 4 * (4 * parameters + 2 * logits), read_memory_bytes()
+    if needed_bytes > available_bytes:
         raise CharlmError(
             f"With a vocabulary of {vocabulary_size:,} {settings.unit}s, training needs at least "
-            f"{needed_bytes / 1e9:.1f} GB of memory; this machine has {there_bytes / 1e9:.1f} GB.",
+            f"{needed_bytes / 1e9:.1f} GB of memory; this machine has {available_bytes / 1e9:.1f} GB.",
             "Reduce --batch-size, --sequence-length or --hidden-size"
             + (", or merge rare characters with --min-count." if settings.unit == "character" else "."),
         )
 
 
-def training_seconds(settings: TrainSettings, corpus: Corpus) -> float:
+def estimate_seconds(settings: TrainSettings, corpus: Corpus) -> float:
     """Seconds of training time: that of a step times the number of steps. Nothing is written.
 
     Raises ``CharlmError`` if it would not fit into memory.
     """
     check_memory(settings, len(corpus.vocabulary))
     trainer = Trainer(settings, corpus, Path(), Monitor(Path(), settings, 0, quiet=True))
-    prepare_process(trainer.balancer.most)
-    _take(trainer, WARM_UP_STEPS)
-    return _take(trainer, STEPS) / STEPS * trainer.policy.total_steps
+    configure_torch(trainer.balancer.max_threads)
+    _time_steps(trainer, WARMUP_STEPS)
+    return _time_steps(trainer, TIMED_STEPS) / TIMED_STEPS * trainer.policy.total_steps
 
 
-def _take(trainer: Trainer, steps: int) -> float:
+def _time_steps(trainer: Trainer, steps: int) -> float:
     trainer.stopwatch.start()
     before = trainer.stopwatch.read()
     for _ in range(steps):

@@ -22,9 +22,9 @@ def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tup
     pretrained = runs.load_model(path)
     architecture = {name: getattr(pretrained.settings, name) for name in ARCHITECTURE_SETTINGS}
     files = [source for source in sources if source.kind is SourceKind.FILE]
-    asked = [source for source in sources if source.kind is not SourceKind.FILE]
-    of_model = SettingsSource(str(path), architecture, SourceKind.CHECKPOINT)
-    settings = resolve(TrainSettings, [*files, of_model, *asked])
+    explicit = [source for source in sources if source.kind is not SourceKind.FILE]
+    pretrained_source = SettingsSource(str(path), architecture, SourceKind.CHECKPOINT)
+    settings = resolve(TrainSettings, [*files, pretrained_source, *explicit])
     if changed := [name for name, value in architecture.items() if getattr(settings, name) != value]:
         raise UsageError(
             f"--init-from {path}: cannot change {', '.join(f'{name} ({architecture[name]})' for name in changed)}.",
@@ -33,38 +33,41 @@ def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tup
     return settings, pretrained
 
 
-def grown_vocabulary(origin: SavedModel, text: Vocabulary) -> Vocabulary:
+def merge_vocabularies(pretrained: SavedModel, text: Vocabulary) -> Vocabulary:
     """The characters of model and text. Raises ``UsageError`` where one is of bytes and the other is not."""
-    if origin.vocabulary.unit != text.unit:
+    if pretrained.vocabulary.unit != text.unit:
         raise UsageError(
-            f"{origin.folder}: a {origin.vocabulary.unit}-level model cannot be finetuned with --unit {text.unit}.",
-            f"Use --unit {origin.vocabulary.unit}.",
+            f"{pretrained.folder}: a {pretrained.vocabulary.unit}-level model cannot be finetuned "
+            f"with --unit {text.unit}.",
+            f"Use --unit {pretrained.vocabulary.unit}.",
         )
-    return origin.vocabulary | text
+    return pretrained.vocabulary | text
 
 
 @torch.no_grad()
-def start_from(origin: SavedModel, model: CharacterModel, vocabulary: Vocabulary) -> None:
-    """Give ``model`` the weights of ``origin``: each character that both know keeps its rows, wherever they are now.
+def load_pretrained(pretrained: SavedModel, model: CharacterModel, vocabulary: Vocabulary) -> None:
+    """Copy the weights of ``pretrained`` into ``model``: characters that both know keep their rows, wherever they are.
 
     New rows start small, and new characters as improbable as the most improbable one so far: what the model predicts of
     the characters it knew stays the same but for what it spends on the new ones.
     """
-    origin.check_weights()
-    known, old = origin.weights, origin.vocabulary
-    rows = vocabulary.ids_of(old.characters).tolist() + [vocabulary.unknown_id] * old.has_unknown
+    pretrained.check_weights()
+    old_weights, old_vocabulary = pretrained.weights, pretrained.vocabulary
+    rows = (
+        vocabulary.lookup_ids(old_vocabulary.characters).tolist() + [vocabulary.unknown_id] * old_vocabulary.has_unknown
+    )
     for name, weight in model.state_dict().items():
         if name == "embedding.weight":
-            _fill(weight, known[name], [*rows, vocabulary.start_id])
+            _copy_rows(weight, old_weights[name], [*rows, vocabulary.start_id])
         elif name == "output_weight":
-            _fill(weight, known[name], rows)
+            _copy_rows(weight, old_weights[name], rows)
         elif name == "output_bias":
-            weight.fill_(known[name].min())
-            weight[rows] = known[name]
+            weight.fill_(old_weights[name].min())
+            weight[rows] = old_weights[name]
         else:
-            weight.copy_(known[name])
+            weight.copy_(old_weights[name])
 
 
-def _fill(weight: Tensor, known: Tensor, rows: list[int]) -> None:
+def _copy_rows(weight: Tensor, old_rows: Tensor, rows: list[int]) -> None:
     weight.normal_(std=NEW_ROWS_STD)
-    weight[rows] = known
+    weight[rows] = old_rows

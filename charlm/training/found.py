@@ -51,7 +51,7 @@ def find_new_run(request: TrainingRequest) -> FoundRun:
     runs.check_path(run)
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run}: is a file.", "Choose another --out.")
-    occupied = runs.is_occupied(run)
+    occupied = runs.is_nonempty(run)
     if occupied and not runs.is_run(run):
         only = "; --overwrite only replaces charlm runs" if request.overwrite else ""
         raise UsageError(f"{run}: the folder is not empty and is not a run{only}.", "Choose another --out.")
@@ -60,7 +60,7 @@ def find_new_run(request: TrainingRequest) -> FoundRun:
             f"{run}: a run already exists here.",
             "Continue it with --resume auto, replace it with --overwrite, or choose another folder with --out.",
         )
-    return FoundRun(run, runs.checkpoints(run), is_replaced=request.overwrite)
+    return FoundRun(run, runs.list_checkpoints(run), is_replaced=request.overwrite)
 
 
 def find_run_to_resume(path: Path, out: Path | None) -> FoundRun:
@@ -71,7 +71,7 @@ def find_run_to_resume(path: Path, out: Path | None) -> FoundRun:
     run = path.absolute().parent if runs.is_checkpoint(path) else path
     if out is not None and out.resolve() != run.resolve():
         raise UsageError(f"--out {out}: a resumed run cannot move from its folder, {run}.", "Remove --out.")
-    known_checkpoints = runs.checkpoints(run)
+    known_checkpoints = runs.list_checkpoints(run)
     checkpoint = runs.load_checkpoint(path)
     runs.check_later(run, checkpoint.model.step)
     if not runs.has_settings(run):
@@ -94,7 +94,7 @@ def resolve_on_resume(path: Path, saved: SavedModel, settings_sources: Sequence[
 
 
 def default_run_folder(corpus_names: Sequence[str]) -> Path:
-    return Path("checkpoints") / portable_name(sources.name_of(corpus_names))
+    return Path("checkpoints") / portable_name(sources.corpus_name(corpus_names))
 
 
 def portable_name(name: str) -> str:

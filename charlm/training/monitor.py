@@ -12,11 +12,11 @@ from charlm.config import TrainSettings
 from charlm.console import announce, console, is_watched, open_bar
 from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.errors import CharlmWarning, pluralize
-from charlm.generation.terminal import harmless
+from charlm.generation.escaping import escape_control_characters
 from charlm.runs import METRICS
-from charlm.training.board import Board
 from charlm.training.internals import Internals
 from charlm.training.lines import SparseLines
+from charlm.training.tensorboard import TensorBoardLogger
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -33,7 +33,7 @@ class Monitor:
         self.bar: tqdm[Any] | None = None
         self.training_text = self.validation_text = self.speed_text = ""
         self.run = run
-        self.board = Board(run)
+        self.tensorboard = TensorBoardLogger(run)
         self.metrics_failed = False
         self.lines = SparseLines()
         self.settings, self.parameters = settings, parameters
@@ -41,7 +41,7 @@ class Monitor:
 
     def start(self, first_step: int, total_steps: int) -> None:
         """Open TensorBoard's file and the bar, which shows hundredths where ``total_steps`` is 0: not known."""
-        self._open_board(first_step)
+        self._open_tensorboard(first_step)
         self.total_steps = total_steps
         self.lines.start()
         if not self.quiet and is_watched():
@@ -50,82 +50,82 @@ class Monitor:
                 initial=first_step if total_steps else 0,
                 bar_format="{percentage:3.0f}%|{bar}| {desc} {remaining} left",
                 dynamic_ncols=True,
-                ascii=_plain() or None,
+                ascii=_needs_ascii() or None,
             )
 
-    def training(self, step: int, progress: float, figures: dict[str, float]) -> None:
+    def log_step(self, step: int, progress: float, metrics: dict[str, float]) -> None:
         """A log point: the mean loss since the last one, learning rate, gradient norm, speed, time spent training."""
-        self._record(step, figures)
-        loss, speed = figures["loss/train"], figures[f"throughput/{self.unit}s_per_second"]
-        of = f"/{self.total_steps}" if self.total_steps else ""
-        self.training_text = f"step {step}{of} train {loss:.3f}"
-        self.speed_text = f" {_short(speed)} {SHORT_UNITS[self.unit]}s/s"
+        self._record(step, metrics)
+        loss, speed = metrics["loss/train"], metrics[f"throughput/{self.unit}s_per_second"]
+        total = f"/{self.total_steps}" if self.total_steps else ""
+        self.training_text = f"step {step}{total} train {loss:.3f}"
+        self.speed_text = f" {_abbreviate(speed)} {SHORT_UNITS[self.unit]}s/s"
         if self.bar is not None:
             self.bar.n = step if self.total_steps else round(100 * min(progress, 1.0))
-            self._show()
+            self._update_bar()
         elif self.lines.is_due(progress >= 1):
-            left = self.lines.time_left(progress)
-            self._print(self.training_text + self.validation_text + self.speed_text + left)
+            time_left = self.lines.time_left(progress)
+            self._print(self.training_text + self.validation_text + self.speed_text + time_left)
 
-    def before_learning(self, loss: float, vocabulary_size: int) -> None:
+    def log_initial_loss(self, loss: float, vocabulary_size: int) -> None:
         """What the untrained model makes of the text: about what guessing would. Shown, not recorded."""
-        even = f"uniform guessing over {pluralize(vocabulary_size, self.unit)}: {math.log(vocabulary_size):.3f}"
-        self.say(f"Before training: validation {loss:.3f} ({even}).")
+        uniform = f"uniform guessing over {pluralize(vocabulary_size, self.unit)}: {math.log(vocabulary_size):.3f}"
+        self.print_line(f"Before training: validation {loss:.3f} ({uniform}).")
 
-    def threads(self, step: int, threads: int) -> None:
+    def log_threads(self, step: int, threads: int) -> None:
         """From this step on, so many threads compute: other work came to the machine, or went."""
         self._append(step, {"threads": threads})
 
-    def gap(self, step: int, seconds: float) -> None:
+    def log_gap(self, step: int, seconds: float) -> None:
         """The process was stopped during this step."""
         self._append(step, {"stopped_seconds": seconds})
-        self.say(f"Stopped for {seconds:,.0f} seconds before step {step}; they do not count as training time.")
+        self.print_line(f"Stopped for {seconds:,.0f} seconds before step {step}; they do not count as training time.")
 
-    def evaluation(self, step: int, loss: float) -> None:
+    def log_evaluation(self, step: int, loss: float) -> None:
         self._record(step, {"loss/validation": loss, f"bits_per_{self.unit}/validation": loss / LN2})
         self.validation_text = f" val {loss:.3f} ({loss / LN2:.2f} bits)"
         if self.bar is not None:
-            self._show()
+            self._update_bar()
 
     def internals(self, step: int, internals: Internals) -> None:
         """Shown in TensorBoard only."""
-        self.board.scalars(step, internals.numbers)
-        self.board.histograms(step, internals.distributions)
+        self.tensorboard.log_scalars(step, internals.numbers)
+        self.tensorboard.histograms(step, internals.distributions)
 
-    def exact(self, step: int, loss: float) -> None:
+    def log_final_loss(self, step: int, loss: float) -> None:
         """The figure of the best checkpoint: one number a run, so no picture in TensorBoard but a line of text."""
-        self.board.text(step, "exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per {self.unit}")
+        self.tensorboard.log_text(step, "exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per {self.unit}")
         self._append(step, {"loss_validation_exact": loss, f"bits_per_{self.unit}_validation_exact": loss / LN2})
 
-    def sample(self, step: int, text: str) -> None:
-        self.board.verbatim(step, "sample", text)
+    def log_sample(self, step: int, text: str) -> None:
+        self.tensorboard.log_preformatted(step, "sample", text)
         if self.bar is None and not self.lines.is_sample_due():
             return
-        shown = harmless(text.strip()) if console.isatty() else text.strip()
+        shown = escape_control_characters(text.strip()) if console.isatty() else text.strip()
         self._print(f"--- sample at step {step}\n{shown}\n---")
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A message for people, above the bar."""
         announce(text, self.quiet)
 
     def _print(self, text: str) -> None:
         """Progress, which is for those who watch."""
         if not self.quiet:
-            console.say(text)
+            console.print_line(text)
 
-    def _open_board(self, step: int) -> None:
-        self.board.start(step)
+    def _open_tensorboard(self, step: int) -> None:
+        self.tensorboard.start(step)
         if not step:
-            self.board.describe(self.settings, self.parameters)
+            self.tensorboard.log_settings(self.settings, self.parameters)
 
-    def _show(self) -> None:
+    def _update_bar(self) -> None:
         assert self.bar is not None
         self.bar.set_description_str(self.training_text + self.validation_text + self.speed_text)
 
     def restart(self, step: int) -> None:
         """Training went back to ``step``: TensorBoard shall drop what it was shown of later steps."""
-        self.board.close()
-        self._open_board(step)
+        self.tensorboard.close()
+        self._open_tensorboard(step)
 
     def close_bar(self) -> None:
         if self.bar is not None:
@@ -134,11 +134,11 @@ class Monitor:
 
     def close(self) -> None:
         self.close_bar()
-        self.board.close()
+        self.tensorboard.close()
 
-    def _record(self, step: int, figures: dict[str, float]) -> None:
-        self.board.scalars(step, figures)
-        self._append(step, {tag.replace("/", "_"): value for tag, value in figures.items()})
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
+        self.tensorboard.log_scalars(step, metrics)
+        self._append(step, {tag.replace("/", "_"): value for tag, value in metrics.items()})
 
     def _append(self, step: int, entry: dict[str, float]) -> None:
         if self.metrics_failed:
@@ -153,10 +153,10 @@ class Monitor:
             )
 
 
-def _short(number: float) -> str:
+def _abbreviate(number: float) -> str:
     return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
 
 
-def _plain() -> bool:
+def _needs_ascii() -> bool:
     """Whether the terminal may lack the block characters of the bar."""
     return "utf" not in console.encoding.lower() or os.environ.get("TERM") == "dumb"

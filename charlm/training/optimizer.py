@@ -23,7 +23,7 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=fused)
 
 
-def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+def step_if_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     """Take a step where ``finite`` is true, else leave weights and moments as they are.
 
     Decided on the device where fused AdamW reads ``found_inf``, which torch's gradient scaler sets in this very way
@@ -37,7 +37,7 @@ def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         optimizer.step()
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as named tensors: ``optimizer.exp_avg.embedding.weight``, …"""
     return {
         f"optimizer.{moment}.{name}": optimizer.state[parameter][moment]
@@ -48,16 +48,17 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` gave. Raises ``ValueError`` if a tensor is missing or does not fit."""
+    """Put back what :func:`optimizer_state_dict` gave. Raises ``ValueError`` if a tensor is missing or does not fit."""
     for name, parameter in model.named_parameters():
         # Only fused AdamW keeps its count of steps on the parameter's device
         like = {"step": torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")}
         optimizer.state[parameter] = {
-            moment: take(tensors, f"optimizer.{moment}.{name}", like.get(moment, parameter)) for moment in MOMENTS
+            moment: take_tensor(tensors, f"optimizer.{moment}.{name}", like.get(moment, parameter))
+            for moment in MOMENTS
         }
 
 
-def take(tensors: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
+def take_tensor(tensors: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
     """A stored tensor, on the device of ``like``. Raises ``ValueError`` unless it has the same shape and type."""
     if name not in tensors:
         raise ValueError(f"{name} is missing")

@@ -17,12 +17,12 @@ from charlm.console import announce, is_heard
 from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
-from charlm.evaluation.passes import Evaluation
-from charlm.model.device import choose_device, explained_memory, prepare_process
+from charlm.evaluation.loss import Evaluation
+from charlm.model.device import choose_device, configure_torch, report_out_of_memory
 from charlm.model.sizes import count_parameters
 from charlm.run_corpus import CorpusFile, RunCorpus
 from charlm.training.estimate import check_memory
-from charlm.training.finetuning import grown_vocabulary, resolve_for_finetuning
+from charlm.training.finetuning import merge_vocabularies, resolve_for_finetuning
 from charlm.training.found import FoundRun, default_run_folder, find_new_run, find_run_to_resume, resolve_on_resume
 from charlm.training.monitor import Monitor
 from charlm.training.request import TrainingRequest
@@ -54,10 +54,10 @@ class TrainingPlan:
         if is_heard(quiet):
             for line in self.startup_messages():
                 announce(line, quiet)
-        with explained_memory(self.settings):
+        with report_out_of_memory(self.settings):
             try:
-                with runs.locked(self.run):
-                    if runs.checkpoints(self.run) != self.found.known_checkpoints:
+                with runs.lock_run(self.run):
+                    if runs.list_checkpoints(self.run) != self.found.known_checkpoints:
                         raise UsageError(f"{self.run}: another process changed this run just now.", "Try again.")
                     return self.trainer(quiet).train()
             except OSError as error:
@@ -69,17 +69,17 @@ class TrainingPlan:
         parameters = count_parameters(len(self.corpus.vocabulary), self.settings)
         monitor = Monitor(self.run, self.settings, parameters, quiet)
         trainer = Trainer(self.settings, self.corpus, self.run, monitor, self.pretrained)
-        prepare_process(trainer.balancer.most)
+        configure_torch(trainer.balancer.max_threads)
         # What could not be read again is refused here, before anything is removed
         record.encode()
         environment = describe_environment(trainer.device, trainer.precision)
         encode_config(trainer.state.checkpoint(self.settings, self.corpus, {}, environment).model)
         if self.found.checkpoint is not None:
             trainer.restore(self.found.checkpoint)
-            runs.forget_after(self.run, self.found.checkpoint.model.step)
-        elif self.found.is_replaced and runs.is_occupied(self.run):
-            runs.remove(self.run)
-        runs.start(self.run, self.settings, record)
+            runs.truncate_after(self.run, self.found.checkpoint.model.step)
+        elif self.found.is_replaced and runs.is_nonempty(self.run):
+            runs.remove_run(self.run)
+        runs.create_run(self.run, self.settings, record)
         return trainer
 
 
@@ -91,7 +91,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
         )
     if request.resume == "auto":
         run = request.out or default_run_folder(request.corpus_names)
-        if runs.checkpoints(run):
+        if runs.list_checkpoints(run):
             request = replace(request, resume=run)
         else:  # a run that was killed before its first save starts again from step 0
             request = replace(request, resume=None, overwrite=request.overwrite or runs.is_run(run))
@@ -99,7 +99,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
         return _plan_new(request)
     path = Path(request.resume)
     runs.check_path(path)
-    if runs.has_settings(path) and not runs.checkpoints(path):  # likewise, with its settings and its text
+    if runs.has_settings(path) and not runs.list_checkpoints(path):  # likewise, with its settings and its text
         recorded = None if request.corpus_names else RunCorpus.to_restart(path)
         sources = [SettingsSource.file(path / "config.toml"), *request.settings_sources]
         return _plan_new(replace(request, settings_sources=sources, out=path, overwrite=True), recorded)
@@ -114,13 +114,13 @@ def _plan_new(request: TrainingRequest, recorded: RunCorpus | None = None) -> Tr
     choose_device(settings.device)
     found = find_new_run(request)
     if recorded is None:
-        corpus = loading.load(
+        corpus = loading.load_corpus(
             request.corpus_names, settings, settings.sequence_length, request.cache_folder, request.quiet
         )
     else:
         corpus = recorded.load([], settings, None, request.cache_folder, request.quiet)
     if pretrained is not None:
-        corpus = corpus.known_by(grown_vocabulary(pretrained, corpus.vocabulary))
+        corpus = corpus.with_vocabulary(merge_vocabularies(pretrained, corpus.vocabulary))
     return TrainingPlan(settings, corpus, found, pretrained)
 
 

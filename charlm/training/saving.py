@@ -32,7 +32,7 @@ class Saver:
         step, seconds = checkpoint.model.step, checkpoint.model.progress.training_seconds
         try:
             files.sync_file(self.run / runs.METRICS)  # a resume counts on what was logged up to this step
-            runs.save(self.run, checkpoint, self.keep)
+            runs.save_checkpoint(self.run, checkpoint, self.keep)
         except (OSError, UnreadableError) as error:
             self.due_seconds = seconds + min(RETRY_SECONDS, self.every_seconds)
             reason = (error.strerror or error) if isinstance(error, OSError) else error.message.rstrip(".")
@@ -47,7 +47,7 @@ class Saver:
 
     def fail(self, step: int) -> None:
         """Raises ``CharlmError``: the last save of a run has failed."""
-        kept = ", ".join(folder.name for folder in reversed(runs.checkpoints(self.run))) or "nothing"
+        kept = ", ".join(folder.name for folder in reversed(runs.list_checkpoints(self.run))) or "nothing"
         raise CharlmError(
             f"{self.run}: step {step} could not be saved. Kept: {kept}.",
             f"Free up space, then run: charlm train --resume {quote(self.run)}",

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from charlm.config import OptimizationSettings, TrainSettings
-from charlm.evaluation.passes import count_characters_read
+from charlm.evaluation.loss import count_characters_read
 
-LAST_FRACTION = 0.01  # of the highest learning rate, at the end of the cosine
+FINAL_LR_FRACTION = 0.01  # of the highest learning rate, at the end of the cosine
 
 TRAINING_PASSES = 3  # forward, and backward for the gradients of activations and of weights
 SAMPLING_PASSES = 20  # sampling one character takes as long as evaluating 7 to 14 on one core, more on faster machines
-EVALUATION_SHARE = Fraction(1, 10)  # of the work of training, at most, unless that leaves too few evaluations
+MAX_EVALUATION_SHARE = Fraction(1, 10)  # of the work of training, at most, unless that leaves too few evaluations
 MIN_EVALUATIONS, MAX_EVALUATIONS = 4, 10
 MIN_INTERVAL = 100  # steps, where the number of steps is unknown: saving each new best takes time that is not counted
 
@@ -21,13 +21,13 @@ def learning_rate(settings: OptimizationSettings, step: int, progress: float) ->
     """The learning rate of the step after ``step`` steps, at a ``progress`` of 0 to 1.
 
     It rises in a straight line over ``warmup_steps`` and, meanwhile and after, follows half a cosine down to
-    ``LAST_FRACTION`` of the highest (Loshchilov and Hutter 2017, equation 5, without restarts) or stays.
+    ``FINAL_LR_FRACTION`` of the highest (Loshchilov and Hutter 2017, equation 5, without restarts) or stays.
     """
-    warm_up = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     if settings.schedule == "constant":
-        return settings.learning_rate * warm_up
+        return settings.learning_rate * warmup
     cosine = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-    return settings.learning_rate * warm_up * (LAST_FRACTION + (1 - LAST_FRACTION) * cosine)
+    return settings.learning_rate * warmup * (FINAL_LR_FRACTION + (1 - FINAL_LR_FRACTION) * cosine)
 
 
 def progress(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> float:
@@ -49,8 +49,8 @@ def why_complete(settings: OptimizationSettings, step: int, epochs: float, minut
 
 def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> dict[str, float]:
     """How far training is towards each limit that is set."""
-    done = {"max_steps": step, "max_epochs": epochs, "max_minutes": minutes}
-    return {name: so_far / getattr(settings, name) for name, so_far in done.items() if getattr(settings, name)}
+    used = {"max_steps": step, "max_epochs": epochs, "max_minutes": minutes}
+    return {name: amount / getattr(settings, name) for name, amount in used.items() if getattr(settings, name)}
 
 
 def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:
@@ -113,8 +113,8 @@ def schedule_evaluations(
     step_work = TRAINING_PASSES * Fraction(training_characters * settings.accumulation_steps, windows_per_epoch)
     evaluation_work = count_characters_read(validation_characters) + SAMPLING_PASSES * settings.sample_length
     if not (steps := step_limit(settings, windows_per_epoch)):
-        interval = max(Fraction(MIN_INTERVAL), evaluation_work / (EVALUATION_SHARE * step_work))
+        interval = max(Fraction(MIN_INTERVAL), evaluation_work / (MAX_EVALUATION_SHARE * step_work))
         return EvaluationSchedule(interval, growing=MAX_EVALUATIONS)
-    affordable = math.floor(EVALUATION_SHARE * steps * step_work / evaluation_work)
+    affordable = math.floor(MAX_EVALUATION_SHARE * steps * step_work / evaluation_work)
     evaluations = min(steps, max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, affordable)))
     return EvaluationSchedule(Fraction(steps, evaluations), growing=evaluations)

@@ -5,7 +5,7 @@ from charlm.progress import ThreadChange, TrainingProgress
 from charlm.training.monitor import Monitor
 
 
-class Sharing:
+class ThreadSharing:
     """Uses fewer threads while other programs need the processors, and tells people once what slows their run."""
 
     def __init__(self, balancer: ThreadBalancer) -> None:
@@ -18,15 +18,17 @@ class Sharing:
         if changes and changes[-1].threads != self.balancer.threads:
             changes.append(ThreadChange(step=progress.steps, threads=self.balancer.threads))
 
-    def look(self, progress: TrainingProgress, monitor: Monitor) -> None:
+    def check(self, progress: TrainingProgress, monitor: Monitor) -> None:
         balancer, step = self.balancer, progress.steps
         if balancer.balance():
             progress.thread_changes.append(ThreadChange(step=step, threads=balancer.threads))
-            monitor.threads(step, balancer.threads)
+            monitor.log_threads(step, balancer.threads)
         if balancer.is_slowed and not self.warned:
             self.warned = True
             if balancer.fixed:
                 advice = "Pause them, or let charlm adapt its threads: --threads 0, and OMP_NUM_THREADS not set."
             else:
-                advice = f"It uses {balancer.threads} of {balancer.most} threads until the machine is quiet again."
-            monitor.say(f"Other programs have been slowing this run since step {step}. {advice}")
+                advice = (
+                    f"It uses {balancer.threads} of {balancer.max_threads} threads until the machine is quiet again."
+                )
+            monitor.print_line(f"Other programs have been slowing this run since step {step}. {advice}")

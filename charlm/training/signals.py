@@ -9,35 +9,37 @@ import threading
 from types import FrameType
 from typing import Any
 
-from charlm.files import say_at_once
+from charlm.files import write_stderr_unbuffered
 
-STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
 
 
 class StopSignals:
-    """``number`` is that of the signal that asked to stop, 0 while none did."""
+    """``received`` is that of the signal that asked to stop, 0 while none did."""
 
     def __init__(self, quiet: bool) -> None:
-        self.number = 0
+        self.received = 0
         self.quiet = quiet
-        self.former: dict[int, Any] = {}
+        self.previous_handlers: dict[int, Any] = {}
 
-    def listen(self) -> None:
+    def install(self) -> None:
         if threading.current_thread() is not threading.main_thread():  # no other one is told of signals
             return
-        for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
+        for number in (getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)):
             if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN:
                 continue  # nohup: the run is to outlive its terminal
-            self.former[number] = signal.signal(number, self._heard)
+            self.previous_handlers[number] = signal.signal(number, self._handle)
 
-    def release(self) -> None:
+    def restore(self) -> None:
         """Give the signals back to whoever had them."""
-        while self.former:
-            signal.signal(*self.former.popitem())
+        while self.previous_handlers:
+            signal.signal(*self.previous_handlers.popitem())
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.number:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
             raise SystemExit(128 + number)
-        self.number = number
+        self.received = number
         if not self.quiet:
-            say_at_once("\nSaving and stopping after this step. Interrupt again to quit immediately, without saving.\n")
+            write_stderr_unbuffered(
+                "\nSaving and stopping after this step. Interrupt again to quit immediately, without saving.\n"
+            )

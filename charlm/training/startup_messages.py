@@ -20,7 +20,7 @@ def startup_messages(
     settings: TrainSettings, corpus: Corpus, found: FoundRun, pretrained: SavedModel | None
 ) -> Iterator[str]:
     yield from _describe_corpus(settings, corpus)
-    if found.checkpoint is None and (advice := likeness.advice(corpus, settings)):
+    if found.checkpoint is None and (advice := likeness.advise_shuffling(corpus, settings)):
         yield advice
     lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
     if lanes < settings.batch_size:
@@ -38,7 +38,7 @@ def startup_messages(
     if found.checkpoint is not None:
         saved = found.checkpoint.model
         yield f"Resuming {found.folder} from step {saved.step}."
-        if later := runs.later_checkpoints(found.folder, saved.step):
+        if later := runs.list_later_checkpoints(found.folder, saved.step):
             yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
         yield from _describe_changes(settings, saved, lanes)
 
@@ -53,10 +53,10 @@ def _describe_corpus(settings: TrainSettings, corpus: Corpus) -> Iterator[str]:
     if documents := len(corpus.text.document_starts):
         yield f"{pluralize(documents, 'document')}."
     if corpus.vocabulary.has_unknown:
-        occurrences, distinct = corpus.unknown()
+        occurrences, distinct = corpus.count_unknown()
         rare, total = pluralize(distinct, "rare character"), pluralize(occurrences, "occurrence")
         yield f"Mapped to the unknown token: {rare} ({total})."
-    if lacking := corpus.only_outside_training():
+    if lacking := corpus.count_unseen_in_training():
         yield f"Outside the training split only: {pluralize(lacking, f'distinct {settings.unit}')}."
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from charlm.corpus.windows import Window
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
-from charlm.training.optimizer import step_if
+from charlm.training.optimizer import step_if_finite
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def take_step(
         loss += window_loss.detach()
     gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip or math.inf)
     is_finite = torch.isfinite(gradient_norm) & torch.isfinite(loss)
-    step_if(optimizer, is_finite)
+    step_if_finite(optimizer, is_finite)
     optimizer.zero_grad()
     kept_state = tuple(torch.where(is_finite, new, old) for new, old in zip(new_state, state, strict=True))
     return Step(loss, gradient_norm, is_finite, num_targets, kept_state)

@@ -21,12 +21,12 @@ class Stopwatch:
     def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
         self.device = device
         self.seconds = seconds
-        self.since: float | None = None
+        self.started_at: float | None = None
         self.lap_started = 0.0
         self.laps: deque[float] = deque(maxlen=REMEMBERED_LAPS)
 
     def start(self) -> None:
-        self.since = self.lap_started = time.perf_counter()
+        self.started_at = self.lap_started = time.perf_counter()
 
     def end_lap(self) -> float:
         """To be called after each step, or at equal numbers of them: returns the seconds of a gap, else 0.
@@ -43,13 +43,13 @@ class Stopwatch:
         return seconds - median
 
     def read(self) -> float:
-        return self.seconds + (time.perf_counter() - self.since if self.since is not None else 0.0)
+        return self.seconds + (time.perf_counter() - self.started_at if self.started_at is not None else 0.0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Work that is no training. A GPU first finishes the steps that were given to it: they count."""
         synchronize(self.device)
-        self.seconds, self.since = self.read(), None
+        self.seconds, self.started_at = self.read(), None
         try:
             yield
         finally:

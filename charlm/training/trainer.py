@@ -14,8 +14,8 @@ from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.corpus.windows import Lanes
 from charlm.errors import TrainingInterruptedError, quote
-from charlm.evaluation.passes import Evaluation, choose_lanes, evaluate
-from charlm.generation.streams import Sampler
+from charlm.evaluation.loss import Evaluation, choose_lanes, evaluate
+from charlm.generation.sampler import Sampler
 from charlm.model.device import choose_device, choose_precision
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
@@ -24,9 +24,9 @@ from charlm.training.internals import measure_internals
 from charlm.training.monitor import Monitor
 from charlm.training.policy import ROLLBACK_LR_SCALE, Policy
 from charlm.training.saving import Saver
-from charlm.training.sharing import Sharing
+from charlm.training.sharing import ThreadSharing
 from charlm.training.signals import StopSignals
-from charlm.training.state import NotFiniteError, TrainingState
+from charlm.training.state import NonFiniteError, TrainingState
 from charlm.training.step import take_step
 from charlm.training.stopwatch import Stopwatch
 
@@ -36,7 +36,7 @@ INITIAL_EVAL_CHARACTERS = 1000  # what the untrained model makes of the text, be
 class Trainer:
     """Trains one model on one corpus in one run folder, from the start or from a checkpoint.
 
-    ``origin``: the model whose weights it starts from, if it is not to start from random ones.
+    ``pretrained``: the model whose weights it starts from, if it is not to start from random ones.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Trainer:
     ) -> None:
         self.settings = settings
         self.corpus = corpus
-        self.origin = origin
+        self.pretrained = origin
         self.run = run
         self.monitor = monitor
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
-        self.validation = corpus.part(corpus.split.validation)
-        self.lanes = Lanes(corpus.part(corpus.split.train), settings.batch_size, settings.sequence_length)
+        self.validation = corpus.subrange(corpus.split.validation)
+        self.lanes = Lanes(corpus.subrange(corpus.split.train), settings.batch_size, settings.sequence_length)
         self.policy = Policy(
             settings, len(corpus.split.train), len(corpus.split.validation), self.lanes.windows_per_epoch
         )
@@ -63,7 +63,7 @@ class Trainer:
         self.stop_signals = StopSignals(monitor.quiet)
         threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
         self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
-        self.sharing = Sharing(self.balancer)
+        self.sharing = ThreadSharing(self.balancer)
 
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
@@ -81,33 +81,33 @@ class Trainer:
         Raises ``TrainingInterruptedError`` after a signal, with everything saved, and ``DivergedError``.
         """
         self.monitor.start(self.counters.steps, self.policy.total_steps)
-        self.stop_signals.listen()
+        self.stop_signals.install()
         try:
             stopped = self.policy.should_stop(self.counters, self.seconds)
             if self.counters.steps == 0:
                 self.evaluate_untrained()
             elif stopped:
-                self.monitor.say(self.policy.why_stopped(self.counters, self.seconds))
+                self.monitor.print_line(self.policy.why_stopped(self.counters, self.seconds))
             self.stopwatch.start()
             while not stopped:
                 try:
                     stopped = self.step()
-                except NotFiniteError:
+                except NonFiniteError:
                     self.roll_back()
             self.save_final()
-            self.stop_signals.release()  # all is saved: from here on a signal may end it at once
+            self.stop_signals.restore()  # all is saved: from here on a signal may end it at once
             return self.evaluate_best()
         finally:
-            self.stop_signals.release()
+            self.stop_signals.restore()
             self.monitor.close()
 
     def step(self) -> bool:
-        """One step and what is due after it. Returns whether it was the last. Raises ``NotFiniteError``."""
+        """One step and what is due after it. Returns whether it was the last. Raises ``NonFiniteError``."""
         self.train_step()
         if self.device.type != "cuda":  # a GPU is still at work; it is waited for where values are read
             self.leave_out_gap()
         should_evaluate = self.policy.should_evaluate(self.counters, self.seconds)
-        self.sharing.look(self.counters, self.monitor)
+        self.sharing.check(self.counters, self.monitor)
         if self.policy.should_log(self.counters):
             self.log()
         if should_evaluate:
@@ -117,7 +117,7 @@ class Trainer:
         if self.policy.should_save(self.counters, seconds, self.saver.due_seconds, is_best):
             with self.stopwatch.paused():
                 self.save()
-        if self.stop_signals.number:
+        if self.stop_signals.received:
             self.stop()
         return self.policy.should_stop(self.counters, seconds)
 
@@ -135,7 +135,7 @@ class Trainer:
             self.precision,
         )
         self.state.recurrent, self.gradient_norm = step.state, step.gradient_norm
-        self.state.count(step.loss, step.is_finite, step.num_targets)
+        self.state.record_step(step.loss, step.is_finite, step.num_targets)
         counters.windows_seen += len(windows)
         counters.targets_since_last_log += step.num_targets
         counters.steps += 1
@@ -147,9 +147,9 @@ class Trainer:
         loss_sum, targets, taken, skipped = self.state.since_log.tolist()
         if self.device.type == "cuda":
             self.leave_out_gap()
-        self.state.check()
+        self.state.raise_if_nonfinite()
         if skipped:
-            self.monitor.say(
+            self.monitor.print_line(
                 f"Skipped {skipped:.0f} of the last {taken + skipped:.0f} steps: non-finite loss or gradient."
             )
         seconds, counters = self.seconds, self.counters
@@ -169,15 +169,15 @@ class Trainer:
             "progress/epoch": self.policy.count_epochs(counters),
         }
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        self.monitor.training(counters.steps, self.policy.progress(counters, self.seconds), finite)
+        self.monitor.log_step(counters.steps, self.policy.progress(counters, self.seconds), finite)
 
     def evaluate(self) -> None:
         """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
-        self.state.check()
+        self.state.raise_if_nonfinite()
         lanes = choose_lanes(len(self.validation))
         loss = evaluate(self.model, self.validation, lanes, self.precision).nats_per_character
         counters = self.counters
-        self.monitor.evaluation(counters.steps, loss)
+        self.monitor.log_evaluation(counters.steps, loss)
         self.metrics = {"loss_validation": loss}
         if loss < counters.best_validation_loss:
             self.unsaved_best = counters.best_validation_loss, counters.evaluations_without_improvement
@@ -189,13 +189,13 @@ class Trainer:
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=counters.steps)
             sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
-            self.monitor.sample(counters.steps, "".join(sampler.stream()))
+            self.monitor.log_sample(counters.steps, "".join(sampler.stream()))
 
     def save(self) -> None:
         """Save, or warn that it failed: then the best loss is what it was before, since this model may be lost."""
-        self.state.check()
+        self.state.raise_if_nonfinite()
         self.counters.training_seconds = self.seconds
-        environment = describe_environment(self.device, self.precision, self.balancer.most)
+        environment = describe_environment(self.device, self.precision, self.balancer.max_threads)
         saved = self.saver.save(self.state.checkpoint(self.settings, self.corpus, self.metrics, environment))
         if self.unsaved_best and not saved:
             self.counters.best_validation_loss, self.counters.evaluations_without_improvement = self.unsaved_best
@@ -205,25 +205,25 @@ class Trainer:
         """Training diverged: continue from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
         diverged_at = self.counters.steps
         rollbacks, learning_rate_scale = self.policy.roll_back(self.counters)
-        if runs.checkpoints(self.run):
+        if runs.list_checkpoints(self.run):
             self.restore(runs.load_checkpoint(self.run))
         else:
             self.state = self.initial_state()
             self.stopwatch = Stopwatch(self.device)
             self.saver.start_from(0, 0.0)
-        runs.forget_after(self.run, self.counters.steps)
+        runs.truncate_after(self.run, self.counters.steps)
         self.counters.rollbacks, self.counters.learning_rate_scale = rollbacks, learning_rate_scale
         self.stopwatch.start()
         self.monitor.restart(self.counters.steps)
         back = f"rolling back to step {self.counters.steps} with {ROLLBACK_LR_SCALE:g} times the learning rate"
-        self.monitor.say(f"Training diverged at step {diverged_at}: {back}.")
+        self.monitor.print_line(f"Training diverged at step {diverged_at}: {back}.")
 
     # The ends
 
     def evaluate_untrained(self) -> None:
         """What the untrained model makes of the text: about what guessing would."""
-        few = self.validation.part(range(min(INITIAL_EVAL_CHARACTERS, len(self.validation))))
-        self.monitor.before_learning(evaluate(self.model, few).nats_per_character, self.model.vocabulary_size)
+        few = self.validation.subrange(range(min(INITIAL_EVAL_CHARACTERS, len(self.validation))))
+        self.monitor.log_initial_loss(evaluate(self.model, few).nats_per_character, self.model.vocabulary_size)
 
     def save_final(self) -> None:
         """Raises ``CharlmError`` that says what is kept if this save fails."""
@@ -237,7 +237,7 @@ class Trainer:
         raise TrainingInterruptedError(
             f"Stopped after step {self.counters.steps}; checkpoint saved.",
             f"Resume with: charlm train --resume {quote(self.run)}",
-            self.stop_signals.number,
+            self.stop_signals.received,
         )
 
     def evaluate_best(self) -> Evaluation:
@@ -249,7 +249,7 @@ class Trainer:
             exact = evaluate(
                 best.build_model(self.device), self.validation, on_progress=self.balancer.watch(bar.update)
             )
-        self.monitor.exact(best.step, exact.nats_per_character)
+        self.monitor.log_final_loss(best.step, exact.nats_per_character)
         return exact
 
     # Helpers
@@ -257,15 +257,15 @@ class Trainer:
     def leave_out_gap(self) -> None:
         """Time in which the process was stopped is no training time."""
         if gap_seconds := self.stopwatch.end_lap():
-            self.monitor.gap(self.counters.steps, gap_seconds)
+            self.monitor.log_gap(self.counters.steps, gap_seconds)
 
     def initial_state(self) -> TrainingState:
         vocabulary, lanes = self.corpus.vocabulary, self.lanes
-        return TrainingState.first(self.settings, vocabulary, lanes.batch_size, self.device, self.origin)
+        return TrainingState.initial(self.settings, vocabulary, lanes.batch_size, self.device, self.pretrained)
 
     @property
     def counters(self) -> TrainingProgress:
-        return self.state.done
+        return self.state.counters
 
     @property
     def model(self) -> CharacterModel:

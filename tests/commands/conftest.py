@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from charlm import benchmark
-from charlm.benchmark import Contestant
+from charlm.benchmark import Candidate
 from charlm.commands import main
 from charlm.config import SettingsSource
 from charlm.training.plan import plan_training
@@ -48,9 +48,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.Ca
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    terminated = signal.getsignal(signal.SIGTERM)
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
     yield call
-    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGTERM, sigterm_handler)
 
 
 @pytest.fixture
@@ -59,15 +59,15 @@ def bench_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     multiply small matrices, since large ones take minutes in bf16 on a CPU without instructions for it.
     """
 
-    def take_turns(
-        contestants: Mapping[str, Contestant], rounds: int, on_progress: Callable[[], object]
+    def time_interleaved(
+        candidates: Mapping[str, Candidate], rounds: int, on_progress: Callable[[], object]
     ) -> dict[str, float]:
-        for make, settings in contestants.values():
+        for make, settings in candidates.values():
             make(settings, torch.device("cpu"))()
             on_progress()
-        return dict.fromkeys(contestants, 0.5)
+        return dict.fromkeys(candidates, 0.5)
 
-    monkeypatch.setattr(benchmark, "_take_turns", take_turns)
+    monkeypatch.setattr(benchmark, "_time_interleaved", time_interleaved)
     monkeypatch.setattr(benchmark, "MATRIX_SIZE", 16)
 
 

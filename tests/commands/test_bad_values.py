@@ -6,7 +6,7 @@ import pytest
 
 from charlm import benchmark
 from tests.commands.conftest import Cli
-from tests.commands.test_bad_input import TINY, refused, run
+from tests.commands.test_bad_input import TINY, assert_rejected, run
 
 __all__ = ["run"]  # a fixture
 
@@ -33,7 +33,7 @@ __all__ = ["run"]  # a fixture
 def test_an_empty_path_is_not_the_working_folder(
     cli: Cli, run: Path, poem_file: Path, arguments: tuple[str, ...]
 ) -> None:
-    refused(cli, 2, *arguments, says=("must not be empty", arguments[0]))
+    assert_rejected(cli, 2, *arguments, expected=("must not be empty", arguments[0]))
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,17 @@ def test_an_empty_path_is_not_the_working_folder(
 )
 def test_more_threads_than_any_machine_has(cli: Cli, run: Path, poem_file: Path, command: tuple[str, ...]) -> None:
     for threads in ("4097", "99999999999", "9" * 30):
-        refused(cli, 2, *command, "--threads", threads, says=("--threads", "at most 4096"))
+        assert_rejected(cli, 2, *command, "--threads", threads, expected=("--threads", "at most 4096"))
 
 
 def test_numbers_that_nothing_can_count_to(cli: Cli, run: Path) -> None:
-    refused(cli, 2, "eval", "run", "--independent-windows", "9" * 30, says=("--independent-windows", "at most"))
-    refused(cli, 2, "eval", "run", "--num-segments", "9" * 30, says=("--num-segments", "at most"))
-    refused(cli, 2, "sample", "run", "--next-probabilities", "9" * 30, says=("--next-probabilities", "at most"))
+    assert_rejected(
+        cli, 2, "eval", "run", "--independent-windows", "9" * 30, expected=("--independent-windows", "at most")
+    )
+    assert_rejected(cli, 2, "eval", "run", "--num-segments", "9" * 30, expected=("--num-segments", "at most"))
+    assert_rejected(
+        cli, 2, "sample", "run", "--next-probabilities", "9" * 30, expected=("--next-probabilities", "at most")
+    )
     assert cli("eval", "run", "--independent-windows", str(2**62)).code == 0
 
 
@@ -57,12 +61,14 @@ def test_numbers_that_nothing_can_count_to(cli: Cli, run: Path) -> None:
 def test_an_encoding_whose_name_cannot_be_decoded(
     cli: Cli, run: Path, poem_file: Path, command: tuple[str, ...]
 ) -> None:
-    refused(cli, 2, *command, "--encoding", "\udce9", says=("--encoding", "unknown text encoding"))
+    assert_rejected(cli, 2, *command, "--encoding", "\udce9", expected=("--encoding", "unknown text encoding"))
 
 
 def test_several_runs_of_which_there_is_none(cli: Cli, run: Path) -> None:
     for options in ((), ("--json",)):
-        refused(cli, 2, "info", "nowhere", "elsewhere", *options, says=("nowhere", "elsewhere", "no such run"), lines=3)
+        assert_rejected(
+            cli, 2, "info", "nowhere", "elsewhere", *options, expected=("nowhere", "elsewhere", "no such run"), lines=3
+        )
         assert cli("info", "nowhere", "run", *options).code == 0
 
 
@@ -70,8 +76,8 @@ def test_a_benchmark_that_does_not_fit_into_memory(cli: Cli, monkeypatch: pytest
     def fail(*arguments: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 159999996800000016 bytes")
 
-    monkeypatch.setattr(benchmark, "run", fail)
-    refused(cli, 1, "bench", says=("Out of memory", "--hidden-size"))
+    monkeypatch.setattr(benchmark, "run_benchmark", fail)
+    assert_rejected(cli, 1, "bench", expected=("Out of memory", "--hidden-size"))
 
 
 @pytest.mark.parametrize("command", [(), ("corpus",), ("cache",)])

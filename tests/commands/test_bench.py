@@ -13,7 +13,7 @@ SIZES = ("--hidden-size", "8", "--embedding-size", "4", "--batch-size", "2", "--
 
 
 @pytest.mark.parametrize(("cell", "bf16"), [("lstm", True), ("gru", False), ("rnn", True)])
-def test_json_holds_the_speed_of_every_contestant(
+def test_json_contains_speed_of_every_candidate(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, cell: str, bf16: bool
 ) -> None:
     monkeypatch.setattr("charlm.benchmark.multiplies_bf16", lambda device: bf16)
@@ -30,13 +30,13 @@ def test_json_holds_the_speed_of_every_contestant(
     assert shown["rounds"] == 1
 
 
-def test_the_page_says_how_many_times_as_fast_as_the_peers(cli: Cli) -> None:
+def test_report_contains_speedup_over_baselines(cli: Cli) -> None:
     result = cli("bench", *SIZES, "--rounds", "1")
     assert result.code == 0, result.err
     assert result.out.count("charlm is 1.00×") == 6
     assert "2 × 8 lstm" in result.out
 
 
-def test_it_takes_presets_and_leaves_out_what_it_does_not_measure(cli: Cli) -> None:
+def test_preset_settings_that_bench_does_not_use_are_ignored(cli: Cli) -> None:
     result = cli("bench", "--config", "tiny", *SIZES, "--rounds", "1", "--json")
     assert json.loads(result.out)["settings"]["num_layers"] == 1

@@ -15,7 +15,7 @@ from click.shell_completion import get_completion_class
 
 from charlm import run_corpus, runs
 from charlm.checkpoint import contents
-from charlm.commands import COMMANDS, completion, group
+from charlm.commands import COMMANDS, command_group, completion
 from charlm.corpus import sources
 from charlm.corpus.download import CORPORA
 from tests.conftest import ROOT
@@ -47,7 +47,7 @@ def offered(monkeypatch: pytest.MonkeyPatch, shell: str, *words: str) -> list[st
     monkeypatch.setenv("COMP_CWORD", typed[-1] if shell == "fish" else str(len(typed) - 1))
     found = get_completion_class(shell)
     assert found is not None
-    answer = found(group, {}, "charlm", "_CHARLM_COMPLETE").complete()
+    answer = found(command_group, {}, "charlm", "_CHARLM_COMPLETE").complete()
     if shell == "zsh":
         lines = answer.split("\n")
         items = list(zip(lines[::3], lines[1::3], strict=True)) if answer else []

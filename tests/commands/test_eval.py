@@ -37,7 +37,7 @@ KEYS = {
 }
 
 
-def measured(cli: Cli, *arguments: object) -> dict[str, Any]:
+def eval_json(cli: Cli, *arguments: object) -> dict[str, Any]:
     result = cli("eval", *arguments, "--json", "--threads", "1")
     assert result.code == 0, result.err
     assert result.err == ""
@@ -47,7 +47,7 @@ def measured(cli: Cli, *arguments: object) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def parted(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_with_test_split(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a test part, an unknown symbol and documents of a line."""
     folder = tmp_path_factory.mktemp("parted")
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
@@ -70,8 +70,8 @@ def parted(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_it_is_the_figure_that_the_training_ended_with(cli: Cli, trained: Path) -> None:
-    report = measured(cli, trained)
+def test_eval_matches_final_training_loss(cli: Cli, trained: Path) -> None:
+    report = eval_json(cli, trained)
     assert report.keys() == KEYS
     expected = summarize(trained).metrics["loss_validation_exact"]
     assert report["nats_per_character"] == pytest.approx(expected, abs=1e-6)
@@ -80,8 +80,8 @@ def test_it_is_the_figure_that_the_training_ended_with(cli: Cli, trained: Path) 
     assert report["unknown_characters"] == 0
 
 
-def test_the_units_are_those_of_one_figure(cli: Cli, trained: Path, poem: str) -> None:
-    report = measured(cli, trained)
+def test_nats_bits_and_perplexity_agree(cli: Cli, trained: Path, poem: str) -> None:
+    report = eval_json(cli, trained)
     validation = poem[-408:]
     assert report["bits_per_character"] == pytest.approx(report["nats_per_character"] / math.log(2))
     assert report["perplexity"] == pytest.approx(math.exp(report["nats_per_character"]))
@@ -89,7 +89,7 @@ def test_the_units_are_those_of_one_figure(cli: Cli, trained: Path, poem: str) -
     assert report["bits_per_byte"] * report["bytes"] == pytest.approx(report["bits_per_character"] * len(validation))
 
 
-def test_a_page_for_people(cli: Cli, trained: Path) -> None:
+def test_eval_report_text(cli: Cli, trained: Path) -> None:
     result = cli("eval", trained)
     assert result.code == 0, result.err
     for words in (
@@ -103,90 +103,88 @@ def test_a_page_for_people(cli: Cli, trained: Path) -> None:
     assert "For comparison" not in result.out
 
 
-def test_texts_standard_input_and_another_encoding(
+def test_eval_of_files_stdin_and_other_encoding(
     cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "Die Wölfe zählen Schafe.\n"
     (tmp_path / "utf-8.txt").write_bytes(line.encode())
     (tmp_path / "latin.txt").write_bytes(line.encode("latin-1"))
-    expected = measured(cli, trained, "utf-8.txt")
+    expected = eval_json(cli, trained, "utf-8.txt")
     assert expected["characters"] == len(line)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line.encode())))
     same = ("nats_per_character", "bits_per_byte", "characters", "bytes")
     for arguments in (("latin.txt", "--encoding", "latin-1"), ("-",)):
-        found = measured(cli, trained, *arguments)
+        found = eval_json(cli, trained, *arguments)
         assert {name: found[name] for name in same} == {name: expected[name] for name in same}
-    assert measured(cli, trained, "utf-8.txt", "utf-8.txt")["characters"] == 2 * len(line)
+    assert eval_json(cli, trained, "utf-8.txt", "utf-8.txt")["characters"] == 2 * len(line)
 
 
-def test_the_test_part_with_unknown_characters_and_documents(cli: Cli, parted: Path, poem: str) -> None:
-    report = measured(cli, parted, "--split", "test")
-    start, end = runs.load_model(parted).corpus.split.test
+def test_test_split_with_unknown_characters_and_documents(cli: Cli, run_with_test_split: Path, poem: str) -> None:
+    report = eval_json(cli, run_with_test_split, "--split", "test")
+    start, end = runs.load_model(run_with_test_split).corpus.split.test
     assert report["text"] == "the test split of poem"
     assert report["characters"] == end - start
-    known = set(runs.load_model(parted).vocabulary.characters)
+    known = set(runs.load_model(run_with_test_split).vocabulary.characters)
     assert report["unknown_characters"] == sum(character not in known for character in poem[start:end]) > 0
 
 
-def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
-    assert measured(cli, trained, "--checkpoint", "1")["step"] == 1
-    assert measured(cli, trained / "step-00000002")["step"] == 2
+def test_checkpoint_option_selects_checkpoint(cli: Cli, trained: Path) -> None:
+    assert eval_json(cli, trained, "--checkpoint", "1")["step"] == 1
+    assert eval_json(cli, trained / "step-00000002")["step"] == 2
 
 
-def test_several_segments_are_called_approximate(cli: Cli, trained: Path, poem_file: Path, poem: str) -> None:
-    exact = measured(cli, trained, poem_file)
-    report = measured(cli, trained, poem_file, "--num-segments", "3")
+def test_multiple_segments_are_reported_as_approximate(cli: Cli, trained: Path, poem_file: Path, poem: str) -> None:
+    exact = eval_json(cli, trained, poem_file)
+    report = eval_json(cli, trained, poem_file, "--num-segments", "3")
     assert report["exact"] is False
     assert report["nats_per_character"] == pytest.approx(exact["nats_per_character"], abs=0.01)
     assert report["num_segments"] == 3
     assert (
         "approximate: 4 segments" in cli("eval", trained, poem_file, "--num-segments", "64").out
     )  # too short for more
-    assert measured(cli, trained, "--num-segments", "3")["exact"] is True  # too short for more than one
+    assert eval_json(cli, trained, "--num-segments", "3")["exact"] is True  # too short for more than one
 
 
-def test_dynamic_evaluation_stands_apart(cli: Cli, trained: Path) -> None:
-    static = measured(cli, trained)
-    report = measured(cli, trained, "--dynamic", "--independent-windows", "50")
+def test_dynamic_evaluation_leaves_static_loss_unchanged(cli: Cli, trained: Path) -> None:
+    static = eval_json(cli, trained)
+    report = eval_json(cli, trained, "--dynamic", "--independent-windows", "50")
     assert report["nats_per_character"] == static["nats_per_character"]
     learning, windows = report["dynamic"], report["independent_windows"]
     assert learning["nats_per_character"] < static["nats_per_character"]
     assert learning["bits_per_character"] == pytest.approx(learning["nats_per_character"] / math.log(2))
     assert windows["window_characters"] == 50
-    assert windows == measured(cli, trained, "--independent-windows", "50")["independent_windows"]
-    other = measured(cli, trained, "--dynamic", "--dynamic-learning-rate", "1e-8", "--dynamic-segment-length", "9")
+    assert windows == eval_json(cli, trained, "--independent-windows", "50")["independent_windows"]
+    other = eval_json(cli, trained, "--dynamic", "--dynamic-learning-rate", "1e-8", "--dynamic-segment-length", "9")
     assert other["dynamic"]["nats_per_character"] == pytest.approx(static["nats_per_character"], abs=1e-3)
     assert other["dynamic"]["settings"]["dynamic_segment_length"] == 9
     assert "dynamic evaluation" in cli("eval", trained, "--dynamic", "--dynamic-decay", "0.1").out
 
 
-def test_baselines_of_the_runs_own_text_and_of_another(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_baselines_of_run_corpus_and_other_text(cli: Cli, trained: Path, tmp_path: Path) -> None:
     inspected = json.loads(cli("corpus", "inspect", trained.parent / "poem.txt", "--json").out)
-    assert measured(cli, trained, "--baselines")["baselines"] == inspected["baselines"]
+    assert eval_json(cli, trained, "--baselines")["baselines"] == inspected["baselines"]
     (tmp_path / "other.txt").write_text("Wölfe" * 20, encoding="utf-8")
-    baselines = measured(cli, trained, "other.txt", "--baselines")["baselines"]
+    baselines = eval_json(cli, trained, "other.txt", "--baselines")["baselines"]
     assert baselines["train_characters"] == inspected["baselines"]["train_characters"]
     assert baselines["validation_characters"] == 100
     assert "xz" in cli("eval", trained, "--baselines").out
 
 
 def test_loss_by_context_length_is_reported_and_plotted(cli: Cli, trained: Path, tmp_path: Path) -> None:
-    report = measured(cli, trained, "--context-plot", "context.svg")
+    report = eval_json(cli, trained, "--context-plot", "context.svg")
     assert (tmp_path / "context.svg").read_text().startswith("<svg")
     lengths = [point["context_characters"] for point in report["context_loss"]]
     assert lengths == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
     for point in report["context_loss"]:
         assert point["bits_per_character"] > 0
         assert point["bits_per_character"] == pytest.approx(point["nats_per_character"] / math.log(2))
-    assert measured(cli, trained, "--context-loss")["context_loss"] == report["context_loss"]
+    assert eval_json(cli, trained, "--context-loss")["context_loss"] == report["context_loss"]
     page = cli("eval", trained, "--context-loss").out
     for context in ("0 characters", "1 character", "2–3 characters", "256–407 characters"):  # of 408 in the text
         assert f"after {context} of context" in page
 
 
-def test_a_model_that_diverges_while_it_learns_is_no_figure(
-    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_diverged_dynamic_evaluation_fails(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dynamic, "_root_mean_squares", lambda model, *text: list(map(zeros_like, model.parameters())))
     result = cli("eval", trained, "--dynamic", "--dynamic-learning-rate", "10")
     assert (result.code, result.out) == (1, "")
@@ -194,7 +192,7 @@ def test_a_model_that_diverges_while_it_learns_is_no_figure(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs devices that are files")
-def test_only_a_plain_file_is_replaced_by_a_picture(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_svg_replaces_only_regular_files(cli: Cli, trained: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, says in (("pipe", "not a regular file"), (os.devnull, "not a regular file"), (tmp_path, "a folder")):
         result = cli("eval", trained, "--context-plot", path)
@@ -203,26 +201,26 @@ def test_only_a_plain_file_is_replaced_by_a_picture(cli: Cli, trained: Path, tmp
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_a_fault_of_the_measuring_is_not_one_of_the_picture(
+def test_evaluation_error_is_not_reported_as_svg_write_error(
     cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def failing(*arguments: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("charlm.evaluation.report.measure", failing)
+    monkeypatch.setattr("charlm.evaluation.report.evaluate_all", failing)
     result = cli("eval", trained, "--context-plot", "context.svg")
     assert result.code == 1
     assert "cannot be written" not in result.err
     assert not (tmp_path / "context.svg").exists()
 
 
-def test_a_picture_that_cannot_be_written_is_said(cli: Cli, trained: Path) -> None:
+def test_unwritable_svg_path_is_reported(cli: Cli, trained: Path) -> None:
     result = cli("eval", trained, "--context-plot", "nowhere/context.svg")
     assert result.code == 2
     assert "context.svg: cannot be written: No such file" in result.err
 
 
-def test_a_model_of_bytes_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+def test_byte_level_model_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
     layers = [SettingsSource("test", {**settings, "threads": 1, "sample_length": 0})]
     plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).trainer(quiet=True).train()
@@ -231,7 +229,7 @@ def test_a_model_of_bytes_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_fi
     assert page.count("bits per byte") == 2  # the loss, and the heading of the comparison
     assert "independent windows of 9 bytes" in page
     assert "character" not in page
-    report = measured(cli, "run", *options)
+    report = eval_json(cli, "run", *options)
     assert "character" not in json.dumps(report)
     assert report["unit"] == "byte"
     assert report["bits_per_byte"] == pytest.approx(report["nats_per_byte"] / math.log(2))
@@ -240,9 +238,7 @@ def test_a_model_of_bytes_is_measured_in_bytes(cli: Cli, tmp_path: Path, poem_fi
     assert "character" not in (tmp_path / "x.svg").read_text(encoding="utf-8")
 
 
-def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(
-    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_bar_on_terminal_unless_quiet(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert cli("eval", trained, "--quiet").err == ""
     shown = cli("eval", trained, "--dynamic", "--independent-windows", "9", "--context-plot", "context.svg").err
@@ -250,7 +246,7 @@ def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(
         assert f"{what}:   0%" in shown
 
 
-def test_it_changes_nothing_in_the_run(cli: Cli, trained: Path) -> None:
+def test_eval_does_not_change_run_folder(cli: Cli, trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     cli("eval", trained, "--dynamic")
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before

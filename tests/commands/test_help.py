@@ -8,7 +8,7 @@ import pytest
 from click import Context, Group, Option, ParamType
 
 from charlm import __version__
-from charlm.commands import COMMANDS, group, options
+from charlm.commands import COMMANDS, command_group, options
 from charlm.commands.layout import Argument, Command
 from charlm.config import SampleSettings, TrainSettings
 from tests.commands.conftest import Cli
@@ -23,7 +23,7 @@ def help_of(cli: Cli, *command: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_each_command_has_an_example(cli: Cli, command: str) -> None:
+def test_help_of_each_command_has_an_example(cli: Cli, command: str) -> None:
     examples = [line for line in help_of(cli, command).splitlines() if line.startswith(f"  charlm {command}")]
     assert examples
 
@@ -35,7 +35,7 @@ COMMON = {"--help", "--debug", "--quiet", "--threads", "--device", "--cache-dir"
 def test_every_option_has_an_example(cli: Cli, command: str) -> None:
     examples = [line for line in help_of(cli, command).splitlines() if f"charlm {command} " in line]
     shown = {word for line in examples for word in line.split()}
-    found = group.get_command(Context(group), command)
+    found = command_group.get_command(Context(command_group), command)
     assert found is not None
     flags = [parameter for parameter in found.params if isinstance(parameter, Option)]
     names = [{*option.opts, *option.secondary_opts} for option in flags if not COMMON & set(option.opts)]
@@ -45,14 +45,14 @@ def test_every_option_has_an_example(cli: Cli, command: str) -> None:
 
 def all_commands() -> Iterator[tuple[str, ...]]:
     for name in COMMANDS:
-        found = group.get_command(Context(group), name)
+        found = command_group.get_command(Context(command_group), name)
         subcommands = found.list_commands(Context(found)) if isinstance(found, Group) else []
         yield from [(name, subcommand) for subcommand in subcommands] or [(name,)]
 
 
 @pytest.mark.parametrize("names", list(all_commands()), ids=" ".join)
-def test_every_argument_is_described_in_a_section_of_its_own(cli: Cli, names: tuple[str, ...]) -> None:
-    found = group.get_command(Context(group), names[0])
+def test_arguments_are_described_in_their_own_section(cli: Cli, names: tuple[str, ...]) -> None:
+    found = command_group.get_command(Context(command_group), names[0])
     if isinstance(found, Group):
         found = found.get_command(Context(found), names[1])
     assert isinstance(found, Command)
@@ -66,16 +66,16 @@ def test_every_argument_is_described_in_a_section_of_its_own(cli: Cli, names: tu
         assert f"{str(argument.name).upper()} {' '.join(argument.description.split())}" in shown
 
 
-def test_types_of_options_do_not_need_a_generic_click() -> None:
+def test_option_types_do_not_require_generic_click() -> None:
     assert options.ParamType is ParamType  # click 8.2 cannot subscript it
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_minus_h_is_help_too(cli: Cli, command: str) -> None:
+def test_short_help_flag(cli: Cli, command: str) -> None:
     assert cli(command, "-h").out == help_of(cli, command)
 
 
-def test_the_help_lists_every_command_and_the_exit_codes(cli: Cli) -> None:
+def test_help_lists_commands_and_exit_codes(cli: Cli) -> None:
     text = help_of(cli)
     for command, purpose in COMMANDS.items():
         assert command in text
@@ -96,7 +96,7 @@ def test_every_setting_is_an_option_with_its_default(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_lines_of_help_fit_a_terminal(cli: Cli, command: str) -> None:
+def test_help_lines_fit_in_terminal(cli: Cli, command: str) -> None:
     assert max(map(len, help_of(cli, command).splitlines())) <= 100
 
 
@@ -104,14 +104,14 @@ def test_version(cli: Cli) -> None:
     assert cli("--version").out.split()[-1] == __version__
 
 
-def test_a_command_that_does_not_exist_is_refused_by_name(cli: Cli) -> None:
+def test_unknown_command_is_rejected(cli: Cli) -> None:
     result = cli("trian")
     assert result.code == 2
     assert "'trian'" in result.err
     assert "Traceback" not in result.err
 
 
-def test_the_launcher_of_a_checkout_is_charlm() -> None:
+def test_checkout_launcher_runs_charlm() -> None:
     process = subprocess.run(
         [sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -120,14 +120,14 @@ def test_the_launcher_of_a_checkout_is_charlm() -> None:
     assert process.stderr == ""
 
 
-def test_importing_charlm_and_all_help_import_neither_torch_nor_numpy() -> None:
+def test_import_and_help_do_not_import_torch_or_numpy() -> None:
     program = f"""
 import sys
 import charlm
-from charlm.commands import group
+from charlm.commands import command_group
 for command in {list(COMMANDS)!r}:
-    group.main(args=[command, "--help"], standalone_mode=False)
-group.main(args=["--help"], standalone_mode=False)
+    command_group.main(args=[command, "--help"], standalone_mode=False)
+command_group.main(args=["--help"], standalone_mode=False)
 sys.exit(", ".join({{"torch", "numpy"}} & set(sys.modules)))
 """
     process = subprocess.run(

@@ -12,7 +12,7 @@ from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
 
 
-def test_a_page_of_one_run(cli: Cli, trained: Path) -> None:
+def test_info_report_of_one_run(cli: Cli, trained: Path) -> None:
     result = cli("info", trained)
     assert result.code == 0, result.err
     assert result.err == ""
@@ -25,7 +25,7 @@ def test_a_page_of_one_run(cli: Cli, trained: Path) -> None:
     assert "Checkpoints: 1, 2, 3, 4" in result.out
 
 
-def test_a_byte_level_model_is_described_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+def test_byte_level_model_is_described_in_bytes(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {"unit": "byte", "hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1}
     layers = [SettingsSource("test", {**settings, "threads": 1, "sample_length": 0})]
     plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).trainer(quiet=True).train()
@@ -38,7 +38,7 @@ def test_a_byte_level_model_is_described_in_bytes(cli: Cli, tmp_path: Path, poem
     assert f"{metrics['bits_per_byte_validation']:.4f}" in table[1]
 
 
-def test_a_setting_is_shown_on_one_line(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+def test_setting_is_shown_on_one_line(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {"hidden_size": 8, "embedding_size": 4, "sequence_length": 16, "max_steps": 1, "log_every": 1}
     layers = [SettingsSource("test", {**settings, "threads": 1, "sample_length": 0, "document_separator": "\n"})]
     plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).trainer(quiet=True).train()
@@ -49,7 +49,7 @@ def test_a_setting_is_shown_on_one_line(cli: Cli, tmp_path: Path, poem_file: Pat
     assert float(rate) == pytest.approx(0.004 / 50)  # of the first of 50 steps of warmup
 
 
-def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:
+def test_json_of_single_run_is_an_object(cli: Cli, trained: Path) -> None:
     shown = json.loads(cli("info", trained, "--json").out)
     best = runs.load_model(trained, "best")
     assert shown["step"] == best.step
@@ -62,7 +62,7 @@ def test_json_of_one_run_is_an_object(cli: Cli, trained: Path) -> None:
     assert shown["environment"]["torch"]
 
 
-def test_training_time_is_that_of_the_checkpoint(cli: Cli, trained: Path) -> None:
+def test_training_time_is_read_from_checkpoint(cli: Cli, trained: Path) -> None:
     logged = [json.loads(line) for line in (trained / runs.METRICS).read_text().splitlines()]
     (expected,) = [
         entry["progress_training_seconds"] for entry in logged if entry["step"] == 4 and "loss_train" in entry
@@ -71,7 +71,7 @@ def test_training_time_is_that_of_the_checkpoint(cli: Cli, trained: Path) -> Non
     assert 0 < expected <= shown["training_seconds"] < expected + 60
 
 
-def test_several_runs_are_a_table_and_a_list(cli: Cli, trained: Path) -> None:
+def test_multiple_runs_give_table_or_json_list(cli: Cli, trained: Path) -> None:
     table = cli("info", trained, trained / "step-00000002").out.splitlines()
     assert len(table) == 3
     assert table[0].split()[:3] == ["run", "step", "model"]
@@ -80,12 +80,12 @@ def test_several_runs_are_a_table_and_a_list(cli: Cli, trained: Path) -> None:
     assert [run["step"] for run in shown] == [runs.load_model(trained, "best").step, 2]
 
 
-def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
+def test_checkpoint_option_selects_checkpoint(cli: Cli, trained: Path) -> None:
     for which, step in (("latest", 4), ("1", 1)):
         assert json.loads(cli("info", trained, "--checkpoint", which, "--json").out)["step"] == step
 
 
-def test_it_changes_nothing(cli: Cli, trained: Path) -> None:
+def test_info_does_not_change_run_folder(cli: Cli, trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     cli("info", trained)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before

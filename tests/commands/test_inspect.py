@@ -16,7 +16,7 @@ from charlm.reports import inspection
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
-from tests.commands.test_bad_input import refused
+from tests.commands.test_bad_input import assert_rejected
 
 
 def content_of(page: Path) -> dict[str, Any]:
@@ -202,20 +202,22 @@ def test_one_character_is_enough(cli: Cli, trained: Path, tmp_path: Path) -> Non
 def test_what_cannot_be_inspected(
     cli: Cli, trained: Path, arguments: tuple[str, ...], code: int, says: tuple[str, ...]
 ) -> None:
-    refused(cli, code, "inspect", trained, *arguments, says=says, lines=3)
+    assert_rejected(cli, code, "inspect", trained, *arguments, expected=says, lines=3)
 
 
 def test_a_gate_that_no_cell_has(cli: Cli, trained: Path) -> None:
-    refused(cli, 2, "inspect", trained, "--gate", "peephole", says=("--gate", "peephole"), lines=5)
+    assert_rejected(cli, 2, "inspect", trained, "--gate", "peephole", expected=("--gate", "peephole"), lines=5)
 
 
 def test_more_units_than_a_page_holds(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "MAX_UNITS", 2)
     names = [word for unit in (1, 2, 3) for word in ("--neuron", f"1:{unit}")]
-    refused(cli, 2, "inspect", trained, *names, says=("--neuron", "3 units", "at most 2"))
+    assert_rejected(cli, 2, "inspect", trained, *names, expected=("--neuron", "3 units", "at most 2"))
 
 
 def test_a_text_that_is_too_long_is_refused_with_the_limit(cli: Cli, trained: Path, tmp_path: Path, poem: str) -> None:
     (tmp_path / "long.txt").write_text((poem * 10)[:20_001], encoding="utf-8")
-    refused(cli, 1, "inspect", trained, "long.txt", says=("long", "20,001 characters", "at most 20,000"))
-    refused(cli, 1, "inspect", trained, "--text", "Die " * 5001, says=("--text", "20,004", "at most 20,000"))
+    assert_rejected(cli, 1, "inspect", trained, "long.txt", expected=("long", "20,001 characters", "at most 20,000"))
+    assert_rejected(
+        cli, 1, "inspect", trained, "--text", "Die " * 5001, expected=("--text", "20,004", "at most 20,000")
+    )

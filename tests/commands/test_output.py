@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from charlm.commands.output import TerminalOutput, open_output
-from charlm.commands.terminal import prepare_streams
+from charlm.commands.stdio import configure_stdio
 from charlm.config import SettingsSource
 from charlm.errors import CharlmError, UsageError
-from charlm.generation.streams import Sample, Sampler
-from charlm.generation.terminal import harmless
+from charlm.generation.escaping import escape_control_characters
+from charlm.generation.sampler import Sample, Sampler
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
@@ -80,7 +80,7 @@ def piped(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Piped:
 
 @pytest.mark.parametrize("arguments", [("info",), ("sample", "--length", "9"), ("sample", "--next-probabilities", "9")])
 @pytest.mark.parametrize("wanted", [None, "utf-8", ":strict"])
-def test_a_pipe_gets_utf_8_unless_the_user_set_an_encoding(
+def test_pipe_output_is_utf_8_by_default(
     piped: Piped, chinese: Path, arguments: tuple[str, ...], wanted: str | None
 ) -> None:
     encoding = wanted if wanted == "utf-8" else "cp1252"
@@ -90,7 +90,7 @@ def test_a_pipe_gets_utf_8_unless_the_user_set_an_encoding(
     assert "?" not in data.decode("utf-8")
 
 
-def test_the_encoding_that_the_user_set_is_used(piped: Piped, trained: Path) -> None:
+def test_pythonioencoding_is_used(piped: Piped, trained: Path) -> None:
     fixed = ("sample", trained, "--prompt", "Wölfe", "--length", "30", "--seed", "1")
     plain = piped(*fixed)[1].decode("utf-8")
     for encoding in ("cp1252", "utf-16", "utf-8-sig"):
@@ -101,7 +101,7 @@ def test_the_encoding_that_the_user_set_is_used(piped: Piped, trained: Path) -> 
 @pytest.mark.parametrize(
     "arguments", [("info",), ("sample", "--length", "9", "--seed", "1"), ("sample", "--next-probabilities", "9")]
 )
-def test_what_the_encoding_of_the_user_cannot_hold_is_an_error_that_names_output(
+def test_unencodable_output_error_suggests_output_option(
     piped: Piped, chinese: Path, arguments: tuple[str, ...]
 ) -> None:
     code, data, errors = piped(arguments[0], chinese, *arguments[1:], wanted="cp1252")
@@ -112,7 +112,7 @@ def test_what_the_encoding_of_the_user_cannot_hold_is_an_error_that_names_output
     assert b"?" not in data
 
 
-def test_corpus_inspect_loses_nothing_either(piped: Piped, tmp_path: Path) -> None:
+def test_corpus_inspect_output_is_lossless(piped: Piped, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(CHINESE * 300, encoding="utf-8")
     code, data, errors = piped("corpus", "inspect", "text.txt", "--quiet", wanted="cp1252")
     assert (code, "--output FILE" in errors, b"?" in data) == (1, True, False)
@@ -120,7 +120,7 @@ def test_corpus_inspect_loses_nothing_either(piped: Piped, tmp_path: Path) -> No
     assert "天" in (tmp_path / "report.txt").read_text("utf-8")
 
 
-def test_how_errors_are_handled_is_the_users_choice(piped: Piped, chinese: Path) -> None:
+def test_pythonioencoding_error_handler_is_used(piped: Piped, chinese: Path) -> None:
     fixed = ("sample", chinese, "--length", "9", "--seed", "1", "--prompt", "天")
     stream_errors = "cp1252:backslashreplace"
     code, data, _ = piped(*fixed, wanted=stream_errors)
@@ -128,28 +128,28 @@ def test_how_errors_are_handled_is_the_users_choice(piped: Piped, chinese: Path)
     assert data.startswith(b"\\u5929")
 
 
-def test_json_fits_every_encoding(piped: Piped, chinese: Path) -> None:
+def test_json_output_is_ascii(piped: Piped, chinese: Path) -> None:
     code, data, _ = piped("sample", chinese, "--length", "9", "--json", wanted="ascii", encoding="ascii")
     assert code == 0
     assert set(json.loads(data)["text"]) <= set(CHINESE)
 
 
-def test_help_is_shown_in_every_encoding_without_question_marks(piped: Piped) -> None:
+def test_help_has_no_question_marks_in_any_encoding(piped: Piped) -> None:
     code, data, _ = piped("sample", "--help", wanted="cp1252")
     assert code == 0
     assert b"\\u2265" in data
     assert b"?" not in data
 
 
-def test_a_benchmark_that_could_not_be_printed_is_not_begun(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_does_not_start_if_output_is_unencodable(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
     from charlm import benchmark
 
-    monkeypatch.setattr(benchmark, "run", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(benchmark, "run_benchmark", lambda *_: pytest.fail("it ran"))
     code, _, errors = piped("bench", wanted="ascii", encoding="ascii")
     assert (code, "--output FILE" in errors) == (1, True)
 
 
-def test_a_terminal_shows_what_its_encoding_lacks_escaped(piped: Piped, chinese: Path) -> None:
+def test_terminal_escapes_unencodable_characters(piped: Piped, chinese: Path) -> None:
     code, data, _ = piped("sample", chinese, "--prompt", "天", "--length", "9", is_terminal=True)
     assert code == 0
     assert data.startswith(b"\\u5929")
@@ -157,7 +157,7 @@ def test_a_terminal_shows_what_its_encoding_lacks_escaped(piped: Piped, chinese:
     assert piped("info", chinese, is_terminal=True)[0] == 0
 
 
-def test_a_file_name_that_is_not_utf_8_comes_out_as_it_is(
+def test_non_utf_8_file_name_is_printed_unchanged(
     piped: Piped, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.name == "nt" or sys.platform == "darwin":
@@ -168,11 +168,11 @@ def test_a_file_name_that_is_not_utf_8_comes_out_as_it_is(
     assert (tmp_path / "page").read_bytes().startswith(b"caf\xe9, step")
 
 
-def test_line_ends_are_not_translated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_endings_are_not_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stream("utf-8")
     stream.reconfigure(newline="\r\n")  # as on Windows
     monkeypatch.setattr(sys, "stdout", stream)
-    prepare_streams()
+    configure_stdio()
     with open_output(None) as output:
         output.write("one\r\ntwo\n")
     assert stream.written.getvalue() == b"one\r\ntwo\n"
@@ -198,7 +198,7 @@ def commands(trained: Path, text: Path) -> dict[str, tuple[object, ...]]:
 
 @pytest.mark.parametrize("name", list(commands(Path(), Path())))
 @pytest.mark.usefixtures("bench_in_this_process")
-def test_every_command_writes_to_a_file_what_it_would_print(
+def test_output_file_equals_standard_output(
     cli: Cli, trained: Path, poem_file: Path, tmp_path: Path, name: str
 ) -> None:
     command = commands(trained, poem_file)[name]
@@ -214,7 +214,7 @@ def test_every_command_writes_to_a_file_what_it_would_print(
 
 
 @pytest.mark.parametrize("name", list(commands(Path(), Path())))
-def test_a_place_that_cannot_be_written_is_found_before_the_work(
+def test_unwritable_output_fails_before_computation(
     cli: Cli, trained: Path, poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     from charlm import benchmark, runs, summary
@@ -233,7 +233,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
         assert "Traceback" not in result.err
 
 
-def test_a_read_only_file_is_not_replaced(
+def test_read_only_output_file_is_not_replaced(
     cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out").write_bytes(b"old")
@@ -246,9 +246,7 @@ def test_a_read_only_file_is_not_replaced(
     assert (tmp_path / "out").read_bytes() == b"old"
 
 
-def test_what_a_command_reads_and_what_makes_a_run_are_not_overwritten(
-    cli: Cli, trained: Path, poem_file: Path
-) -> None:
+def test_inputs_and_run_files_are_not_overwritten(cli: Cli, trained: Path, poem_file: Path) -> None:
     before = poem_file.read_bytes()
     for command in (("score", trained, poem_file), ("eval", trained, poem_file), ("corpus", "inspect", poem_file)):
         assert cli(*command, "--output", poem_file).code == 2
@@ -260,7 +258,7 @@ def test_what_a_command_reads_and_what_makes_a_run_are_not_overwritten(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs device files and named pipes")
-def test_a_device_and_a_pipe_are_not_replaced(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_devices_and_pipes_are_not_replaced(cli: Cli, trained: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in (os.devnull, tmp_path / "pipe"):
         result = cli("info", trained, "--output", place)
@@ -269,7 +267,7 @@ def test_a_device_and_a_pipe_are_not_replaced(cli: Cli, trained: Path, tmp_path:
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
-def test_the_environment_names_the_file_as_it_does_every_option(
+def test_output_can_be_set_by_environment_variable(
     cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHARLM_INFO_OUTPUT", "page.txt")
@@ -277,23 +275,25 @@ def test_the_environment_names_the_file_as_it_does_every_option(
     assert (tmp_path / "page.txt").read_text("utf-8") == cli("info", trained, "--output", "-").out
 
 
-def test_an_interrupt_writes_nothing(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_command_writes_no_file(
+    cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(self: Sampler) -> Iterator[Sample]:
-        sample = self.begin()[0]
+        sample = self.new_samples()[0]
         yield sample
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Sampler, "in_order", interrupted)
+    monkeypatch.setattr(Sampler, "iter_in_order", interrupted)
     assert cli("sample", trained, "--prompt", "Die", "--output", "out").code == 130
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parts_of_a_model_are_always_listed_in_the_same_order(cli: Cli, trained: Path) -> None:
+def test_parameter_counts_have_fixed_order(cli: Cli, trained: Path) -> None:
     parts = [list(json.loads(cli("info", trained, "--json").out)["parameters"]) for _ in range(5)]
     assert parts == [["embedding", "layer 0", "layer 1", "output", "total"]] * 5
 
 
-def test_messages_never_have_question_marks(cli: Cli, chinese: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_escape_unencodable_characters(cli: Cli, chinese: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stream("cp1252")
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252:replace")  # Python itself leaves standard error alone
     with monkeypatch.context() as patch:
@@ -304,7 +304,7 @@ def test_messages_never_have_question_marks(cli: Cli, chinese: Path, monkeypatch
     assert b"?" not in stream.written.getvalue()
 
 
-def test_a_link_stays_and_the_file_that_it_leads_to_is_written(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_output_follows_symbolic_link(cli: Cli, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("page.txt")
     for _ in range(2):
         assert cli("info", trained, "--output", "link").code == 0
@@ -312,14 +312,14 @@ def test_a_link_stays_and_the_file_that_it_leads_to_is_written(cli: Cli, trained
     assert (tmp_path / "page.txt").read_text("utf-8") == cli("info", trained).out
 
 
-def test_a_command_that_fails_leaves_the_file_as_it_was(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_failed_command_keeps_existing_output_file(cli: Cli, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"old")
     assert cli("sample", trained, "--prompt", "☃", "--output", "out").code == 1
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out", b"old")]
 
 
 @pytest.mark.parametrize("option", [("--interactive",), ("--html", "page.html")])
-def test_an_output_that_would_stay_empty_is_refused(cli: Cli, trained: Path, option: tuple[str, ...]) -> None:
+def test_output_that_would_stay_empty_is_rejected(cli: Cli, trained: Path, option: tuple[str, ...]) -> None:
     command = "sample" if option == ("--interactive",) else "score"
     result = cli(command, trained, *option, "--output", "out")
     assert result.code == 2
@@ -339,7 +339,7 @@ class Full(Stream):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_behind_standard_output_is_said_in_one_line(
+def test_full_disk_behind_stdout_is_reported_in_one_line(
     cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -351,7 +351,7 @@ def test_a_full_disk_behind_standard_output_is_said_in_one_line(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_device_that_is_full_is_no_crash(charlm: Callable[..., object], trained: Path, tmp_path: Path) -> None:
+def test_full_device_does_not_crash(charlm: Callable[..., object], trained: Path, tmp_path: Path) -> None:
     import subprocess
 
     from tests.conftest import ROOT
@@ -372,9 +372,7 @@ def test_a_device_that_is_full_is_no_crash(charlm: Callable[..., object], traine
     assert len(process.stderr.splitlines()) <= 2
 
 
-def test_what_a_disk_refuses_in_the_middle_is_said_and_replaces_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_is_reported_and_keeps_existing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").write_bytes(b"old")
 
     def full(descriptor: int) -> None:
@@ -405,7 +403,7 @@ class Terminal(io.StringIO):
     ],
 )
 @pytest.mark.parametrize("piecewise", [False, True])
-def test_a_terminal_is_not_commanded_by_what_a_model_writes(text: str, shown: str, piecewise: bool) -> None:
+def test_terminal_control_sequences_are_escaped(text: str, shown: str, piecewise: bool) -> None:
     stream = Terminal()
     output = TerminalOutput(stream)
     for piece in text if piecewise else [text]:
@@ -413,17 +411,17 @@ def test_a_terminal_is_not_commanded_by_what_a_model_writes(text: str, shown: st
     assert stream.getvalue() == shown
 
 
-def test_a_whole_text_is_shown_as_its_pieces_are() -> None:
+def test_text_and_its_pieces_are_escaped_alike() -> None:
     text = "a\r\n\r\x1b[31m\r\r\n"
     stream = Terminal()
     output = TerminalOutput(stream)
     for piece in text:
         output.write(piece)
-    assert stream.getvalue() == harmless(text) == "a\n\\r\\x1b[31m\\r\n"
+    assert stream.getvalue() == escape_control_characters(text) == "a\n\\r\\x1b[31m\\r\n"
 
 
 @pytest.mark.parametrize("piecewise", [False, True])
-def test_bytes_are_shown_as_text_and_what_is_no_text_is_escaped(piecewise: bool) -> None:
+def test_terminal_shows_bytes_as_text_and_escapes_invalid_ones(piecewise: bool) -> None:
     data = "é 漢\n".encode() + b"\xff\x80\x1b[31m\xc3"
     stream = Terminal()
     output = TerminalOutput(stream)
@@ -433,14 +431,14 @@ def test_bytes_are_shown_as_text_and_what_is_no_text_is_escaped(piecewise: bool)
     assert stream.getvalue() == "é 漢\n\\xff\\x80\\x1b[31m\\xc3"
 
 
-def test_an_output_without_bytes_takes_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_only_stream_receives_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with open_output(None) as output:
         output.write("\x1b[31m\r\x00é")
     assert sys.stdout.getvalue() == "\x1b[31m\r\x00é"  # type: ignore[attr-defined]
 
 
-def test_a_text_that_no_encoding_has_is_an_error(tmp_path: Path) -> None:
+def test_surrogates_are_an_error_in_every_encoding(tmp_path: Path) -> None:
     with pytest.raises(CharlmError), open_output(tmp_path / "out") as output:
         output.write("\ud800")
     assert list(tmp_path.iterdir()) == []

@@ -15,11 +15,11 @@ import pytest
 from torch import Tensor
 
 from charlm import runs
-from charlm.commands import terminal
+from charlm.commands import stdio
 from charlm.config import SettingsSource
-from charlm.generation import streams
-from charlm.generation.streams import Sampler
-from charlm.model import products
+from charlm.generation import sampler
+from charlm.generation.sampler import Sampler
+from charlm.model import matmul
 from charlm.model.language_model import CharacterModel
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -27,7 +27,7 @@ from tests.commands.conftest import Cli, Result
 from tests.conftest import ROOT
 
 
-def test_the_text_is_the_prompt_and_as_many_characters_as_asked_for(cli: Cli, trained: Path) -> None:
+def test_output_is_prompt_plus_requested_characters(cli: Cli, trained: Path) -> None:
     result = cli("sample", trained, "--prompt", "Die W", "--length", "40")
     assert result.code == 0, result.err
     assert result.out.startswith("Die W")
@@ -35,12 +35,12 @@ def test_the_text_is_the_prompt_and_as_many_characters_as_asked_for(cli: Cli, tr
     assert result.err == ""
 
 
-def test_the_same_seed_writes_the_same_text(cli: Cli, trained: Path) -> None:
+def test_same_seed_generates_same_text(cli: Cli, trained: Path) -> None:
     texts = [cli("sample", trained, "--length", "80", "--seed", seed).out for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_several_texts_are_set_apart_on_standard_error(cli: Cli, trained: Path) -> None:
+def test_sample_separators_go_to_stderr(cli: Cli, trained: Path) -> None:
     options = ("--length", "0", "--prompt", "Die", "--num-samples", "3", "--seed", "5")
     result = cli("sample", trained, *options)
     assert result.out == "Die\n" * 3
@@ -48,7 +48,7 @@ def test_several_texts_are_set_apart_on_standard_error(cli: Cli, trained: Path) 
     assert cli("sample", trained, *options, "--quiet").err == ""
 
 
-def test_stop_can_be_given_several_times(cli: Cli, trained: Path) -> None:
+def test_stop_option_can_be_repeated(cli: Cli, trained: Path) -> None:
     free = cli("sample", trained, "--seed", "1", "--length", "200").out
     first, second = free[60:62], free[30:32]
     stopped = cli("sample", trained, "--seed", "1", "--length", "200", "--stop", first, "--stop", second).out
@@ -58,7 +58,7 @@ def test_stop_can_be_given_several_times(cli: Cli, trained: Path) -> None:
     assert "--stop: must not be empty" in refused.err
 
 
-def test_a_run_a_step_and_a_checkpoint_folder_can_be_named(cli: Cli, trained: Path) -> None:
+def test_run_step_or_checkpoint_folder_is_accepted(cli: Cli, trained: Path) -> None:
     fixed = ("--length", "80", "--seed", "1")
     best = runs.load_model(trained, "best").step
     assert cli("sample", trained, *fixed).out == cli("sample", trained, "--checkpoint", best, *fixed).out
@@ -67,7 +67,7 @@ def test_a_run_a_step_and_a_checkpoint_folder_can_be_named(cli: Cli, trained: Pa
     assert first.out != cli("sample", trained, "--checkpoint", "latest", *fixed).out
 
 
-def test_neither_corpus_nor_settings_of_the_run_are_needed(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_corpus_and_run_settings_are_not_needed(cli: Cli, trained: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "elsewhere"
     checkpoint.mkdir()
     for path in (trained / "step-00000004").iterdir():
@@ -76,7 +76,7 @@ def test_neither_corpus_nor_settings_of_the_run_are_needed(cli: Cli, trained: Pa
     assert cli("sample", checkpoint, *fixed).out == cli("sample", trained / "step-00000004", *fixed).out
 
 
-def test_each_character_is_shown_as_it_is_made(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_are_streamed(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         shown: ClassVar[list[str]] = []
 
@@ -90,7 +90,7 @@ def test_each_character_is_shown_as_it_is_made(cli: Cli, trained: Path, monkeypa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes that break")
-def test_a_reader_that_has_enough_ends_it_quietly(trained: Path) -> None:
+def test_broken_pipe_exits_silently(trained: Path) -> None:
     command = [sys.executable, "-m", "charlm", "sample", str(trained), "--length", "1000000", "--prompt", "Die"]
     with subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -106,9 +106,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(trained: Path) -> None:
 # Prompts
 
 
-def test_a_prompt_comes_from_a_file_or_standard_input(
-    cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompt_from_file_or_stdin(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = ("--length", "30", "--seed", "1")
     expected = cli("sample", trained, "--prompt", "Die Träume\n", *fixed).out
     (tmp_path / "prompt.txt").write_text("Die Träume\n", encoding="utf-8", newline="")
@@ -117,18 +115,18 @@ def test_a_prompt_comes_from_a_file_or_standard_input(
     assert cli("sample", trained, "--prompt-file", "-", *fixed).out == expected
 
 
-def test_a_prompt_of_any_length_is_read(cli: Cli, trained: Path, tmp_path: Path, poem: str) -> None:
+def test_long_prompt_is_accepted(cli: Cli, trained: Path, tmp_path: Path, poem: str) -> None:
     (tmp_path / "prompt.txt").write_text(poem * 3, encoding="utf-8", newline="")
     result = cli("sample", trained, "--prompt-file", "prompt.txt", "--length", "5", "--no-echo", "--seed", "1")
     assert len(result.out) == 6
 
 
-def test_the_prompt_is_echoed_unless_it_is_not_wanted(cli: Cli, trained: Path) -> None:
+def test_prompt_is_echoed_unless_no_echo(cli: Cli, trained: Path) -> None:
     fixed = ("--prompt", "Die", "--length", "30", "--seed", "1")
     assert cli("sample", trained, *fixed).out == "Die" + cli("sample", trained, *fixed, "--no-echo").out
 
 
-def test_unknown_characters_of_a_prompt_can_be_skipped(cli: Cli, trained: Path) -> None:
+def test_unknown_prompt_characters_can_be_skipped(cli: Cli, trained: Path) -> None:
     fixed = ("--length", "30", "--seed", "1", "--no-echo")
     skipped = cli("sample", trained, "--prompt", "D☃i☀e", "--unknown", "skip", *fixed)
     assert skipped.out == cli("sample", trained, "--prompt", "Die", *fixed).out
@@ -154,7 +152,7 @@ def test_unknown_characters_of_a_prompt_can_be_skipped(cli: Cli, trained: Path) 
         (("--precision", "int4"), 2, "--precision"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_options_are_rejected(
     cli: Cli, trained: Path, tmp_path: Path, options: tuple[str, ...], code: int, says: str
 ) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
@@ -167,13 +165,13 @@ def test_what_makes_no_sense_is_refused(
 # What is drawn, and what is told of it
 
 
-def test_characters_can_be_banned_and_allowed(cli: Cli, trained: Path) -> None:
+def test_ban_and_allow_restrict_characters(cli: Cli, trained: Path) -> None:
     fixed = ("--length", "200", "--temperature", "3", "--seed", "1", "--no-echo")
     assert not set("eaiou ") & set(cli("sample", trained, "--ban", "eaiou ", *fixed).out)
     assert set(cli("sample", trained, "--allow", "abc", *fixed).out) <= set("abc\n")
 
 
-def test_escapes_stand_for_what_is_hard_to_type(cli: Cli, trained: Path) -> None:
+def test_escapes_are_decoded_in_options(cli: Cli, trained: Path) -> None:
     fixed = ("--length", "300", "--temperature", "2", "--seed", "1", "--no-echo")
     free = cli("sample", trained, *fixed).out
     assert "\n" in free[:-1]
@@ -183,14 +181,12 @@ def test_escapes_stand_for_what_is_hard_to_type(cli: Cli, trained: Path) -> None
 
 
 @pytest.mark.parametrize("option", [("--top-k", "1"), ("--top-p", "1e-9"), ("--min-p", "1"), ("--temperature", "0")])
-def test_every_way_of_narrowing_ends_at_the_most_probable_character(
-    cli: Cli, trained: Path, option: tuple[str, str]
-) -> None:
+def test_strictest_filters_give_likeliest_character(cli: Cli, trained: Path, option: tuple[str, str]) -> None:
     greedy = cli("sample", trained, "--temperature", "0", "--length", "50", "--seed", "1").out
     assert cli("sample", trained, *option, "--length", "50", "--seed", "2").out == greedy
 
 
-def test_json_tells_what_drew_it(cli: Cli, trained: Path) -> None:
+def test_json_contains_seed_and_log_probability(cli: Cli, trained: Path) -> None:
     options = ("--prompt", "Die", "--num-samples", "3", "--length", "40", "--seed", "7", "--stop", "e")
     result = cli("sample", trained, *options, "--json")
     samples = [json.loads(line) for line in result.out.splitlines()]
@@ -207,14 +203,14 @@ def test_json_tells_what_drew_it(cli: Cli, trained: Path) -> None:
     assert (nothing["text"], nothing["bits_per_character"], nothing["finish_reason"]) == ("", None, "length")
 
 
-def test_a_sample_ends_with_its_line(cli: Cli, trained: Path) -> None:
+def test_stop_at_newline_ends_sample(cli: Cli, trained: Path) -> None:
     options = ("--temperature", "2", "--length", "3000", "--seed", "1", "--stop-at-newline", "--json")
     sample = json.loads(cli("sample", trained, *options).out)
     assert sample["finish_reason"] == "newline"
     assert sample["text"].index("\n") == len(sample["text"]) - 1
 
 
-def test_the_next_characters_with_their_probabilities(cli: Cli, trained: Path) -> None:
+def test_next_probabilities_option(cli: Cli, trained: Path) -> None:
     found = json.loads(cli("sample", trained, "--prompt", "Die", "--next-probabilities", "1000", "--json").out)
     probabilities = [entry["probability"] for entry in found]
     assert sum(probabilities) == pytest.approx(1)
@@ -225,15 +221,15 @@ def test_the_next_characters_with_their_probabilities(cli: Cli, trained: Path) -
     assert f"{probabilities[0]:.4f}" in table[0]
 
 
-def test_precision_is_the_users_choice(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_option(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def eight_bits(weight: Tensor, bias: Tensor, hidden: Tensor) -> products.Product:
+    def eight_bits(weight: Tensor, bias: Tensor, hidden: Tensor) -> matmul.MatMul:
         made.append(weight.numel())
-        return products.torch_product(weight, bias, hidden)
+        return matmul.torch_matmul(weight, bias, hidden)
 
-    monkeypatch.setattr(products, "INT8_FROM", 1)
-    monkeypatch.setattr(products, "int8_product", eight_bits)
+    monkeypatch.setattr(matmul, "INT8_MIN_WEIGHTS", 1)
+    monkeypatch.setattr(matmul, "int8_matmul", eight_bits)
     assert cli("sample", trained, "--length", "5", "--precision", "fp32").code == 0
     assert not made
     assert cli("sample", trained, "--length", "5").code == 0
@@ -243,23 +239,23 @@ def test_precision_is_the_users_choice(cli: Cli, trained: Path, monkeypatch: pyt
 # Conversations
 
 
-def converse(
+def run_interactive(
     cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, options: tuple[str, ...] = ()
 ) -> Result:
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
     return cli("sample", trained, "--interactive", "--length", "20", "--seed", "3", *options)
 
 
-def test_a_prompt_in_a_continuation_out(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = converse(cli, trained, monkeypatch, "Die", "Wölfe", ":again")
+def test_interactive_continues_prompt(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_interactive(cli, trained, monkeypatch, "Die", "Wölfe", ":again")
     expected = [cli("sample", trained, "--prompt", p, "--length", "20", "--seed", "3").out for p in ("Die", "Wölfe")]
     assert result.code == 0
     assert result.out == expected[0] + expected[1] + expected[1].removeprefix("Wölfe")
 
 
-def test_settings_are_changed_by_commands(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interactive_commands_change_settings(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (":length 5", ":temperature 0", ":stop-at-newline on", ":stop x", ":settings", "Die", ":quit", "never read")
-    result = converse(cli, trained, monkeypatch, *lines)
+    result = run_interactive(cli, trained, monkeypatch, *lines)
     greedy = cli("sample", trained, "--prompt", "Die", "--length", "5", "--temperature", "0").out
     assert result.out.endswith(greedy)
     for setting in (":length 5", ":temperature 0.0", ":stop-at-newline on", ":stop x", ":seed 3"):
@@ -270,47 +266,41 @@ def test_settings_are_changed_by_commands(cli: Cli, trained: Path, monkeypatch: 
 @pytest.mark.parametrize(
     "line", [":lenght 5", ":length many", ":top-p 2", ":stop-at-newline maybe", "☃", ":", ":prompt x"]
 )
-def test_what_is_wrong_with_a_line_is_said_and_the_next_one_is_answered(
+def test_interactive_recovers_after_invalid_line(
     cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    result = converse(cli, trained, monkeypatch, line, "Die")
+    result = run_interactive(cli, trained, monkeypatch, line, "Die")
     assert result.code == 0
     assert 1 <= len(result.err.splitlines()) <= 2
     assert "Traceback" not in result.err
     assert result.out == cli("sample", trained, "--prompt", "Die", "--length", "20", "--seed", "3").out
 
 
-def test_a_bad_value_is_named_as_it_was_typed(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = converse(cli, trained, monkeypatch, ":top-p 2")
+def test_interactive_error_quotes_typed_value(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_interactive(cli, trained, monkeypatch, ":top-p 2")
     assert result.err.startswith(":top-p: must be at most 1 (got 2).")
 
 
-def test_help_lists_the_commands(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ":again" in converse(cli, trained, monkeypatch, ":help").out
+def test_interactive_help_lists_commands(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ":again" in run_interactive(cli, trained, monkeypatch, ":help").out
 
 
-def test_a_conversation_begins_with_the_prompt_that_is_given(
-    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interactive_starts_with_prompt_option(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [cli("sample", trained, "--prompt", p, "--length", "20", "--seed", "3").out for p in ("Träume", "Die")]
-    result = converse(cli, trained, monkeypatch, "Die", options=("--prompt", "Träume"))
+    result = run_interactive(cli, trained, monkeypatch, "Die", options=("--prompt", "Träume"))
     assert result.out == "".join(expected)
-    shorter = converse(cli, trained, monkeypatch, "Die", options=("--prompt", "Träume", "--no-echo"))
+    shorter = run_interactive(cli, trained, monkeypatch, "Die", options=("--prompt", "Träume", "--no-echo"))
     assert shorter.out == expected[0].removeprefix("Träume") + expected[1].removeprefix("Die")
 
 
-def test_spaces_and_line_ends_can_be_banned_allowed_and_stopped_at(
-    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spaces_and_newlines_in_ban_allow_and_stop(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (r":ban  e\n", ":allow a ", r":stop \n ", ":length  7 ", ":settings")
-    said = converse(cli, trained, monkeypatch, *lines).out
+    said = run_interactive(cli, trained, monkeypatch, *lines).out
     for setting in (r":ban  e\n", ":allow a ", r":stop \n ", ":length 7"):
         assert f"{setting}\n" in said
 
 
-def test_a_terminal_is_asked_line_by_line_until_its_end(
-    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interactive_reads_terminal_until_eof(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["Die", ":again"]
 
     def typed(question: str) -> str:
@@ -327,9 +317,7 @@ def test_a_terminal_is_asked_line_by_line_until_its_end(
     assert result.err.endswith("\n\n")  # the prompt line that Ctrl-D left
 
 
-def test_an_interrupt_ends_a_text_and_not_the_conversation(
-    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupt_ends_text_but_not_session(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Sampler.stream
 
     def interrupted(self: Sampler) -> Iterator[str]:
@@ -338,7 +326,7 @@ def test_an_interrupt_ends_a_text_and_not_the_conversation(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Sampler, "stream", interrupted)
-    result = converse(cli, trained, monkeypatch, "Die", "Die")
+    result = run_interactive(cli, trained, monkeypatch, "Die", "Die")
     assert result.code == 0
     assert result.out == "Dieab\n" + cli("sample", trained, "--prompt", "Die", "--length", "20", "--seed", "3").out
 
@@ -352,7 +340,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(scope="session")
-def of_bytes(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def byte_run(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained on bytes."""
     folder = tmp_path_factory.mktemp("bytes")
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
@@ -362,37 +350,37 @@ def of_bytes(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_model_of_bytes_speaks_of_bytes(cli: Cli, of_bytes: Path) -> None:
-    found = json.loads(cli("sample", of_bytes, "--next-probabilities", "256", "--json").out)
+def test_byte_level_sample_reports_bytes(cli: Cli, byte_run: Path) -> None:
+    found = json.loads(cli("sample", byte_run, "--next-probabilities", "256", "--json").out)
     assert sorted(entry["byte"] for entry in found) == list(range(256))
-    number = cli("sample", of_bytes, "--next-probabilities", "1").out.split()[-1]
+    number = cli("sample", byte_run, "--next-probabilities", "1").out.split()[-1]
     assert int(number) == found[0]["byte"]
-    sample = json.loads(cli("sample", of_bytes, "--length", "9", "--json").out)
+    sample = json.loads(cli("sample", byte_run, "--length", "9", "--json").out)
     assert sample["bytes"] == 9
     assert sample["bits_per_byte"] > 0
-    refused = cli("sample", of_bytes, "--ban", "é")
+    refused = cli("sample", byte_run, "--ban", "é")
     assert refused.code == 2
     assert "bytes" in refused.err
 
 
-def test_any_bytes_are_a_prompt_of_a_model_of_bytes(
-    cli: Cli, of_bytes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_byte_level_prompt_can_be_any_bytes(
+    cli: Cli, byte_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts: list[list[int]] = []
-    whole = streams.read
+    whole = sampler.prefill
 
     def noted(model: CharacterModel, ids: Tensor) -> Any:
         prompts.append(ids[:, 0].tolist())
         return whole(model, ids)
 
-    monkeypatch.setattr(streams, "read", noted)
+    monkeypatch.setattr(sampler, "prefill", noted)
     (tmp_path / "prompt").write_bytes(b"\xef\xbb\xbf\xff\0")
     for options in ((), ("--json",)):
-        assert cli("sample", of_bytes, "--prompt-file", "prompt", "--length", "5", *options).code == 0
+        assert cli("sample", byte_run, "--prompt-file", "prompt", "--length", "5", *options).code == 0
     assert prompts == [[256, 0xEF, 0xBB, 0xBF, 0xFF, 0]] * 2
 
 
-def test_a_byte_order_mark_is_no_part_of_a_prompt(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_byte_order_mark_is_removed_from_prompt(cli: Cli, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfDie")
     fixed = ("--length", "30", "--seed", "1")
     expected = cli("sample", trained, "--prompt", "Die", *fixed).out
@@ -404,7 +392,7 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(cli: Cli, trained: Path, tmp_p
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_streams_that_are_closed_are_no_fault(trained: Path, closed: str, tmp_path: Path) -> None:
+def test_closed_standard_streams_are_tolerated(trained: Path, closed: str, tmp_path: Path) -> None:
     command = f'exec "{sys.executable}" -m charlm sample "{trained}" --interactive --prompt Die --length 5 {closed}'
     process = subprocess.run(
         command,
@@ -422,11 +410,11 @@ def test_streams_that_are_closed_are_no_fault(trained: Path, closed: str, tmp_pa
     assert not list(tmp_path.iterdir())  # no log of a traceback
 
 
-def test_windows_says_of_a_broken_pipe_that_an_argument_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_einval_is_treated_as_broken_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     led_away: list[int] = []
     monkeypatch.setattr(os, "dup2", lambda new, old: led_away.append(old))
-    with terminal.standard_output():
+    with stdio.ignore_broken_pipe():
         raise OSError(errno.EINVAL, "Invalid argument")
     assert len(led_away) == 1
-    with pytest.raises(OSError, match="No space"), terminal.standard_output():
+    with pytest.raises(OSError, match="No space"), stdio.ignore_broken_pipe():
         raise OSError(errno.ENOSPC, "No space left")

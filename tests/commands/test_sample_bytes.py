@@ -24,7 +24,7 @@ HOT = ("--temperature", "100", "--seed", "1")
 
 
 @pytest.fixture(scope="session")
-def of_noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def noise_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained on random bytes."""
     folder = tmp_path_factory.mktemp("noise")
     (folder / "noise.bin").write_bytes(ANY)
@@ -34,11 +34,11 @@ def of_noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_pipe_and_a_file_get_the_prompt_and_exactly_the_bytes_asked_for(
-    cli: Cli, of_noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_pipe_and_file_receive_prompt_and_exact_bytes(
+    cli: Cli, noise_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "prompt.bin").write_bytes(PROMPT)
-    command = ("sample", of_noise, "--prompt-file", "prompt.bin", "--length", "300", *HOT)
+    command = ("sample", noise_run, "--prompt-file", "prompt.bin", "--length", "300", *HOT)
     result = cli(*command)
     assert (result.code, result.err) == (0, "")
     assert result.data.startswith(PROMPT)
@@ -48,43 +48,43 @@ def test_a_pipe_and_a_file_get_the_prompt_and_exactly_the_bytes_asked_for(
     assert (written.code, written.data) == (0, b"")
     assert (tmp_path / "out.bin").read_bytes() == result.data
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(PROMPT)))
-    assert cli("sample", of_noise, "--prompt-file", "-", "--length", "300", *HOT).data == result.data
+    assert cli("sample", noise_run, "--prompt-file", "-", "--length", "300", *HOT).data == result.data
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # bytes have no encoding
     assert cli(*command).data == result.data
 
 
-def test_every_byte_can_be_written(cli: Cli, of_noise: Path, tmp_path: Path) -> None:
-    data = cli("sample", of_noise, "--length", "4000", *HOT).data
+def test_every_byte_can_be_written(cli: Cli, noise_run: Path, tmp_path: Path) -> None:
+    data = cli("sample", noise_run, "--length", "4000", *HOT).data
     assert len(data) == 4000
     assert set(data) == set(range(256))
     for byte in (0x00, 0x0A, 0x0D, 0x1A, 0x80, 0xC3, 0xFF):
         (tmp_path / "prompt.bin").write_bytes(bytes([byte]))
-        assert cli("sample", of_noise, "--prompt-file", "prompt.bin", "--length", "0").data == bytes([byte])
+        assert cli("sample", noise_run, "--prompt-file", "prompt.bin", "--length", "0").data == bytes([byte])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="arguments are Unicode there")
-def test_a_prompt_and_a_stop_text_on_the_command_line_may_be_any_bytes(cli: Cli, of_noise: Path) -> None:
-    free = cli("sample", of_noise, "--prompt", os.fsdecode(b"\xff\x80"), "--length", "500", *HOT).data
+def test_prompt_and_stop_options_can_be_any_bytes(cli: Cli, noise_run: Path) -> None:
+    free = cli("sample", noise_run, "--prompt", os.fsdecode(b"\xff\x80"), "--length", "500", *HOT).data
     assert free.startswith(b"\xff\x80")
     stop = next(free[i : i + 2] for i in range(100, 500) if min(free[i : i + 2]) >= 0x80)
     result = cli(
-        "sample", of_noise, "--prompt", os.fsdecode(b"\xff\x80"), "--length", "500", "--stop", os.fsdecode(stop), *HOT
+        "sample", noise_run, "--prompt", os.fsdecode(b"\xff\x80"), "--length", "500", "--stop", os.fsdecode(stop), *HOT
     )
     assert result.data == free[: free.index(stop, 2) + 2]
 
 
-def test_a_stop_text_ends_within_bytes_and_is_spelled_in_utf_8(cli: Cli, of_noise: Path) -> None:
-    fixed = ("sample", of_noise, "--length", "200000", "--temperature", "100", "--seed", "3", "--json")
+def test_stop_text_is_matched_as_utf_8_bytes(cli: Cli, noise_run: Path) -> None:
+    fixed = ("sample", noise_run, "--length", "200000", "--temperature", "100", "--seed", "3", "--json")
     sample = json.loads(cli(*fixed, "--stop", "é").out)
     assert sample["finish_reason"] == "stop"
     data = base64.b64decode(sample["text_base64"])
     assert data.index("é".encode()) == len(data) - 2
 
 
-def test_json_has_the_bytes_as_base64_and_a_view_of_them_as_text(cli: Cli, of_noise: Path, tmp_path: Path) -> None:
+def test_json_contains_base64_and_text(cli: Cli, noise_run: Path, tmp_path: Path) -> None:
     (tmp_path / "prompt.bin").write_bytes(PROMPT)
     options = ("--prompt-file", "prompt.bin", "--length", "200", "--num-samples", "3", *HOT)
-    samples = [json.loads(line) for line in cli("sample", of_noise, *options, "--json").out.splitlines()]
+    samples = [json.loads(line) for line in cli("sample", noise_run, *options, "--json").out.splitlines()]
     raw = b""
     for sample in samples:
         data = base64.b64decode(sample["text_base64"])
@@ -93,21 +93,21 @@ def test_json_has_the_bytes_as_base64_and_a_view_of_them_as_text(cli: Cli, of_no
         assert sample["text"] == data.decode("utf-8", "replace")
         assert sample["prompt"] == PROMPT.decode("utf-8", "replace")
         raw += PROMPT + data
-    assert cli("sample", of_noise, *options, "--quiet").data == raw
+    assert cli("sample", noise_run, *options, "--quiet").data == raw
 
 
-def test_a_model_of_characters_has_no_base64(cli: Cli, trained: Path) -> None:
+def test_character_level_json_has_no_base64(cli: Cli, trained: Path) -> None:
     assert "text_base64" not in json.loads(cli("sample", trained, "--length", "5", "--json").out)
 
 
-def test_a_terminal_shows_text_and_escapes(cli: Cli, of_noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_text_and_escapes(cli: Cli, noise_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Terminal())
-        cli("sample", of_noise, "--prompt", "é\x1b", "--length", "300", *HOT)
+        cli("sample", noise_run, "--prompt", "é\x1b", "--length", "300", *HOT)
         shown = sys.stdout.getvalue()  # type: ignore[attr-defined]
     assert shown.startswith("é\\x1b")
     assert "\\xff" in shown
@@ -117,8 +117,8 @@ def test_a_terminal_shows_text_and_escapes(cli: Cli, of_noise: Path, monkeypatch
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes that break")
-def test_a_pipe_that_is_closed_early_ends_it_quietly(of_noise: Path) -> None:
-    command = [sys.executable, "-m", "charlm", "sample", str(of_noise), "--length", "1000000", "--prompt", "\xff"]
+def test_early_closed_pipe_exits_silently(noise_run: Path) -> None:
+    command = [sys.executable, "-m", "charlm", "sample", str(noise_run), "--length", "1000000", "--prompt", "\xff"]
     with subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -130,27 +130,27 @@ def test_a_pipe_that_is_closed_early_ends_it_quietly(of_noise: Path) -> None:
         assert process.wait(timeout=60) == 0
 
 
-def test_a_conversation_takes_and_gives_any_bytes(cli: Cli, of_noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interactive_reads_and_writes_any_bytes(cli: Cli, noise_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = b":length 50\n\xff\x80\r\nabc\n:again\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
-    result = cli("sample", of_noise, "--interactive", *HOT)
+    result = cli("sample", noise_run, "--interactive", *HOT)
     assert (result.code, result.err) == (0, "")
     first, second = (
-        cli("sample", of_noise, "--prompt", prompt.decode("utf-8", "surrogateescape"), "--length", "50", *HOT).data
+        cli("sample", noise_run, "--prompt", prompt.decode("utf-8", "surrogateescape"), "--length", "50", *HOT).data
         for prompt in (b"\xff\x80\r", b"abc")
     )
     assert result.data == first + b"\n" + second + b"\n" + second.removeprefix(b"abc") + b"\n"
 
 
-def test_python_gives_the_bytes_too(cli: Cli, of_noise: Path, tmp_path: Path) -> None:
+def test_python_api_returns_bytes(cli: Cli, noise_run: Path, tmp_path: Path) -> None:
     (tmp_path / "prompt.bin").write_bytes(PROMPT)
-    model = charlm.load(of_noise)
+    model = charlm.load(noise_run)
     prompt = PROMPT.decode("utf-8", "surrogateescape")
     samples = model.sample_many(prompt, length=100, num_samples=2, temperature=100.0, seed=1)
-    raw = cli("sample", of_noise, "--prompt-file", "prompt.bin", "--length", "100", "--num-samples", "2", *HOT).data
+    raw = cli("sample", noise_run, "--prompt-file", "prompt.bin", "--length", "100", "--num-samples", "2", *HOT).data
     assert b"".join(PROMPT + sample.data for sample in samples) == raw
 
 
-def test_the_data_of_a_model_of_characters_is_its_text_in_utf_8(trained: Path) -> None:
+def test_character_level_data_is_utf_8_text(trained: Path) -> None:
     sample = charlm.load(trained).sample_many("Wölfe", length=100, seed=1)[0]
     assert sample.data == sample.text.encode()

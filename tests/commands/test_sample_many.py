@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from charlm.console import Console
-from charlm.generation import streams
-from charlm.generation.streams import Sample, Sampler
+from charlm.generation import sampler
+from charlm.generation.sampler import Sample, Sampler
 from tests.commands.conftest import Cli
 from tests.conftest import ROOT
 
 NAMES = ("--stop-at-newline", "--temperature", "3", "--length", "40", "--seed", "5")
 
 
-def test_samples_that_end_with_their_line_have_no_blank_lines_between(cli: Cli, trained: Path) -> None:
+def test_newline_terminated_samples_have_no_blank_lines(cli: Cli, trained: Path) -> None:
     options = (*NAMES, "--num-samples", "60")
     found = [json.loads(line) for line in cli("sample", trained, *options, "--json").out.splitlines()]
     assert {sample["finish_reason"] for sample in found} == {"newline", "length"}
@@ -30,19 +30,19 @@ def test_samples_that_end_with_their_line_have_no_blank_lines_between(cli: Cli, 
     assert cli("sample", trained, *options, "--quiet").err == ""
 
 
-def test_one_sample_that_ends_with_its_line_has_no_blank_line_after_it(cli: Cli, trained: Path) -> None:
+def test_single_newline_terminated_sample_has_no_blank_line(cli: Cli, trained: Path) -> None:
     out = cli("sample", trained, "--stop-at-newline", "--temperature", "2", "--length", "3000", "--seed", "1").out
     assert out.index("\n") == len(out) - 1
 
 
 @pytest.mark.parametrize("options", [NAMES, ("--length", "20", "--seed", "5")])
 @pytest.mark.parametrize("batch", [1, 3, 7])
-def test_a_sample_does_not_depend_on_the_batch_it_is_made_in(
+def test_sample_does_not_depend_on_batch(
     cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, batch: int, options: tuple[str, ...]
 ) -> None:
     command = ("sample", trained, "--num-samples", "7", "--length", "20", "--seed", "5", "--prompt", "Die", *options)
     whole = cli(*command)
-    monkeypatch.setattr(streams, "BATCH", batch)
+    monkeypatch.setattr(sampler, "BATCH", batch)
     assert cli(*command) == whole
     alone = cli("sample", trained, "--length", "20", "--seed", "5", "--prompt", "Die", *options)
     assert whole.out.startswith(alone.out)
@@ -55,11 +55,11 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_made_in(
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--stop-at-newline",)])
-def test_a_sample_is_printed_as_soon_as_those_before_it_are(
+def test_samples_are_printed_in_order_as_they_finish(
     cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     printed: list[int] = []
-    begin = Sampler.begin
+    begin = Sampler.new_samples
 
     class Watched(io.StringIO):
         pass
@@ -68,8 +68,8 @@ def test_a_sample_is_printed_as_soon_as_those_before_it_are(
         printed.append(len(sys.stdout.getvalue().splitlines()))  # type: ignore[attr-defined]
         return begin(self, *arguments)
 
-    monkeypatch.setattr(streams, "BATCH", 2)
-    monkeypatch.setattr(Sampler, "begin", noted)
+    monkeypatch.setattr(sampler, "BATCH", 2)
+    monkeypatch.setattr(Sampler, "new_samples", noted)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Watched())
         cli("sample", trained, "--num-samples", "6", "--ban", r"\n", "--length", "20", "--quiet", *options)
@@ -82,7 +82,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(
     import gc
 
     most = 0
-    in_order = Sampler.in_order
+    in_order = Sampler.iter_in_order
 
     def counted(self: Sampler) -> Any:
         nonlocal most
@@ -91,23 +91,21 @@ def test_memory_does_not_grow_with_the_number_of_samples(
                 most = max(most, sum(isinstance(each, Sample) for each in gc.get_objects()))
             yield sample
 
-    monkeypatch.setattr(streams, "BATCH", 4)
-    monkeypatch.setattr(Sampler, "in_order", counted)
+    monkeypatch.setattr(sampler, "BATCH", 4)
+    monkeypatch.setattr(Sampler, "iter_in_order", counted)
     assert cli("sample", trained, "--num-samples", "60", "--length", "5", "--quiet").out.count("\n") >= 60
     assert 4 <= most <= 9  # a batch, the next one, and the sample that is printed
 
 
-def test_no_text_is_asked_for_and_every_sample_is_its_prompt(
-    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(streams, "BATCH", 2)
+def test_length_zero_prints_only_prompts(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "BATCH", 2)
     command = ("sample", trained, "--num-samples", "5", "--length", "0", "--prompt", "Die", "--quiet")
     assert cli(*command).out == "Die\n" * 5
     assert [json.loads(line)["index"] for line in cli(*command, "--json").out.splitlines()] == list(range(5))
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--num-samples", "9"), ("--output", "out.txt")])
-def test_progress_is_shown_where_the_text_is_not(
+def test_progress_bar_is_shown_if_text_is_not_on_terminal(
     cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(Console, "isatty", lambda self: True)
@@ -126,14 +124,14 @@ def test_progress_is_shown_where_the_text_is_not(
             assert "sampling" not in cli(*command).err
 
 
-def test_a_short_sample_shows_no_bar(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_sample_shows_no_progress_bar(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Console, "isatty", lambda self: True)
     assert "sampling" not in cli("sample", trained, "--length", "5").err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes that break")
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_reader_that_has_enough_lines_ends_it_quietly(trained: Path, options: tuple[str, ...]) -> None:
+def test_broken_pipe_after_some_lines_exits_silently(trained: Path, options: tuple[str, ...]) -> None:
     words = ("sample", str(trained), "--num-samples", "1000000", "--stop-at-newline", "--length", "30", "--quiet")
     with subprocess.Popen(
         [sys.executable, "-m", "charlm", *words, *options],

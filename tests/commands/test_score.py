@@ -17,7 +17,7 @@ from tests.commands.conftest import Cli
 from tests.conftest import ROOT
 
 
-def test_a_line_a_character_and_the_sum_is_the_exact_figure(cli: Cli, trained: Path, poem: str) -> None:
+def test_one_line_per_character_sums_to_exact_loss(cli: Cli, trained: Path, poem: str) -> None:
     result = cli("score", trained, "--threads", "1")
     assert result.code == 0, result.err
     assert result.err == ""
@@ -32,7 +32,7 @@ def test_a_line_a_character_and_the_sum_is_the_exact_figure(cli: Cli, trained: P
     assert 1 < max(ranks) <= len(set(poem))
 
 
-def test_a_text_a_pipe_and_another_encoding(
+def test_score_of_file_pipe_and_other_encoding(
     cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = 'Die Wölfe, "été".\n'.replace('"', "")
@@ -46,13 +46,13 @@ def test_a_text_a_pipe_and_another_encoding(
     assert cli("score", trained, "latin.txt", "--encoding", "latin-1") == expected
 
 
-def test_a_checkpoint_can_be_chosen(cli: Cli, trained: Path) -> None:
+def test_checkpoint_option_selects_checkpoint(cli: Cli, trained: Path) -> None:
     first = cli("score", trained, "--checkpoint", "1")
     assert first.out == cli("score", trained / "step-00000001").out
     assert first.out != cli("score", trained, "--checkpoint", "latest").out
 
 
-def test_a_model_of_bytes_gives_a_line_a_byte(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+def test_byte_level_score_has_one_line_per_byte(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {
         "unit": "byte",
         "hidden_size": 8,
@@ -75,7 +75,7 @@ def test_a_model_of_bytes_gives_a_line_a_byte(cli: Cli, tmp_path: Path, poem_fil
     assert len(part) == len(poem_file.read_bytes()) - int(len(poem_file.read_bytes()) * 0.95)
 
 
-def test_the_page_goes_to_its_file_and_the_lines_away(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_html_replaces_json_lines(cli: Cli, trained: Path, tmp_path: Path) -> None:
     result = cli("score", trained, "--html", "page.html")
     assert result.code == 0, result.err
     assert result.out == "page.html\n"
@@ -85,9 +85,7 @@ def test_the_page_goes_to_its_file_and_the_lines_away(cli: Cli, trained: Path, t
     assert "the validation split of poem" in page
 
 
-def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(
-    cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_bar_on_terminal_unless_quiet(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert "scoring:   0%" in cli("score", trained).err
     assert cli("score", trained, "--quiet").err == ""
@@ -95,7 +93,7 @@ def test_a_terminal_shows_how_far_it_is_and_quiet_does_not(
     assert cli("score", trained).err == ""
 
 
-def test_documents_and_unknown_characters_add_up_too(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
+def test_scores_with_documents_and_unknown_characters_sum_to_loss(cli: Cli, tmp_path: Path, poem_file: Path) -> None:
     settings = {
         "hidden_size": 8,
         "embedding_size": 4,
@@ -119,7 +117,7 @@ def test_documents_and_unknown_characters_add_up_too(cli: Cli, tmp_path: Path, p
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes that break")
-def test_a_reader_that_has_enough_ends_it_quietly(trained: Path, tmp_path: Path) -> None:
+def test_broken_pipe_exits_silently(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text("Die Schafe " * 10_000)
     command = [sys.executable, "-m", "charlm", "score", str(trained), str(tmp_path / "long.txt")]
     with subprocess.Popen(

@@ -14,7 +14,7 @@ from tests.commands.conftest import Cli
 from tests.conftest import ROOT, SMALL
 
 
-def test_it_prints_the_path_of_the_run_and_says_the_rest_on_standard_error(cli: Cli, poem_file: Path) -> None:
+def test_stdout_is_run_path_and_messages_go_to_stderr(cli: Cli, poem_file: Path) -> None:
     result = cli("train", poem_file, *SMALL)
     assert result.code == 0, result.err
     assert result.out == "checkpoints/poem\n"
@@ -24,7 +24,7 @@ def test_it_prints_the_path_of_the_run_and_says_the_rest_on_standard_error(cli: 
     assert runs.load_model(Path(result.out.strip()), "latest").step == 8
 
 
-def test_a_complete_run_is_told_apart_and_says_how_to_continue(cli: Cli, poem_file: Path) -> None:
+def test_resume_of_complete_run_explains_how_to_continue(cli: Cli, poem_file: Path) -> None:
     assert cli("train", poem_file, *SMALL, "--out", "run", "--quiet").code == 0
     result = cli("train", "--resume", "run")
     assert result.code == 0, result.err
@@ -32,7 +32,7 @@ def test_a_complete_run_is_told_apart_and_says_how_to_continue(cli: Cli, poem_fi
     assert "larger --max-steps" in result.err
 
 
-def test_one_of_each_is_counted_in_the_singular(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_counts_of_one_are_singular(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "poem.txt").write_text(poem + "ЖЖ", encoding="utf-8")
     err = cli("train", "poem.txt", *SMALL, "--num-layers", "1", "--min-count", "3", "--document-per-file").err
     assert "1 document." in err
@@ -41,24 +41,24 @@ def test_one_of_each_is_counted_in_the_singular(cli: Cli, tmp_path: Path, poem: 
     assert "1 layer × 16 units" in err
 
 
-def test_quiet_prints_nothing_but_the_path(cli: Cli, poem_file: Path) -> None:
+def test_quiet_prints_only_the_path(cli: Cli, poem_file: Path) -> None:
     result = cli("train", poem_file, *SMALL, "--out", "here/it is", "--quiet")
     assert (result.code, result.out, result.err) == (0, "here/it is\n", "")
 
 
-def test_of_a_short_text_it_says_that_the_batch_is_smaller(cli: Cli, tmp_path: Path) -> None:
+def test_short_text_reports_smaller_batch(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("abc" * 15)
     result = cli("train", "short.txt", *SMALL)
     assert result.code == 0, result.err
     assert "batch size is 2 instead of 4" in result.err
 
 
-def test_it_says_how_many_characters_the_training_part_lacks(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_characters_missing_from_training_split_are_reported(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "poem.txt").write_text(poem + "ЖЮЯ", encoding="utf-8")
     assert "training split only: 3 distinct characters." in cli("train", "poem.txt", *SMALL).err
 
 
-def test_flag_before_environment_before_preset_before_default(
+def test_precedence_of_flag_environment_preset_and_default(
     cli: Cli, poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my.toml").write_text(
@@ -75,7 +75,7 @@ def test_flag_before_environment_before_preset_before_default(
     assert settings.sequence_length == 64
 
 
-def test_the_settings_of_a_run_make_the_same_run_again(cli: Cli, poem_file: Path) -> None:
+def test_config_toml_reproduces_run(cli: Cli, poem_file: Path) -> None:
     assert cli("train", poem_file, *SMALL, "--out", "one").code == 0
     assert cli("train", poem_file, "--config", "one/config.toml", "--out", "two").code == 0
     one, two = (runs.load_checkpoint(Path(run)) for run in ("one", "two"))
@@ -83,7 +83,7 @@ def test_the_settings_of_a_run_make_the_same_run_again(cli: Cli, poem_file: Path
     assert one.model.metrics == two.model.metrics
 
 
-def test_resuming_goes_on_and_says_so(cli: Cli, poem_file: Path) -> None:
+def test_resume_continues_and_reports_step(cli: Cli, poem_file: Path) -> None:
     assert cli("train", poem_file, *SMALL, "--keep-checkpoints", "9", "--save-every-minutes", "1e-9").code == 0
     result = cli("train", "--resume", "checkpoints/poem", "--max-steps", "10")
     assert result.code == 0, result.err
@@ -96,7 +96,7 @@ def test_resuming_goes_on_and_says_so(cli: Cli, poem_file: Path) -> None:
     assert runs.load_model(Path("checkpoints/poem"), "latest").step == 8
 
 
-def test_resuming_past_a_damaged_checkpoint_warns_and_sets_it_aside(cli: Cli, poem_file: Path) -> None:
+def test_resume_past_damaged_checkpoint_warns_and_sets_it_aside(cli: Cli, poem_file: Path) -> None:
     assert cli("train", poem_file, *SMALL, "--keep-checkpoints", "9", "--save-every-minutes", "1e-9").code == 0
     run = Path("checkpoints/poem")
     (run / "step-00000008" / "model.safetensors").write_bytes(b"")
@@ -108,14 +108,14 @@ def test_resuming_past_a_damaged_checkpoint_warns_and_sets_it_aside(cli: Cli, po
     assert runs.load_model(run, "latest").step == 8
 
 
-def test_overwrite_replaces_a_run_and_leaves_what_is_not_its_own(cli: Cli, poem_file: Path) -> None:
+def test_overwrite_replaces_run_and_keeps_foreign_files(cli: Cli, poem_file: Path) -> None:
     assert cli("train", poem_file, *SMALL).code == 0
     run = Path("checkpoints/poem")
     (run / "notes.txt").write_text("mine")
     result = cli("train", poem_file, *SMALL, "--overwrite", "--max-steps", "3")
     assert result.code == 0, result.err
     assert (run / "notes.txt").read_text() == "mine"
-    assert runs.checkpoints(run)[0].name == "step-00000003"  # the newest: those of the old run are gone
+    assert runs.list_checkpoints(run)[0].name == "step-00000003"  # the newest: those of the old run are gone
     steps = [json.loads(line)["step"] for line in (run / runs.METRICS).read_text().splitlines()]
     assert max(steps) == 3
 
@@ -128,7 +128,7 @@ STOPPING = [
 
 
 @pytest.mark.parametrize(("number", "code"), STOPPING)
-def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
+def test_signal_saves_and_prints_resume_command(
     poem_file: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     command = [sys.executable, "-m", "charlm", "train", str(poem_file), *SMALL, "--max-steps", "1000000"]
@@ -156,7 +156,7 @@ def test_a_signal_ends_it_after_saving_and_it_says_how_to_go_on(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
-def test_nohup_outlives_its_terminal(poem_file: Path, tmp_path: Path) -> None:
+def test_nohup_run_survives_hangup(poem_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "charlm", "train", str(poem_file), *SMALL, "--max-steps", "300"]
     with subprocess.Popen(
         command,

@@ -13,12 +13,12 @@ import pytest
 
 from charlm import files
 from charlm.config import CorpusSettings
-from charlm.corpus import cache, encoded
-from charlm.corpus.encoded import Encoded
+from charlm.corpus import cache, encoded_text
+from charlm.corpus.encoded_text import EncodedText
 from charlm.errors import CharlmError, TextError
 
 OLD = 10**18  # nanoseconds: long ago, so that a change would show
-Read = Callable[..., Encoded]
+Read = Callable[..., EncodedText]
 
 
 @pytest.fixture
@@ -29,16 +29,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def encoded_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were read to be encoded."""
     built: list[Path] = []
-    build = encoded.build
+    build = encoded_text.encode_files
 
     def counted(folder: Path, paths: list[Path], *arguments: object) -> object:
         built.extend(paths)
         return build(folder, paths, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(encoded, "build", counted)
+    monkeypatch.setattr(encoded_text, "encode_files", counted)
     return built
 
 
@@ -47,22 +47,22 @@ def write(path: Path, text: str, modified_ns: int = OLD) -> None:
     os.utime(path, ns=(modified_ns, modified_ns))
 
 
-def get(path: Path, **settings: object) -> Encoded:
-    return cache.get(path.parent / "cache", [path], CorpusSettings(**settings))
+def load_or_encode(path: Path, **settings: object) -> EncodedText:
+    return cache.load_or_encode(path.parent / "cache", [path], CorpusSettings(**settings))
 
 
-def text_of(found: Encoded) -> str:
+def text_of(found: EncodedText) -> str:
     return "".join(found.alphabet[id_] for id_ in found.ids)
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    marks = (files.TEMPORARY_MARK, files.BUILDING_MARK)
+    marks = (files.TEMPORARY_INFIX, files.BUILDING_PREFIX)
     return [path for path in folder.rglob("*") if any(mark in path.name for mark in marks)]
 
 
-def test_a_text_that_has_not_changed_is_not_read_again(path: Path, built: list[Path]) -> None:
-    first, second = get(path), get(path)
-    assert built == [path]
+def test_unchanged_file_is_not_read_again(path: Path, encoded_files: list[Path]) -> None:
+    first, second = load_or_encode(path), load_or_encode(path)
+    assert encoded_files == [path]
     assert text_of(first) == text_of(second) == "some text\n" * 10
     assert first.files == second.files
     assert isinstance(second.ids, np.memmap)
@@ -70,8 +70,8 @@ def test_a_text_that_has_not_changed_is_not_read_again(path: Path, built: list[P
 
 
 @pytest.mark.parametrize("change", ["size", "time", "inode"])
-def test_an_edited_file_is_noticed(path: Path, built: list[Path], change: str) -> None:
-    get(path)
+def test_edited_file_is_read_again(path: Path, encoded_files: list[Path], change: str) -> None:
+    load_or_encode(path)
     if change == "size":
         write(path, "some text\n" * 11)
     elif change == "time":
@@ -79,27 +79,25 @@ def test_an_edited_file_is_noticed(path: Path, built: list[Path], change: str) -
     else:
         write(path.with_name("new"), "same text\n" * 10)
         path.with_name("new").replace(path)
-    assert text_of(get(path)) == path.read_text()
-    assert len(built) == 2
+    assert text_of(load_or_encode(path)) == path.read_text()
+    assert len(encoded_files) == 2
 
 
-def test_a_file_that_was_written_just_now_is_read_again_since_its_time_may_not_tell(
-    path: Path, built: list[Path]
-) -> None:
+def test_recently_modified_file_is_not_trusted(path: Path, encoded_files: list[Path]) -> None:
     path.write_text("fresh one\n" * 10)
-    get(path)
+    load_or_encode(path)
     times = path.stat()
     path.write_text("fresh two\n" * 10)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert text_of(get(path)) == "fresh two\n" * 10
+    assert text_of(load_or_encode(path)) == "fresh two\n" * 10
 
 
-def test_the_same_text_under_another_name_is_kept_once_and_named_as_it_is_now(path: Path) -> None:
+def test_same_text_under_other_name_shares_entry(path: Path) -> None:
     other = path.with_name("other.txt")
     shutil.copy2(path, other)
-    assert get(path).folder == get(other).folder
-    assert get(other).files[0].path == str(other)
-    assert get(path).files[0].path == str(path)
+    assert load_or_encode(path).folder == load_or_encode(other).folder
+    assert load_or_encode(other).files[0].path == str(other)
+    assert load_or_encode(path).files[0].path == str(path)
 
 
 @pytest.mark.parametrize(
@@ -107,101 +105,99 @@ def test_the_same_text_under_another_name_is_kept_once_and_named_as_it_is_now(pa
     [{"unit": "byte"}, {"encoding": "latin-1"}, {"newline": "lf"}, {"normalize": "nfc"}, {"decode_errors": "replace"}],
     ids=str,
 )
-def test_what_decides_how_bytes_are_read_makes_another_text(path: Path, settings: dict[str, str]) -> None:
-    assert get(path).folder != get(path, **settings).folder
+def test_decoding_settings_are_part_of_key(path: Path, settings: dict[str, str]) -> None:
+    assert load_or_encode(path).folder != load_or_encode(path, **settings).folder
 
 
-def test_what_does_not_decide_it_does_not(path: Path, built: list[Path]) -> None:
-    assert get(path).folder == get(path, min_count=3, test_fraction=0.5, encoding="UTF8").folder
-    assert built == [path]
+def test_other_settings_are_not_part_of_key(path: Path, encoded_files: list[Path]) -> None:
+    assert load_or_encode(path).folder == load_or_encode(path, min_count=3, test_fraction=0.5, encoding="UTF8").folder
+    assert encoded_files == [path]
 
 
-def test_a_text_can_be_recalled_when_its_file_is_gone(path: Path) -> None:
-    found = get(path)
+def test_entry_is_found_by_hash_if_file_is_missing(path: Path) -> None:
+    found = load_or_encode(path)
     path.unlink()
-    recalled = cache.recall(path.parent / "cache", found.files_sha256, CorpusSettings())
+    recalled = cache.find_by_hash(path.parent / "cache", found.files_sha256, CorpusSettings())
     assert recalled is not None
     assert text_of(recalled) == text_of(found)
-    assert cache.recall(path.parent / "cache", "0" * 64, CorpusSettings()) is None
+    assert cache.find_by_hash(path.parent / "cache", "0" * 64, CorpusSettings()) is None
 
 
-@pytest.mark.parametrize("name", [encoded.IDS, encoded.METADATA])
+@pytest.mark.parametrize("name", [encoded_text.IDS, encoded_text.METADATA])
 @pytest.mark.parametrize("damage", ["cut", "gone", "nonsense"])
-def test_a_damaged_cache_is_made_anew(path: Path, built: list[Path], name: str, damage: str) -> None:
-    kept = get(path).folder / name
+def test_damaged_entry_is_rebuilt(path: Path, encoded_files: list[Path], name: str, damage: str) -> None:
+    kept = load_or_encode(path).folder / name
     if damage == "gone":
         kept.unlink()
     else:
         kept.write_bytes(kept.read_bytes()[:-1] if damage == "cut" else b"[]")
-    assert text_of(get(path)) == "some text\n" * 10
-    assert text_of(get(path)) == "some text\n" * 10
-    assert len(built) == 2
+    assert text_of(load_or_encode(path)) == "some text\n" * 10
+    assert text_of(load_or_encode(path)) == "some text\n" * 10
+    assert len(encoded_files) == 2
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b'{"format_version": 2, "encoded": 3}', b'{"format_version": 2, "encoded": "../../.."}', b"\xff"],
 )
-def test_a_damaged_note_is_written_anew(path: Path, built: list[Path], content: bytes) -> None:
-    get(path)
+def test_damaged_index_entry_is_rewritten(path: Path, encoded_files: list[Path], content: bytes) -> None:
+    load_or_encode(path)
     (note,) = (path.parent / "cache" / "index").iterdir()
     note.write_bytes(content)
-    assert text_of(get(path)) == "some text\n" * 10
-    get(path)
-    assert len(built) == 2
+    assert text_of(load_or_encode(path)) == "some text\n" * 10
+    load_or_encode(path)
+    assert len(encoded_files) == 2
     assert path.exists()
 
 
-def test_a_note_that_leads_out_of_the_cache_is_not_followed(path: Path, built: list[Path]) -> None:
-    get(path)
+def test_index_entry_with_path_outside_cache_is_ignored(path: Path, encoded_files: list[Path]) -> None:
+    load_or_encode(path)
     (note,) = (path.parent / "cache" / "index").iterdir()
     mine = path.parent / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("Dear")
     for name in (str(mine), "../../mine"):
-        note.write_text(json.dumps({"format_version": encoded.FORMAT_VERSION, "encoded": name}))
-        get(path)
+        note.write_text(json.dumps({"format_version": encoded_text.FORMAT_VERSION, "encoded": name}))
+        load_or_encode(path)
         assert (mine / "letter.txt").read_text() == "Dear"
-    assert len(built) == 3
+    assert len(encoded_files) == 3
 
 
-def test_a_text_that_cannot_be_read_leaves_nothing(path: Path) -> None:
+def test_unreadable_text_leaves_no_entry(path: Path) -> None:
     path.write_bytes(b"text \xff")
     with pytest.raises(TextError):
-        get(path)
+        load_or_encode(path)
     assert not list((path.parent / "cache" / cache.TEXTS).iterdir())
 
 
 @pytest.mark.parametrize("fails", ["mkdir", "write", "rename"])
-def test_no_room_for_the_cache_is_said_with_the_way_out(
-    path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
-) -> None:
+def test_full_disk_error_suggests_cache_dir(path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if fails == "write":
-        monkeypatch.setattr(encoded.Spool, "add", full)
+        monkeypatch.setattr(encoded_text.IdWriter, "add", full)
     else:
         monkeypatch.setattr(Path, fails, full)
     with pytest.raises(CharlmError, match=r"cache: .*No space left") as raised:
-        get(path)
+        load_or_encode(path)
     assert "--cache-dir" in raised.value.hint
     assert "CHARLM_CACHE_DIR" in raised.value.hint
     monkeypatch.undo()
     assert not temporary_files(path.parent)
-    assert text_of(get(path)) == "some text\n" * 10
+    assert text_of(load_or_encode(path)) == "some text\n" * 10
 
 
-def test_cleaning_up_removes_everything_and_says_how_much(path: Path, built: list[Path]) -> None:
-    get(path)
+def test_clear_removes_everything_and_returns_freed_bytes(path: Path, encoded_files: list[Path]) -> None:
+    load_or_encode(path)
     folder = path.parent / "cache"
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    assert cache.clean(folder) == size > 0
+    assert cache.clear(folder) == size > 0
     assert [file for file in folder.rglob("*") if file.is_file()] == []
-    assert cache.clean(folder) == 0
-    assert cache.clean(path.parent / "nowhere") == 0
-    get(path)
-    assert len(built) == 2
+    assert cache.clear(folder) == 0
+    assert cache.clear(path.parent / "nowhere") == 0
+    load_or_encode(path)
+    assert len(encoded_files) == 2
 
 
 KEY_1 = "0123456789abcdef0123456789abcdef"
@@ -221,41 +217,41 @@ def write_version_1(folder: Path) -> list[Path]:
     return [*text.iterdir(), *seen.iterdir()]
 
 
-def test_an_entry_of_version_1_is_ignored_and_left_alone(path: Path, built: list[Path]) -> None:
+def test_version_1_entry_is_ignored_and_kept(path: Path, encoded_files: list[Path]) -> None:
     old = write_version_1(path.parent / "cache")
-    assert text_of(get(path)) == "some text\n" * 10
-    assert built == [path]
+    assert text_of(load_or_encode(path)) == "some text\n" * 10
+    assert encoded_files == [path]
     assert all(file.is_file() for file in old)
 
 
 @pytest.mark.parametrize("version", [1, 3, None])
-def test_an_encoded_text_of_another_version_is_made_again(path: Path, built: list[Path], version: int | None) -> None:
-    metadata = get(path).folder / encoded.METADATA
+def test_encoded_text_of_other_version_is_rebuilt(path: Path, encoded_files: list[Path], version: int | None) -> None:
+    metadata = load_or_encode(path).folder / encoded_text.METADATA
     content = json.loads(metadata.read_bytes())
-    assert content["format_version"] == encoded.FORMAT_VERSION
+    assert content["format_version"] == encoded_text.FORMAT_VERSION
     del content["format_version"]
     metadata.write_text(json.dumps(content if version is None else {**content, "format_version": version}))
-    assert text_of(get(path)) == "some text\n" * 10
-    assert json.loads(metadata.read_bytes())["format_version"] == encoded.FORMAT_VERSION
-    get(path)
-    assert len(built) == 2
+    assert text_of(load_or_encode(path)) == "some text\n" * 10
+    assert json.loads(metadata.read_bytes())["format_version"] == encoded_text.FORMAT_VERSION
+    load_or_encode(path)
+    assert len(encoded_files) == 2
 
 
 @pytest.mark.parametrize("version", [1, 3, None])
-def test_an_index_entry_of_another_version_is_made_again(path: Path, built: list[Path], version: int | None) -> None:
-    get(path)
+def test_index_entry_of_other_version_is_rebuilt(path: Path, encoded_files: list[Path], version: int | None) -> None:
+    load_or_encode(path)
     (entry,) = (path.parent / "cache" / cache.INDEX).iterdir()
     content = json.loads(entry.read_bytes())
-    assert content.pop("format_version") == encoded.FORMAT_VERSION
+    assert content.pop("format_version") == encoded_text.FORMAT_VERSION
     entry.write_text(json.dumps(content if version is None else {**content, "format_version": version}))
-    get(path)
-    get(path)
-    assert len(built) == 2
-    assert json.loads(entry.read_bytes()) == {**content, "format_version": encoded.FORMAT_VERSION}
+    load_or_encode(path)
+    load_or_encode(path)
+    assert len(encoded_files) == 2
+    assert json.loads(entry.read_bytes()) == {**content, "format_version": encoded_text.FORMAT_VERSION}
 
 
-def test_every_key_of_an_encoded_text_is_required(path: Path, built: list[Path]) -> None:
-    metadata = get(path).folder / encoded.METADATA
+def test_every_metadata_key_is_required(path: Path, encoded_files: list[Path]) -> None:
+    metadata = load_or_encode(path).folder / encoded_text.METADATA
     whole = json.loads(metadata.read_bytes())
     changed = [{other: value for other, value in whole.items() if other != name} for name in whole]
     (file,) = whole["files"]
@@ -263,21 +259,21 @@ def test_every_key_of_an_encoded_text_is_required(path: Path, built: list[Path])
     assert len(changed) == 10
     for number, content in enumerate(changed, 2):
         metadata.write_text(json.dumps(content))
-        assert text_of(get(path)) == "some text\n" * 10
-        assert len(built) == number, content
+        assert text_of(load_or_encode(path)) == "some text\n" * 10
+        assert len(encoded_files) == number, content
 
 
-def test_cleaning_up_removes_entries_of_every_version(path: Path) -> None:
+def test_clear_removes_entries_of_every_version(path: Path) -> None:
     folder = path.parent / "cache"
     write_version_1(folder)
-    metadata = get(path).folder / encoded.METADATA
+    metadata = load_or_encode(path).folder / encoded_text.METADATA
     metadata.write_text(json.dumps({**json.loads(metadata.read_bytes()), "format_version": 3}))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    assert cache.clean(folder) == size
+    assert cache.clear(folder) == size
     assert [file for file in folder.rglob("*") if file.is_file()] == []
 
 
-def test_cleaning_up_leaves_what_is_not_charlms(path: Path) -> None:
+def test_clear_keeps_foreign_files(path: Path) -> None:
     folder = path.parent / "cache"
     mine = []
     for name in ("texts", "seen", cache.TEXTS, cache.INDEX):
@@ -286,26 +282,26 @@ def test_cleaning_up_leaves_what_is_not_charlms(path: Path) -> None:
         mine += [folder / name / "notes.json", folder / name / KEY_1 / "notes.txt", folder / name / "0f" / "ids.bin"]
     for file in mine:
         file.write_text("mine")
-    get(path)
-    cache.clean(folder)
+    load_or_encode(path)
+    cache.clear(folder)
     assert sorted(file for file in folder.rglob("*") if file.is_file()) == sorted(mine)
 
 
-def test_an_open_text_survives_cleaning_up(path: Path) -> None:
-    found = get(path)
-    cache.clean(path.parent / "cache")
+def test_open_text_survives_clear(path: Path) -> None:
+    found = load_or_encode(path)
+    cache.clear(path.parent / "cache")
     assert text_of(found) == "some text\n" * 10
 
 
-def test_what_another_process_is_building_is_left_alone_and_what_a_dead_one_left_is_not(path: Path) -> None:
+def test_clear_keeps_live_builds_and_removes_stale_ones(path: Path) -> None:
     folder = path.parent / "cache"
-    get(path)
-    (folder / cache.TEXTS / f"{files.BUILDING_MARK}dead").mkdir()
-    (folder / cache.TEXTS / f"{files.BUILDING_MARK}dead" / "ids.bin").write_bytes(b"half")
-    (folder / cache.TEXTS / f"{files.BUILDING_MARK}dead.lock").touch()
-    with files.built(folder / cache.TEXTS) as building:
+    load_or_encode(path)
+    (folder / cache.TEXTS / f"{files.BUILDING_PREFIX}dead").mkdir()
+    (folder / cache.TEXTS / f"{files.BUILDING_PREFIX}dead" / "ids.bin").write_bytes(b"half")
+    (folder / cache.TEXTS / f"{files.BUILDING_PREFIX}dead.lock").touch()
+    with files.build_folder(folder / cache.TEXTS) as building:
         (building.folder / "ids.bin").write_bytes(b"half")
-        cache.clean(folder)
+        cache.clear(folder)
         assert building.folder in temporary_files(folder)
         assert (building.folder / "ids.bin").exists()
         assert not list(folder.rglob("*dead*"))
@@ -313,17 +309,17 @@ def test_what_another_process_is_building_is_left_alone_and_what_a_dead_one_left
     assert (folder / cache.TEXTS / "done" / "ids.bin").read_bytes() == b"half"
 
 
-def test_two_that_encode_the_same_text_at_once_both_get_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_encoding_in_threads_gives_both_the_text(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both, found = threading.Barrier(2), []
-    build = encoded.build
+    build = encoded_text.encode_files
 
     def together(*arguments: object) -> object:
         result = build(*arguments)  # type: ignore[arg-type]
         both.wait(30)  # both are done before either gives its folder the name
         return result
 
-    monkeypatch.setattr(encoded, "build", together)
-    threads = [threading.Thread(target=lambda: found.append(text_of(get(path)))) for _ in range(2)]
+    monkeypatch.setattr(encoded_text, "encode_files", together)
+    threads = [threading.Thread(target=lambda: found.append(text_of(load_or_encode(path)))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -332,12 +328,12 @@ def test_two_that_encode_the_same_text_at_once_both_get_it(path: Path, monkeypat
     assert not temporary_files(path.parent)
 
 
-def test_processes_that_encode_the_same_text_at_once_do_not_hurt_each_other(path: Path) -> None:
+def test_concurrent_encoding_of_same_text_is_safe(path: Path) -> None:
     write(path, "text of some length\n" * 200_000)
     code = (
         "import sys; from pathlib import Path\n"
         "from charlm.corpus import cache; from charlm.config import CorpusSettings\n"
-        "found = cache.get(Path(sys.argv[1]), [Path(sys.argv[2])], CorpusSettings()); print(len(found.ids))"
+        "found = cache.load_or_encode(Path(sys.argv[1]), [Path(sys.argv[2])], CorpusSettings()); print(len(found.ids))"
     )
     command = [sys.executable, "-c", code, str(path.parent / "cache"), str(path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -345,8 +341,8 @@ def test_processes_that_encode_the_same_text_at_once_do_not_hurt_each_other(path
     assert not temporary_files(path.parent)
 
 
-def test_the_folder_is_the_users_own_unless_a_variable_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cache.VARIABLE, "/elsewhere")
+def test_default_folder_is_user_cache_or_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.CACHE_VARIABLE, "/elsewhere")
     assert cache.default_folder() == Path("/elsewhere")
-    monkeypatch.delenv(cache.VARIABLE)
+    monkeypatch.delenv(cache.CACHE_VARIABLE)
     assert cache.default_folder().name == "charlm"

@@ -30,60 +30,60 @@ def chunk_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 def decode(data: bytes, **settings: object) -> str:
-    return "".join(decoding.characters(io.BytesIO(data), Path("a.txt"), CorpusSettings(**settings)))
+    return "".join(decoding.decode_stream(io.BytesIO(data), Path("a.txt"), CorpusSettings(**settings)))
 
 
 @pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
-def test_every_script_is_read(text: str, chunk_bytes: int) -> None:
+def test_all_scripts_are_decoded(text: str, chunk_bytes: int) -> None:
     assert decode(text.encode()) == text
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_encoding_that_is_named_is_used(encoding: str, chunk_bytes: int) -> None:
+def test_encoding_setting_is_used(encoding: str, chunk_bytes: int) -> None:
     assert decode("déjà vu\n".encode(encoding), encoding=encoding) == "déjà vu\n"
 
 
 @given(st.text())
 @example("\0\x85\u2028\r")
-def test_every_character_stays_line_ends_too(text: str) -> None:
+def test_line_endings_are_preserved(text: str) -> None:
     assert decode(("x\r\ny\rz\n" + text).encode()) == "x\r\ny\rz\n" + text
 
 
-def test_a_byte_order_mark_at_the_start_goes_and_no_other(chunk_bytes: int) -> None:
+def test_only_initial_byte_order_mark_is_removed(chunk_bytes: int) -> None:
     assert decode("\ufeffone\ufefftwo".encode()) == "one\ufefftwo"
     assert decode("\ufeff".encode()) == ""
     assert decode("\ufeff\ufeff".encode()) == "\ufeff"
 
 
-def test_line_ends_can_be_made_one(chunk_bytes: int) -> None:
+def test_newline_lf_normalizes_line_endings(chunk_bytes: int) -> None:
     assert decode(b"a\r\nb\rc\n\r\n\r", newline="lf") == "a\nb\nc\n\n\n"
 
 
 @pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
-def test_the_normal_form_is_that_of_the_whole(text: str, chunk_bytes: int) -> None:
+def test_nfc_matches_normalization_of_whole_text(text: str, chunk_bytes: int) -> None:
     assert decode((text * 3).encode(), normalize="nfc") == unicodedata.normalize("NFC", text * 3)
 
 
 @given(st.lists(st.sampled_from("aeé \u0301\u0302\u0327\u1100\u1161\u11a8가각क\u093c\u09c7\u09be\u0303Ω\u0345")))
-def test_the_normal_form_of_anything_in_any_pieces(letters: list[str]) -> None:
-    pieces = list(decoding._normalized(iter(letters)))
+def test_nfc_of_any_text_in_any_pieces(letters: list[str]) -> None:
+    pieces = list(decoding._normalize_nfc(iter(letters)))
     assert "".join(pieces) == unicodedata.normalize("NFC", "".join(letters))
 
 
-def test_a_text_is_cut_only_before_characters_that_combine_with_nothing_before_them() -> None:
+def test_safe_boundary_characters_never_combine_backward() -> None:
     seconds = {chr(code) for code in [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]}  # of Hangul, by arithmetic
     for code in range(0x110000):
         parts = unicodedata.decomposition(chr(code)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
             seconds.add(chr(int(parts[1], 16)))
-    cuts = [chr(code) for code in range(0x110000) if decoding._CUT.match(chr(code))]
+    cuts = [chr(code) for code in range(0x110000) if decoding._SAFE_BOUNDARY.match(chr(code))]
     assert len(cuts) > 20_000
     assert not seconds & set(cuts)
     assert not [character for character in cuts if unicodedata.combining(character)]
 
 
 @pytest.mark.parametrize("byte", [b"\xff", b"\xc3"])
-def test_bytes_that_do_not_decode_can_be_replaced(byte: bytes, chunk_bytes: int) -> None:
+def test_undecodable_bytes_can_be_replaced(byte: bytes, chunk_bytes: int) -> None:
     assert decode(b"caf" + byte + b" au lait" + byte, decode_errors="replace") == "caf\ufffd au lait\ufffd"
 
 
@@ -97,9 +97,7 @@ def test_bytes_that_do_not_decode_can_be_replaced(byte: bytes, chunk_bytes: int)
         (b"\n" * 2000 + b"\xff", 2000, 2001),
     ],
 )
-def test_a_byte_that_does_not_decode_is_named_by_file_offset_and_line(
-    data: bytes, offset: int, line: int, chunk_bytes: int
-) -> None:
+def test_decode_error_names_file_offset_and_line(data: bytes, offset: int, line: int, chunk_bytes: int) -> None:
     where = rf"^a\.txt: .*utf-8.* 0x{data[offset]:02x} at offset {offset:,} \(line {line:,}\)\."
     with pytest.raises(TextError, match=where):
         decode(data)
@@ -113,7 +111,7 @@ def test_a_byte_that_does_not_decode_is_named_by_file_offset_and_line(
         ("Съешь ещё этих булок.\n" * 9, "cp1251"),
     ],
 )
-def test_encodings_that_would_fit_are_named(text: str, encoding: str) -> None:
+def test_decode_error_suggests_encodings(text: str, encoding: str) -> None:
     with pytest.raises(TextError) as raised:
         decode(text.encode(encoding))
     assert encoding in raised.value.hint
@@ -121,14 +119,14 @@ def test_encodings_that_would_fit_are_named(text: str, encoding: str) -> None:
     assert decode(text.encode(encoding), encoding=encoding) == text
 
 
-def test_utf_16_with_its_mark_is_recognised() -> None:
+def test_utf_16_with_byte_order_mark_is_recognized() -> None:
     with pytest.raises(TextError) as raised:
         decode("Hello".encode("utf-16"))
     assert "utf-16" in raised.value.hint
 
 
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" * 50, gzip.compress(bytes(99), mtime=0)])
-def test_a_binary_file_by_mistake_is_told_how_to_be_meant(data: bytes) -> None:
+def test_binary_file_error_suggests_unit_byte(data: bytes) -> None:
     with pytest.raises(TextError) as raised:
         decode(data)
     assert "binary" in raised.value.hint
@@ -136,25 +134,25 @@ def test_a_binary_file_by_mistake_is_told_how_to_be_meant(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_a_text_that_ends_in_the_middle_of_a_character(encoding: str, chunk_bytes: int) -> None:
+def test_text_truncated_within_character_is_rejected(encoding: str, chunk_bytes: int) -> None:
     with pytest.raises(TextError, match=rf"^a\.txt: .*{encoding}"):
         decode("Hello".encode(encoding)[:-1], encoding=encoding)
 
 
 @given(st.binary())
-def test_bytes_are_read_as_they_are(data: bytes) -> None:
+def test_unit_byte_reads_raw_bytes(data: bytes) -> None:
     assert decode(data, unit="byte").encode("latin-1") == data
 
 
 @pytest.mark.parametrize("encoding", ["utf-9", "", "base64", "undefined", "hex", "rot13"])
-def test_an_encoding_that_is_none_of_text_is_refused(encoding: str) -> None:
+def test_non_text_encoding_is_rejected(encoding: str) -> None:
     with pytest.raises(UsageError, match=f"^--encoding {encoding}: "):
         decode(b"abcd", encoding=encoding)
 
 
 @pytest.mark.parametrize("unify", [{}, {"newline": "lf"}, {"normalize": "nfc"}, {"newline": "lf", "normalize": "nfc"}])
-def test_a_string_is_read_as_a_file_is(unify: dict[str, str]) -> None:
+def test_string_is_normalized_like_a_file(unify: dict[str, str]) -> None:
     text = "e\N{COMBINING ACUTE ACCENT}t\r\ne\rx\n"
-    read = decoding.as_read(text, CorpusSettings(**unify))
+    read = decoding.normalize_text(text, CorpusSettings(**unify))
     assert read == decode(text.encode(), **unify)
     assert (read == text) == (not unify)

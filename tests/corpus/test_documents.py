@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import CorpusSettings, ModelSettings
-from charlm.corpus import encoded, loading
+from charlm.corpus import encoded_text, loading
 from charlm.corpus.text import Text
 from charlm.corpus.windows import Lanes
 from charlm.errors import CharlmError, TextError
-from charlm.evaluation.passes import evaluate
+from charlm.evaluation.loss import evaluate
 from charlm.model.language_model import CharacterModel
 
 
@@ -26,7 +26,7 @@ def load(folder: Path, *texts: str | bytes, **settings: Any) -> loading.Corpus:
         paths.append(folder / f"{index}.txt")
         paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
     chosen = CorpusSettings(**{"validation_fraction": 0.1, **settings})
-    return loading.load([str(path) for path in paths], chosen, 2, folder / "cache")
+    return loading.load_corpus([str(path) for path in paths], chosen, 2, folder / "cache")
 
 
 def starts(corpus: loading.Corpus) -> list[int]:
@@ -44,20 +44,20 @@ def documents(text: Text) -> list[np.ndarray]:
     st.lists(st.sampled_from("abx"), min_size=12, max_size=40).map("".join),
     st.sampled_from(["a", "ab", "aa", "aba", "aaa"]),
 )
-def test_a_document_begins_after_each_separator_from_left_to_right(block: int, text: str, separator: str) -> None:
+def test_document_starts_after_each_separator(block: int, text: str, separator: str) -> None:
     text += separator + "bx"
     expected = [0, *(match.end() for match in re.finditer(separator, text) if match.end() < len(text))]
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(encoded, "BLOCK", block)
+        patch.setattr(encoded_text, "BLOCK", block)
         assert starts(load(Path(folder), text, document_separator=separator)) == expected
 
 
-def test_separators_of_several_characters(tmp_path: Path) -> None:
+def test_multi_character_separators(tmp_path: Path) -> None:
     assert starts(load(tmp_path, "one\r\n\ttwo\r\n\tthree", document_separator="\r\n\t")) == [0, 6, 12]
 
 
 @pytest.mark.parametrize("damage", ["cut", "cut by a number", "emptied", "overwritten"])
-def test_starts_that_are_not_whole_are_found_again(tmp_path: Path, damage: str) -> None:
+def test_truncated_document_starts_are_recomputed(tmp_path: Path, damage: str) -> None:
     corpus = load(tmp_path, "name\n" * 30, document_separator="\n")
     (path,) = corpus.encoded.folder.glob("document_starts-*")
     data = path.read_bytes()
@@ -68,15 +68,13 @@ def test_starts_that_are_not_whole_are_found_again(tmp_path: Path, damage: str) 
 
 
 @pytest.mark.parametrize("block", [3, 5, 1 << 20])
-def test_starts_of_files_and_after_separators_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
-    monkeypatch.setattr(encoded, "BLOCK", block)
+def test_file_and_separator_starts_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(encoded_text, "BLOCK", block)
     corpus = load(tmp_path, "ab.cd", ".x.", "no", "one..", document_per_file=True, document_separator=".")
     assert starts(corpus) == [0, 3, 5, 6, 8, 10, 14]
 
 
-def test_separators_of_any_script_and_of_bytes(tmp_path: Path) -> None:
+def test_separators_in_any_script_and_in_bytes(tmp_path: Path) -> None:
     assert starts(load(tmp_path, "eins§zwei§§drei", document_separator="§")) == [0, 5, 10, 11]
     assert starts(load(tmp_path, "eins§zwei§§drei", document_separator="§", unit="byte")) == [0, 6, 12, 14]
 
@@ -87,17 +85,17 @@ def test_each_file_can_be_a_document(tmp_path: Path) -> None:
     assert starts(both) == [0, 4, 8, 12, 17]
 
 
-def test_a_text_has_no_documents_unless_asked_for(tmp_path: Path) -> None:
+def test_no_documents_by_default(tmp_path: Path) -> None:
     assert starts(load(tmp_path, "one\n", "two\n")) == []
 
 
 @pytest.mark.parametrize("separator", ["§", "on"])
-def test_a_separator_that_is_not_there_is_refused(tmp_path: Path, separator: str) -> None:
+def test_missing_separator_is_rejected(tmp_path: Path, separator: str) -> None:
     with pytest.raises(TextError, match=rf"^--document-separator '{separator}': "):
         load(tmp_path, "two three four", document_separator=separator)
 
 
-def test_no_room_for_the_starts_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_while_storing_starts_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -107,7 +105,7 @@ def test_no_room_for_the_starts_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     assert "--cache-dir" in raised.value.hint
 
 
-def test_the_starts_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_document_starts_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "name\n" * 30
     expected = starts(load(tmp_path, text, document_separator="\n"))
     monkeypatch.setattr("charlm.corpus.documents.find_document_starts", None)
@@ -135,9 +133,9 @@ def alone(model: CharacterModel, ids: np.ndarray) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_training_windows_give_what_each_document_gives_alone(tmp_path: Path, model: CharacterModel) -> None:
+def test_training_windows_equal_separate_documents(tmp_path: Path, model: CharacterModel) -> None:
     corpus = load(tmp_path, NAMES, document_separator="\n")
-    text = corpus.part(corpus.split.train)
+    text = corpus.subrange(corpus.split.train)
     lanes = Lanes(text, batch_size=3, sequence_length=11)
     losses = np.full((lanes.batch_size, lanes.windows_per_epoch * 11), np.nan)
     state = model.zero_state(3)
@@ -161,14 +159,14 @@ def test_training_windows_give_what_each_document_gives_alone(tmp_path: Path, mo
 
 @torch.no_grad()
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_an_evaluation_is_that_of_each_document_alone(tmp_path: Path, model: CharacterModel, chunk: int) -> None:
+def test_evaluation_equals_separate_documents(tmp_path: Path, model: CharacterModel, chunk: int) -> None:
     corpus = load(tmp_path, NAMES, document_separator="\n")
-    text = corpus.part(corpus.split.train)
+    text = corpus.subrange(corpus.split.train)
     expected = torch.cat([alone(model, ids) for ids in documents(text)]).mean().item()
     assert evaluate(model, text, chunk=chunk).nats_per_character == pytest.approx(expected, abs=1e-6)
 
 
-def test_gradients_do_not_cross_from_one_document_to_the_one_before(tmp_path: Path, model: CharacterModel) -> None:
+def test_gradients_do_not_cross_document_boundaries(tmp_path: Path, model: CharacterModel) -> None:
     corpus = load(tmp_path, NAMES, document_separator="\n")
     window = Lanes(corpus.text, 1, 40).window(0)
     assert window.resets is not None
@@ -179,7 +177,7 @@ def test_gradients_do_not_cross_from_one_document_to_the_one_before(tmp_path: Pa
     assert all(not part.any() for part in later)
 
 
-def test_a_plain_text_has_windows_without_resets_and_short_documents_have_all(tmp_path: Path) -> None:
+def test_windows_have_resets_only_with_documents(tmp_path: Path) -> None:
     plain = load(tmp_path, NAMES)
     assert Lanes(plain.text, 2, 16).window(1).resets is None
     with_documents = load(tmp_path, NAMES, document_separator="\n")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from charlm.config import CorpusSettings
 from charlm.corpus import loading
-from charlm.corpus.split import divide, smallest_length
+from charlm.corpus.split import make_split, min_length
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
 from charlm.run_corpus import CorpusFile
@@ -28,7 +28,7 @@ SPLITS = [
 
 def load(path: Path, text: str, settings: CorpusSettings, sequence_length: int = 4) -> loading.Corpus:
     path.write_text(text, encoding="utf-8", newline="")
-    return loading.load([str(path)], settings, sequence_length)
+    return loading.load_corpus([str(path)], settings, sequence_length)
 
 
 def letters(length: int) -> str:
@@ -41,14 +41,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("fraction", [0.1, "auto"])
-def test_tiny_shakespeare_is_split_as_everywhere(fraction: object) -> None:
-    split = divide(1_115_394, CorpusSettings(validation_fraction=fraction))
+def test_tiny_shakespeare_has_the_usual_split(fraction: object) -> None:
+    split = make_split(1_115_394, CorpusSettings(validation_fraction=fraction))
     assert (len(split.train), len(split.validation), len(split.test)) == (1_003_854, 111_540, 0)
 
 
 @given(st.integers(0, 10**12), VALIDATION_FRACTIONS | st.just("auto"), FRACTIONS)
-def test_the_parts_are_the_text_each_character_in_one(characters: int, validation: object, test: float) -> None:
-    split = divide(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
+def test_splits_partition_the_text(characters: int, validation: object, test: float) -> None:
+    split = make_split(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
     assert split.train.start == 0
     assert split.train.stop == split.validation.start
     assert split.validation.stop == split.test.start
@@ -57,28 +57,26 @@ def test_the_parts_are_the_text_each_character_in_one(characters: int, validatio
 
 
 @given(st.integers(0, 10**12), VALIDATION_FRACTIONS, FRACTIONS)
-def test_a_fraction_that_is_given_is_taken(characters: int, validation: float, test: float) -> None:
-    split = divide(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
+def test_validation_fraction_is_used(characters: int, validation: float, test: float) -> None:
+    split = make_split(characters, CorpusSettings(validation_fraction=validation, test_fraction=test))
     assert len(split.train) == int(characters * (1 - validation - test))
     assert len(split.validation) == pytest.approx(characters * validation, abs=1)
     assert len(split.test) == pytest.approx(characters * test, abs=1)
 
 
 @pytest.mark.parametrize("characters", [10_000_001, 15_552_671, 17_678_319, 10**9, 10**11])
-def test_left_to_itself_validation_takes_a_million_characters_at_most(characters: int) -> None:
-    assert len(divide(characters, CorpusSettings()).validation) == 1_000_000
+def test_auto_validation_is_at_most_a_million_characters(characters: int) -> None:
+    assert len(make_split(characters, CorpusSettings()).validation) == 1_000_000
 
 
-def test_no_test_part_unless_asked_for() -> None:
-    assert len(divide(1000, CorpusSettings()).test) == 0
+def test_no_test_split_by_default() -> None:
+    assert len(make_split(1000, CorpusSettings()).test) == 0
 
 
 @pytest.mark.parametrize("sequence_length", [1, 2, 7, 64])
 @pytest.mark.parametrize("settings", SPLITS, ids=str)
-def test_the_smallest_length_works_and_one_less_does_not(
-    path: Path, settings: CorpusSettings, sequence_length: int
-) -> None:
-    needed = smallest_length(settings, sequence_length)
+def test_min_length_is_exact(path: Path, settings: CorpusSettings, sequence_length: int) -> None:
+    needed = min_length(settings, sequence_length)
     corpus = load(path, letters(needed), settings, sequence_length)
     assert len(corpus.split.train) >= sequence_length
     assert len(corpus.split.validation) >= 1
@@ -87,7 +85,7 @@ def test_the_smallest_length_works_and_one_less_does_not(
 
 
 @pytest.mark.parametrize("settings", SPLITS, ids=str)
-def test_a_text_is_too_short_or_can_be_trained_and_validated_on(path: Path, settings: CorpusSettings) -> None:
+def test_accepted_text_has_training_and_validation_split(path: Path, settings: CorpusSettings) -> None:
     for length in itertools.chain(range(2, 60), range(1000, 1010)):
         try:
             corpus = load(path, letters(length), settings)
@@ -99,49 +97,49 @@ def test_a_text_is_too_short_or_can_be_trained_and_validated_on(path: Path, sett
 
 @pytest.mark.timeout(5)
 @pytest.mark.parametrize("fraction", [1e-300, 1 - 1e-9])
-def test_a_fraction_that_leaves_nothing_of_a_part_is_an_error_at_once(path: Path, fraction: float) -> None:
+def test_fractions_that_leave_empty_splits_are_rejected(path: Path, fraction: float) -> None:
     with pytest.raises((TextError, UsageError)):
         load(path, letters(10_000), CorpusSettings(validation_fraction=fraction))
 
 
 @pytest.mark.parametrize("text", ["", "\ufeff"])
-def test_an_empty_text_is_refused(path: Path, text: str) -> None:
+def test_empty_text_is_rejected(path: Path, text: str) -> None:
     with pytest.raises(TextError, match=r"text\.txt: empty"):
         load(path, text, CorpusSettings())
 
 
-def test_a_text_of_one_character_over_and_over_is_refused(path: Path) -> None:
+def test_single_character_text_is_rejected(path: Path) -> None:
     with pytest.raises(TextError, match=r"text\.txt: .*'\\n'"):
         load(path, "\n" * 1000, CorpusSettings())
 
 
-def test_several_files_that_are_too_short_are_counted(tmp_path: Path) -> None:
+def test_too_short_error_counts_files(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in "ab"]
     for name in names:
         Path(name).write_text("ab")
     with pytest.raises(TextError, match=r"^these 2 files: 4 characters"):
-        loading.load(names, CorpusSettings(), 64)
+        loading.load_corpus(names, CorpusSettings(), 64)
 
 
-def test_the_vocabulary_is_that_of_all_the_text(path: Path) -> None:
+def test_vocabulary_covers_whole_text(path: Path) -> None:
     corpus = load(path, "ab" * 50 + "é", CorpusSettings())
     assert corpus.vocabulary.characters == ["a", "b", "é"]
-    assert corpus.only_outside_training() == 1
-    assert load(path, "é" + "ab" * 50, CorpusSettings()).only_outside_training() == 0
+    assert corpus.count_unseen_in_training() == 1
+    assert load(path, "é" + "ab" * 50, CorpusSettings()).count_unseen_in_training() == 0
 
 
 @given(st.text(alphabet="aäb\0\r\n\U0001f600", min_size=100, max_size=200).filter(lambda text: len(set(text)) > 1))
-def test_the_ids_are_the_text_and_its_parts(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_ids_of_text_and_splits(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     corpus = load(tmp_path_factory.getbasetemp() / "any.txt", text, CorpusSettings(test_fraction=0.2))
-    parts = [corpus.part(part)[:] for part in (corpus.split.train, corpus.split.validation, corpus.split.test)]
+    parts = [corpus.subrange(part)[:] for part in (corpus.split.train, corpus.split.validation, corpus.split.test)]
     assert corpus.vocabulary.decode(np.concatenate(parts)) == text
     assert corpus.vocabulary.decode(corpus.text[:]) == text
 
 
-def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
+def test_record_contains_files_counts_and_ranges(path: Path) -> None:
     corpus = load(path, "äb" * 50, CorpusSettings(test_fraction=0.1))
     data = path.read_bytes()
-    assert corpus.record().model_dump() == {
+    assert corpus.to_record().model_dump() == {
         "name": "text",
         "built_in": False,
         "unit": "character",
@@ -155,7 +153,7 @@ def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
     }
     with_files = CorpusFile.describe(corpus, path.parent / "run").model_dump()
     assert with_files == {
-        **corpus.record().model_dump(),
+        **corpus.to_record().model_dump(),
         "inputs": [str(path)],
         "working_folder": str(Path.cwd()),
         "run_folder": str(path.parent / "run"),
@@ -173,27 +171,27 @@ def test_the_record_names_files_counts_and_exact_ranges(path: Path) -> None:
 def test_rare_characters_are_counted(path: Path) -> None:
     corpus = load(path, "ab" * 50 + "éé" + "ü", CorpusSettings(min_count=3))
     assert corpus.vocabulary.characters == ["a", "b"]
-    assert corpus.unknown() == (3, 2)
+    assert corpus.count_unknown() == (3, 2)
     assert corpus.text[-3:].tolist() == [2, 2, 2]
-    assert load(path, "ab" * 50, CorpusSettings(min_count=3)).unknown() == (0, 0)
+    assert load(path, "ab" * 50, CorpusSettings(min_count=3)).count_unknown() == (0, 0)
 
 
-def test_a_text_of_rare_characters_alone_is_refused(path: Path) -> None:
+def test_text_of_only_rare_characters_is_rejected(path: Path) -> None:
     with pytest.raises(TextError, match=r"^--min-count 3: "):
         load(path, "abcdefghijklmnop", CorpusSettings(min_count=3))
 
 
-def test_bytes_keep_all_256_whichever_occur(path: Path) -> None:
+def test_byte_vocabulary_has_all_256_bytes(path: Path) -> None:
     path.write_bytes(b"\xff\x00" * 50)
-    corpus = loading.load([str(path)], CorpusSettings(unit="byte"), 4)
+    corpus = loading.load_corpus([str(path)], CorpusSettings(unit="byte"), 4)
     assert len(corpus.vocabulary) == 256
     assert corpus.text[:4].tolist() == [255, 0, 255, 0]
-    assert corpus.only_outside_training() == 0
+    assert corpus.count_unseen_in_training() == 0
 
 
-def test_a_corpus_can_be_read_by_another_model(path: Path) -> None:
-    corpus = load(path, "ab" * 50, CorpusSettings()).known_by(Vocabulary(["a", "b", "c"]))
+def test_corpus_with_other_vocabulary(path: Path) -> None:
+    corpus = load(path, "ab" * 50, CorpusSettings()).with_vocabulary(Vocabulary(["a", "b", "c"]))
     assert corpus.text[:3].tolist() == [0, 1, 0]
     assert corpus.text.vocabulary.start_id == 3
     with pytest.raises(TextError, match=r"'b' \(U\+0062"):
-        corpus.known_by(Vocabulary(["a", "c"]))
+        corpus.with_vocabulary(Vocabulary(["a", "c"]))

@@ -35,7 +35,7 @@ def make(*names: str) -> None:
 
 
 def found(*names: object, settings: CorpusSettings = CHARACTERS) -> list[str]:
-    return [path.as_posix() for path in sources.find([str(name) for name in names], settings)]
+    return [path.as_posix() for path in sources.resolve_paths([str(name) for name in names], settings)]
 
 
 def read(path: Path | str) -> tuple[bytes, FileRecord]:
@@ -49,19 +49,19 @@ def read(path: Path | str) -> tuple[bytes, FileRecord]:
 
 
 @pytest.mark.parametrize("names", [[], ["python"]])
-def test_the_built_in_corpus_is_there_with_no_file_named(names: list[str], here: Path) -> None:
-    paths = sources.find(names, CHARACTERS)
-    assert sources.name_of(names) == "python"
+def test_built_in_corpus_is_the_default(names: list[str], here: Path) -> None:
+    paths = sources.resolve_paths(names, CHARACTERS)
+    assert sources.corpus_name(names) == "python"
     assert 1_000_000 < sum(path.stat().st_size for path in paths) < 20_000_000
     files = [path.name for path in paths]
     assert files == sorted(files)
     assert {"argparse.py", "typing.py"} <= set(files)
 
 
-def test_a_file_called_python_wins_over_the_built_in_corpus_and_changes_not_what_no_name_means(here: Path) -> None:
+def test_file_named_python_takes_precedence_over_built_in_corpus(here: Path) -> None:
     make("python")
     assert found("python") == ["python"]
-    assert Path("python") not in sources.find([], CHARACTERS)
+    assert Path("python") not in sources.resolve_paths([], CHARACTERS)
 
 
 def test_files_are_read_in_the_order_given(here: Path) -> None:
@@ -69,7 +69,7 @@ def test_files_are_read_in_the_order_given(here: Path) -> None:
     assert found("b", "a", "c") == ["b", "a", "c"]
 
 
-def test_a_folder_is_its_text_files_and_those_below_in_the_order_of_their_paths(here: Path) -> None:
+def test_folder_gives_its_text_files_in_path_order(here: Path) -> None:
     make("plays/b.txt", "plays/a.md", "plays/acts/z", "plays/Z.txt", "plays/acts/.hidden", "plays/.git/config")
     Path("plays/picture.png").write_bytes(b"\x89PNG\r\n\0\0\0\rIHDR")
     (here / "plays" / "more.txt.gz").write_bytes(gzip.compress(b"text"))
@@ -78,7 +78,7 @@ def test_a_folder_is_its_text_files_and_those_below_in_the_order_of_their_paths(
     assert found("plays") == found("plays/") == expected
 
 
-def test_a_folder_of_bytes_is_all_its_files(here: Path) -> None:
+def test_byte_level_folder_gives_all_files(here: Path) -> None:
     make("plays/a.txt")
     Path("plays/picture.png").write_bytes(b"\x89PNG\0")
     assert found("plays", settings=CorpusSettings(unit="byte")) == ["plays/a.txt", "plays/picture.png"]
@@ -86,7 +86,7 @@ def test_a_folder_of_bytes_is_all_its_files(here: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", [(), ("plays/.hidden",), ("plays/picture",)])
-def test_a_folder_without_text_is_refused(here: Path, inside: tuple[str, ...]) -> None:
+def test_folder_without_text_is_rejected(here: Path, inside: tuple[str, ...]) -> None:
     Path("plays").mkdir()
     for name in inside:
         Path(name).write_bytes(b"\0")
@@ -94,7 +94,7 @@ def test_a_folder_without_text_is_refused(here: Path, inside: tuple[str, ...]) -
         found("plays")
 
 
-def test_a_pattern_is_the_files_that_fit_it_in_order(here: Path) -> None:
+def test_pattern_gives_matching_files_in_order(here: Path) -> None:
     make("plays/b.txt", "plays/a.txt", "plays/c.md", "plays/acts/d.txt")
     assert found("plays/*.txt") == ["plays/a.txt", "plays/b.txt"]
     assert found("plays/**/*.txt") == ["plays/a.txt", "plays/acts/d.txt", "plays/b.txt"]
@@ -103,12 +103,12 @@ def test_a_pattern_is_the_files_that_fit_it_in_order(here: Path) -> None:
         found("plays/*.tex")
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_that_file(here: Path) -> None:
+def test_file_with_pattern_characters_in_name(here: Path) -> None:
     make("a[b].txt", "ab.txt")
     assert found("a[b].txt") == ["a[b].txt"]
 
 
-def test_a_name_that_is_no_file_is_refused_wherever_it_stands(here: Path) -> None:
+def test_missing_file_is_rejected_at_any_position(here: Path) -> None:
     make("a")
     with pytest.raises(UsageError, match=r"^plya\.txt: no such file"):
         found("a", "plya.txt")
@@ -117,20 +117,20 @@ def test_a_name_that_is_no_file_is_refused_wherever_it_stands(here: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "nearest"), [("tinyshakespear", "tinyshakespeare"), ("pyhton", "python"), ("text.txt", ""), ("zzz", "")]
 )
-def test_a_name_that_is_nothing_suggests_the_nearest_corpus(here: Path, name: str, nearest: str) -> None:
+def test_unknown_name_suggests_nearest_corpus(here: Path, name: str, nearest: str) -> None:
     with pytest.raises(UsageError, match=f"^{name}: no such file") as raised:
-        sources.find([name], CorpusSettings())
+        sources.resolve_paths([name], CorpusSettings())
     assert raised.value.message.endswith(f"Did you mean {nearest}?") == bool(nearest)
     assert "standard input" in raised.value.hint
 
 
-def test_a_well_known_corpus_that_is_not_there_is_to_be_had(here: Path) -> None:
+def test_missing_known_corpus_suggests_download(here: Path) -> None:
     with pytest.raises(UsageError, match=r"^enwik8: no such file") as raised:
         found("enwik8")
     assert "charlm corpus get enwik8" in raised.value.hint
 
 
-def test_standard_input_can_be_named_once(here: Path) -> None:
+def test_stdin_can_be_named_once(here: Path) -> None:
     make("a")
     assert found("a", "-") == ["a", "-"]
     with pytest.raises(UsageError, match="standard input"):
@@ -150,20 +150,20 @@ def test_standard_input_can_be_named_once(here: Path) -> None:
         (["nowhere.txt"], "nowhere"),
     ],
 )
-def test_the_first_name_names_the_corpus(here: Path, names: list[str], expected: str) -> None:
+def test_corpus_is_named_after_first_input(here: Path, names: list[str], expected: str) -> None:
     make("plays/b.txt", "plays/a.txt")
-    assert sources.name_of(names) == expected
+    assert sources.corpus_name(names) == expected
 
 
-def test_the_present_folder_has_a_name_too(here: Path) -> None:
-    assert sources.name_of(["."]) == here.name
+def test_corpus_name_of_current_folder(here: Path) -> None:
+    assert sources.corpus_name(["."]) == here.name
 
 
 # Streams
 
 
 @pytest.mark.parametrize("suffix", ["", *COMPRESSORS])
-def test_what_a_file_holds_is_read_and_its_own_bytes_are_recorded(here: Path, suffix: str) -> None:
+def test_content_is_decompressed_and_raw_bytes_are_hashed(here: Path, suffix: str) -> None:
     text = "déjà vu\r\n".encode() * 5000
     stored = COMPRESSORS.get(suffix, lambda data: data)(text)
     Path(f"text{suffix}").write_bytes(stored)
@@ -177,14 +177,14 @@ def test_what_a_file_holds_is_read_and_its_own_bytes_are_recorded(here: Path, su
     }
 
 
-def test_all_members_of_a_gzip_are_read(here: Path) -> None:
+def test_all_gzip_members_are_read(here: Path) -> None:
     Path("a.gz").write_bytes(gzip.compress(b"one ") + gzip.compress(b"two"))
     assert read("a.gz")[0] == b"one two"
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no such format", "empty"])
-def test_a_damaged_compressed_file_is_named(here: Path, suffix: str, damage: str) -> None:
+def test_damaged_compressed_file_is_rejected(here: Path, suffix: str, damage: str) -> None:
     stored = bytearray(COMPRESSORS[suffix](random.Random(0).randbytes(3000)))
     if damage == "flipped":
         stored[len(stored) // 2] ^= 0xFF
@@ -197,7 +197,7 @@ def test_a_damaged_compressed_file_is_named(here: Path, suffix: str, damage: str
         read(path)
 
 
-def test_zst_is_refused_by_name_where_python_cannot_read_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_zst_is_rejected(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make("text.zst")
     monkeypatch.delitem(streams.DECOMPRESSORS, ".zst", raising=False)
     with pytest.raises(UsageError, match=r"^text\.zst: .*Python 3\.14") as raised:
@@ -205,7 +205,7 @@ def test_zst_is_refused_by_name_where_python_cannot_read_it(here: Path, monkeypa
     assert "zstd -d text.zst" in raised.value.hint
 
 
-def test_standard_input_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdin_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"piped")))
     data, source = read("-")
     assert data == b"piped"
@@ -213,9 +213,9 @@ def test_standard_input_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
-def test_a_fifo_is_read_to_its_end(here: Path) -> None:
+def test_named_pipe_is_read_to_its_end(here: Path) -> None:
     os.mkfifo("pipe")  # type: ignore[attr-defined, unused-ignore]
-    assert not sources.is_file(Path("pipe"))
+    assert not sources.is_regular_file(Path("pipe"))
     writer = threading.Thread(target=Path("pipe").write_bytes, args=(b"piped " * 50_000,))
     writer.start()
     assert read(found("pipe")[0])[0] == b"piped " * 50_000
@@ -223,7 +223,7 @@ def test_a_fifo_is_read_to_its_end(here: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["longer", "shorter", "other", "replaced"])
-def test_a_file_that_changes_while_it_is_read_is_refused(here: Path, change: str) -> None:
+def test_file_changed_while_reading_is_rejected(here: Path, change: str) -> None:
     path = Path("a.txt")
     path.write_bytes(b"x" * 10_000)
     os.utime(path, ns=(1, 1))
@@ -244,12 +244,12 @@ def test_a_file_that_changes_while_it_is_read_is_refused(here: Path, change: str
         changed()
 
 
-def test_a_file_that_goes_away_is_an_error_for_people(here: Path) -> None:
+def test_deleted_file_raises_usage_error(here: Path) -> None:
     with pytest.raises(UsageError, match=r"^gone: cannot be read: "):
         read("gone")
 
 
-def test_a_file_without_permission_is_an_error_for_people(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_permission_raises_usage_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make("secret/a")
 
     def denied(*arguments: object, **options: object) -> None:
@@ -261,7 +261,7 @@ def test_a_file_without_permission_is_an_error_for_people(here: Path, monkeypatc
             read(found(name)[0])
 
 
-def test_a_disk_that_cannot_be_read_is_named_and_other_faults_are_not_blamed_on_it(here: Path) -> None:
+def test_read_error_names_file_and_other_errors_propagate(here: Path) -> None:
     make("a")
 
     class Broken:

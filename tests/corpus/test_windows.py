@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from charlm.corpus.windows import IGNORE_INDEX, Lanes, Window
-from tests.conftest import text_of
+from tests.conftest import make_text
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Text:
 
     @property
     def lanes(self) -> Lanes:
-        return Lanes(text_of(range(self.length), self.length), self.batch_size, self.sequence_length)
+        return Lanes(make_text(range(self.length), self.length), self.batch_size, self.sequence_length)
 
 
 @st.composite
@@ -37,15 +37,15 @@ def epoch(lanes: Lanes, number: int = 0) -> list[Window]:
     return [lanes.window(first + index) for index in range(lanes.windows_per_epoch)]
 
 
-def joined(windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
+def concatenate(windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of all windows, ``(time, lane)``."""
     return np.concatenate([window.inputs for window in windows]), np.concatenate([window.targets for window in windows])
 
 
 @given(texts())
-def test_joined_windows_of_a_lane_are_its_stretch_of_the_text(text: Text) -> None:
+def test_concatenated_windows_equal_lane(text: Text) -> None:
     lanes = text.lanes
-    inputs, targets = joined(epoch(lanes))
+    inputs, targets = concatenate(epoch(lanes))
     for lane in range(lanes.batch_size):
         stretch = np.arange(text.length)[lane * lanes.lane_length : (lane + 1) * lanes.lane_length]
         assert targets[: len(stretch), lane].tolist() == stretch.tolist()
@@ -53,22 +53,22 @@ def test_joined_windows_of_a_lane_are_its_stretch_of_the_text(text: Text) -> Non
 
 
 @given(texts())
-def test_targets_are_the_inputs_one_character_on(text: Text) -> None:
-    inputs, targets = joined(epoch(text.lanes))
+def test_targets_are_shifted_inputs(text: Text) -> None:
+    inputs, targets = concatenate(epoch(text.lanes))
     counts = targets[:-1] != IGNORE_INDEX
     assert (inputs[1:][counts] == targets[:-1][counts]).all()
 
 
 @given(texts())
-def test_every_character_is_a_target_exactly_once_an_epoch(text: Text) -> None:
-    _, targets = joined(epoch(text.lanes))
+def test_every_character_is_a_target_once_per_epoch(text: Text) -> None:
+    _, targets = concatenate(epoch(text.lanes))
     assert np.sort(targets[targets != IGNORE_INDEX]).tolist() == list(range(text.length))
 
 
 @given(texts())
-def test_padding_is_ignored_and_only_at_the_end_of_the_text(text: Text) -> None:
+def test_padding_is_ignored_and_only_at_end_of_text(text: Text) -> None:
     lanes = text.lanes
-    _, targets = joined(epoch(lanes))
+    _, targets = concatenate(epoch(lanes))
     in_order = targets.T.flatten()
     assert (in_order[: text.length] != IGNORE_INDEX).all()
     assert (in_order[text.length :] == IGNORE_INDEX).all()
@@ -76,22 +76,22 @@ def test_padding_is_ignored_and_only_at_the_end_of_the_text(text: Text) -> None:
 
 
 @given(texts())
-def test_padding_is_read_as_characters_of_the_text(text: Text) -> None:
-    inputs, _ = joined(epoch(text.lanes))
+def test_padding_inputs_are_valid_ids(text: Text) -> None:
+    inputs, _ = concatenate(epoch(text.lanes))
     assert inputs.min() >= 0
     assert inputs[1:].max(initial=0) < text.length
 
 
 @given(texts(), st.integers(0, 3))
-def test_each_lane_starts_with_the_start_symbol_which_stands_nowhere_else(text: Text, number: int) -> None:
-    inputs, targets = joined(epoch(text.lanes, number))
+def test_start_token_is_only_at_lane_start(text: Text, number: int) -> None:
+    inputs, targets = concatenate(epoch(text.lanes, number))
     assert (inputs[0] == text.start_id).all()
     assert (inputs[1:] != text.start_id).all()
     assert (targets != text.start_id).all()
 
 
 @given(texts(), st.integers(0, 3))
-def test_lanes_start_over_only_where_an_epoch_starts(text: Text, number: int) -> None:
+def test_lanes_reset_only_at_epoch_start(text: Text, number: int) -> None:
     first, *others = epoch(text.lanes, number)
     assert first.new_lanes is not None
     assert first.new_lanes.all()
@@ -111,21 +111,21 @@ def test_every_epoch_reads_the_same_windows(text: Text, number: int) -> None:
 def test_windows_can_be_read_in_any_order(text: Text) -> None:
     lanes = text.lanes
     backwards = [lanes.window(number) for number in reversed(range(lanes.windows_per_epoch))]
-    inputs, targets = joined(backwards[::-1])
-    expected = joined(epoch(text.lanes))
+    inputs, targets = concatenate(backwards[::-1])
+    expected = concatenate(epoch(text.lanes))
     assert (inputs == expected[0]).all()
     assert (targets == expected[1]).all()
 
 
 @given(texts())
-def test_num_targets_counts_the_targets_that_count(text: Text) -> None:
+def test_num_targets_excludes_ignored_targets(text: Text) -> None:
     windows = epoch(text.lanes)
     assert all(window.num_targets == (window.targets != IGNORE_INDEX).sum() > 0 for window in windows)
     assert sum(window.num_targets for window in windows) == text.length
 
 
 @given(texts())
-def test_a_window_is_sequence_length_long_but_for_the_last(text: Text) -> None:
+def test_only_last_window_is_shorter(text: Text) -> None:
     *full, last = epoch(text.lanes)
     assert all(len(window.inputs) == text.sequence_length for window in full)
     assert 1 <= len(last.inputs) <= text.sequence_length
@@ -133,28 +133,28 @@ def test_a_window_is_sequence_length_long_but_for_the_last(text: Text) -> None:
 
 
 @given(texts())
-def test_lanes_share_the_text_rounded_up(text: Text) -> None:
+def test_lane_length_is_rounded_up(text: Text) -> None:
     lanes = text.lanes
     assert lanes.lane_length == (text.length + lanes.batch_size - 1) // lanes.batch_size
     assert lanes.windows_per_epoch == (lanes.lane_length + text.sequence_length - 1) // text.sequence_length
 
 
 @given(texts())
-def test_there_are_as_many_lanes_as_asked_for_where_the_text_is_long_enough(text: Text) -> None:
+def test_long_text_has_requested_lanes(text: Text) -> None:
     assume(text.length >= text.batch_size * text.sequence_length)
     assert text.lanes.batch_size == text.batch_size
 
 
 @given(texts())
-def test_a_short_text_has_fewer_lanes_of_a_whole_window_at_least(text: Text) -> None:
+def test_short_text_has_fewer_lanes(text: Text) -> None:
     lanes = text.lanes
     assert lanes.batch_size == min(text.batch_size, text.length // text.sequence_length)
     assert lanes.lane_length >= text.sequence_length
 
 
 @given(st.sampled_from([np.uint8, np.uint16, np.uint32]))
-def test_windows_are_int64_and_hold_a_start_symbol_that_the_ids_do_not(dtype: type) -> None:
-    text = replace(text_of([255, 0, 255, 0], 256), stored=np.array([255, 0, 255, 0], dtype=dtype))
+def test_windows_are_int64_and_include_start_token(dtype: type) -> None:
+    text = replace(make_text([255, 0, 255, 0], 256), raw_ids=np.array([255, 0, 255, 0], dtype=dtype))
     window = Lanes(text, 1, 4).window(0)
     assert window.inputs.dtype == window.targets.dtype == np.int64
     assert window.inputs[:, 0].tolist() == [256, 255, 0, 255]

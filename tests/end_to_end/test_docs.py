@@ -69,7 +69,7 @@ def _texts(tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     data = text.encode()
     corpus = download.CORPORA["tinyshakespeare"]  # so that it need not be downloaded
-    checksum = hashlib.new(corpus.checksum_kind, data).hexdigest()
+    checksum = hashlib.new(corpus.checksum_algorithm, data).hexdigest()
     monkeypatch.setitem(
         download.CORPORA, "tinyshakespeare", dataclasses.replace(corpus, size_bytes=len(data), checksum=checksum)
     )
@@ -86,7 +86,7 @@ def _texts(tmp_path: Path, poem: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_texts", "bench_in_this_process")
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS)
-def test_every_command_of_a_page_runs(cli: Cli, poem: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_documented_command_runs(cli: Cli, poem: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = commands(page)
     if "charlm train play.txt" not in lines:  # the run that the page takes for granted
         lines.insert(0, "charlm train play.txt")
@@ -99,7 +99,7 @@ def test_every_command_of_a_page_runs(cli: Cli, poem: str, page: str, monkeypatc
         assert result.code == 0, f"{line}\n{result.err}"
 
 
-def test_the_pages_have_commands_to_run() -> None:
+def test_pages_contain_commands() -> None:
     counts = {page: len(commands(page)) for page in PAGES_WITH_COMMANDS}
     assert counts["docs/texts.md"] >= 18
     assert counts["docs/troubleshooting.md"] >= 20
@@ -107,7 +107,7 @@ def test_the_pages_have_commands_to_run() -> None:
 
 
 @pytest.mark.usefixtures("_texts")
-def test_every_example_of_the_page_on_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_page_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     code = "\n".join(blocks("docs/python.md", "python"))
     for option, short in (
         ('config="tiny"', 'config="tiny", hidden_size=8, batch_size=4, sequence_length=16, max_steps=2, threads=1'),
@@ -122,7 +122,7 @@ def test_every_example_of_the_page_on_python_runs(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.usefixtures("_texts")
-def test_training_changes_this_process_as_the_page_on_python_says() -> None:
+def test_process_changes_match_python_page() -> None:
     def handlers() -> list[object]:
         return [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), threading.excepthook]
 
@@ -149,7 +149,7 @@ def shape(line: str) -> str:
 
 
 @pytest.mark.usefixtures("_texts")
-def test_the_report_of_a_corpus_looks_as_shown(cli: Cli) -> None:
+def test_corpus_report_matches_docs(cli: Cli) -> None:
     (shown,) = blocks("docs/texts.md", "text")
     result = cli("corpus", "inspect", "tinyshakespeare")
     assert result.code == 0, result.err
@@ -165,7 +165,7 @@ def test_the_report_of_a_corpus_looks_as_shown(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("bench_in_this_process")
-def test_the_report_of_a_benchmark_looks_as_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_report_matches_docs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     (shown,) = blocks("docs/benchmarks.md", "text")
     monkeypatch.setattr("charlm.benchmark.multiplies_bf16", lambda device: True)  # as on the machine of the page
     result = cli("bench", *SHORT["bench"])
@@ -186,7 +186,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("page", "target"), LINKS)
-def test_every_link_of_a_page_leads_somewhere(page: str, target: str) -> None:
+def test_every_link_resolves(page: str, target: str) -> None:
     path, _, anchor = target.partition("#")
     linked = (ROOT / page).parent / path if path else ROOT / page
     assert linked.exists()
@@ -194,18 +194,18 @@ def test_every_link_of_a_page_leads_somewhere(page: str, target: str) -> None:
         assert anchor in anchors(linked)
 
 
-def test_the_pages_have_links_to_check() -> None:
+def test_pages_contain_links() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/README.md", "docs/texts.md"} <= {page for page, _ in LINKS}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
-def test_every_page_of_the_documentation_is_in_its_index(page: str) -> None:
+def test_every_page_is_in_the_index(page: str) -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     assert page == "docs/README.md" or f"]({Path(page).name})" in index
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
-def test_every_page_of_the_documentation_starts_with_its_title_and_what_it_is_for(page: str) -> None:
+def test_every_page_starts_with_title_and_purpose(page: str) -> None:
     title, blank, purpose, *_ = (ROOT / page).read_text(encoding="utf-8").splitlines()
     assert title.startswith("# ")
     assert blank == ""
@@ -213,13 +213,13 @@ def test_every_page_of_the_documentation_starts_with_its_title_and_what_it_is_fo
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_picture_of_a_page_is_described(page: str) -> None:
+def test_every_image_has_alt_text(page: str) -> None:
     for text in re.findall(r"!\[([^\]]*)\]", (ROOT / page).read_text(encoding="utf-8")):
         assert len(text) >= 20
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/reliability.md"])
-def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+def test_documented_make_targets_exist(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(r"^ *make ((?:[a-z]+ ?)+)", text, re.MULTILINE) + re.findall(r"`make ([a-z]+)", text)
@@ -228,7 +228,7 @@ def test_every_make_target_that_a_page_names_exists(page: str) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_no_page_sends_people_to_the_package_of_that_name_on_pypi() -> None:
+def test_no_page_links_to_unrelated_pypi_package() -> None:
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert not re.search(r"pip install [^\n`]*\bcharlm\b|charlm\[", text), page

@@ -22,13 +22,13 @@ TEXT = VERSE * 12 + ATTACK
 
 def write(path: Path, cell: str, title: str = "play", first: UnitName | None = None) -> CharacterModel:
     """The page of a model with random weights."""
-    vocabulary = Vocabulary.of(TEXT)
+    vocabulary = Vocabulary.from_text(TEXT)
     settings = ModelSettings.model_validate({"cell": cell, "embedding_size": 4, "hidden_size": 12, "num_layers": 2})
     model = CharacterModel(len(vocabulary), settings)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(1.5 * torch.randn(parameter.shape))
-    text = Text.of(TEXT, vocabulary)
+    text = Text.from_string(TEXT, vocabulary)
     trace, _, tracked = trace_for_page(model, text, vocabulary.characters, [first] if first else [])
     with path.open("wb") as file:
         write_page(file, title, "character", trace, vocabulary.characters, tracked, first)

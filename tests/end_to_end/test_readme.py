@@ -49,13 +49,13 @@ def corpora(page: ModuleType, tmp_path: Path, poem: str, monkeypatch: pytest.Mon
         data = text.encode()
         (folder / f"{name}.txt").write_bytes(data)
         corpus = download.CORPORA[name]
-        checksum = hashlib.new(corpus.checksum_kind, data).hexdigest()
+        checksum = hashlib.new(corpus.checksum_algorithm, data).hexdigest()
         monkeypatch.setitem(
             download.CORPORA, name, dataclasses.replace(corpus, size_bytes=len(data), checksum=checksum)
         )
     with page.serve(folder) as address:
         for name in texts:
-            served = dataclasses.replace(download.CORPORA[name], address=f"{address}/{name}.txt")
+            served = dataclasses.replace(download.CORPORA[name], url=f"{address}/{name}.txt")
             monkeypatch.setitem(download.CORPORA, name, served)
         yield
 
@@ -86,7 +86,7 @@ def check_output(code: str, shown: str, printed: str) -> None:
     assert all(line in rest for line in first), (code, first, found)  # in this order
 
 
-def test_every_command_of_the_readme_runs_and_prints_what_it_shows(
+def test_readme_commands_print_the_shown_output(
     cli: Cli, page: ModuleType, corpora: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CHARLM_CACHE_DIR", "cache")
@@ -113,7 +113,7 @@ def test_every_command_of_the_readme_runs_and_prints_what_it_shows(
 SMALL_SETTINGS = {"hidden_size": 8, "batch_size": 4, "sequence_length": 16, "max_steps": 2, "threads": 1}
 
 
-def test_every_output_shown_gives_its_wall_time_and_training_its_own() -> None:
+def test_shown_outputs_have_wall_and_training_time() -> None:
     blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
     assert len(lines) >= 8
@@ -122,7 +122,7 @@ def test_every_output_shown_gives_its_wall_time_and_training_its_own() -> None:
         assert re.fullmatch(rf"\$ .+ {{4}}# {TIME}{training}", line), line
 
 
-def test_the_machine_that_the_outputs_come_from_is_named(page: ModuleType) -> None:
+def test_readme_names_the_machine(page: ModuleType) -> None:
     (named,) = page.MACHINE.findall(README)
     assert re.search(r"\d+ cores, .+, Python 3\.\d+, PyTorch 2\.\d+", named)
 
@@ -137,11 +137,11 @@ def test_the_machine_that_the_outputs_come_from_is_named(page: ModuleType) -> No
         ("a\n…\nb\n", "1\n2\n", "1\n2\n"),
     ],
 )
-def test_an_output_is_shortened_as_the_page_has_it(page: ModuleType, now: str, printed: str, shown: str) -> None:
+def test_output_is_shortened_like_the_page(page: ModuleType, now: str, printed: str, shown: str) -> None:
     assert page.Example("console", "charlm", now).shorten(printed) == shown
 
 
-def test_rewriting_a_page_replaces_outputs_and_times_and_nothing_else(page: ModuleType) -> None:
+def test_rewriting_replaces_only_outputs_and_times(page: ModuleType) -> None:
     class Session(page.Session):
         def run(self, example: object) -> tuple[str, float]:
             return f"{example.code.strip()} ran\n", 2.5
@@ -170,7 +170,7 @@ def presets() -> dict[str, list[str]]:
     return {name: cells.split(" | ") for name, cells in rows}
 
 
-def test_the_numbers_of_the_presets_and_speeds_are_those_of_the_benchmarks() -> None:
+def test_preset_and_speed_numbers_match_benchmarks() -> None:
     table = re.search(r"## Benchmarks\n\n(.*?)\n\n", README, re.DOTALL)
     assert table is not None
     speeds = re.findall(r"\d[\d,.]+", "\n".join(table[1].splitlines()[2:]))
@@ -181,7 +181,7 @@ def test_the_numbers_of_the_presets_and_speeds_are_those_of_the_benchmarks() -> 
         assert re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d,])", BENCHMARKS), number
 
 
-def test_the_numbers_in_the_text_are_those_of_the_tables() -> None:
+def test_text_numbers_match_tables() -> None:
     measured = {name: cells[2:] for name, cells in presets().items() if name != "large"}
     seconds = {name: float(cells[1].removesuffix(" s")) for name, cells in measured.items()}
     nats = {name: float(cells[3]) for name, cells in measured.items()}
@@ -194,7 +194,7 @@ def test_the_numbers_in_the_text_are_those_of_the_tables() -> None:
         assert f"{re.findall(r'[(]([0-9.]+×)[)]', row)[-1]} as fast" in README
 
 
-def test_the_parameters_of_the_presets_are_those_of_the_models() -> None:
+def test_preset_parameter_counts_match_models() -> None:
     from charlm.config import TrainSettings, preset_path, resolve
     from charlm.model.language_model import CharacterModel
 

@@ -44,7 +44,7 @@ def page(address: str, tmp_path: Path) -> str:
 
 
 @needs_browser
-def test_the_first_page_shows_bits_per_character_of_runs_by_their_names(tensorboard: str, tmp_path: Path) -> None:
+def test_first_page_shows_bits_per_character_of_named_runs(tensorboard: str, tmp_path: Path) -> None:
     shown = page(tensorboard, tmp_path)
     for text in ("first", "second", "first/validation", "second/validation", "bits_per_character"):
         assert text in shown

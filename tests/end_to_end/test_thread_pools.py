@@ -46,7 +46,7 @@ for hidden_size, lanes, precision in itertools.product((64, 256, 384, 448), (1, 
 """
 
 PROGRAM = """
-from charlm.commands import group
+from charlm.commands import command_group
 
 TEXT, RUN = "play.txt", "run"
 model = "--hidden-size 384 --sequence-length 32 --batch-size 8 --max-steps 4 --sample-length 20"
@@ -59,7 +59,7 @@ for command in (
     f"inspect {RUN} --html page.html",
     f"corpus inspect {TEXT}",
 ):
-    if woken(BLAS_THREADS, lambda: group.main(command.split(), standalone_mode=False)):
+    if woken(BLAS_THREADS, lambda: command_group.main(command.split(), standalone_mode=False)):
         print("woken by", command)
 """
 
@@ -79,11 +79,11 @@ def printed_by(code: str, folder: Path) -> str:
     return result.stdout
 
 
-def test_steps_for_one_text_wake_no_thread_and_those_for_several_none_of_blas(tmp_path: Path) -> None:
+def test_sampling_steps_wake_no_blas_threads(tmp_path: Path) -> None:
     assert printed_by(STEPS, tmp_path) == ""
 
 
-def test_no_command_wakes_a_thread_of_blas(tmp_path: Path) -> None:
+def test_commands_wake_no_blas_threads(tmp_path: Path) -> None:
     lines = [f"Line {number * number} of a play, which goes on.\n" for number in range(60)]
     (tmp_path / "play.txt").write_text("".join(lines), encoding="utf-8")
     assert "woken by" not in printed_by(PROGRAM, tmp_path)

@@ -23,7 +23,7 @@ def example() -> str:
     [{"num_layers": 1}, {"num_layers": 3}, {"tie_weights": True, "embedding_size": 16}, {"min_count": 2}],
     ids=str,
 )
-def test_they_give_the_same_logits(
+def test_exported_weights_give_same_logits(
     tmp_path: Path, poem: str, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "play.txt"
@@ -40,7 +40,7 @@ def test_they_give_the_same_logits(
     assert capsys.readouterr().out == f"{likeliest}\n"
 
 
-def test_the_example_is_short_and_uses_only_plain_modules() -> None:
+def test_example_is_short_and_uses_plain_modules() -> None:
     lines = [line for line in example().splitlines() if line and not line.startswith(("import", "from"))]
     assert len(lines) <= 20
     assert "charlm" not in example()

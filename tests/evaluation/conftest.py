@@ -21,7 +21,7 @@ def small_model(vocabulary_size: int = 7, dropout: float = 0.3, **changes: objec
     return model
 
 
-def unmoved_model(log_probabilities: torch.Tensor) -> CharacterModel:
+def constant_model(log_probabilities: torch.Tensor) -> CharacterModel:
     """A model that predicts the same distribution whatever it reads."""
     model = CharacterModel(len(log_probabilities), ModelSettings(hidden_size=4, embedding_size=4, num_layers=1))
     with torch.no_grad():
@@ -37,5 +37,5 @@ def make_model() -> Make:
 
 
 @pytest.fixture
-def blind_model() -> Callable[[torch.Tensor], CharacterModel]:
-    return unmoved_model
+def make_constant_model() -> Callable[[torch.Tensor], CharacterModel]:
+    return constant_model

@@ -12,30 +12,30 @@ from charlm.corpus.text import Text
 from charlm.errors import CharlmError
 from charlm.evaluation import dynamic as module
 from charlm.evaluation.dynamic import evaluate_dynamically
-from charlm.evaluation.passes import evaluate
+from charlm.evaluation.loss import evaluate
 from charlm.model.language_model import CharacterModel
-from tests.conftest import text_of
+from tests.conftest import make_text
 from tests.evaluation.conftest import Make
 
 SETTINGS = DynamicSettings(dynamic_learning_rate=0.01, dynamic_decay=0.001, dynamic_segment_length=20)
 
 
 def random_text(count: int, seed: int = 0, starts: tuple[int, ...] = ()) -> Text:
-    return text_of(np.random.default_rng(seed).integers(7, size=count), 7, starts)
+    return make_text(np.random.default_rng(seed).integers(7, size=count), 7, starts)
 
 
 def repeated_text(count: int) -> Text:
-    return text_of(([0, 1, 2, 3, 4, 5, 6, 3, 1] * count)[:count], 7)
+    return make_text(([0, 1, 2, 3, 4, 5, 6, 3, 1] * count)[:count], 7)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_it_learns_what_comes_again(make_model: Make, cell: str) -> None:
+def test_repetition_lowers_dynamic_loss(make_model: Make, cell: str) -> None:
     model, text = make_model(cell=cell), repeated_text(2000)
     static = evaluate(model, text).nats_per_character
     assert evaluate_dynamically(model, text, random_text(3000, 1), SETTINGS).nats_per_character < static - 0.5
 
 
-def test_of_noise_it_learns_nothing() -> None:
+def test_dynamic_evaluation_gains_nothing_on_noise() -> None:
     # A model that guesses evenly is the best there is; one that saw what it is about to predict would be better
     model = CharacterModel(7, ModelSettings(hidden_size=6, embedding_size=4))
     with torch.no_grad():
@@ -45,14 +45,14 @@ def test_of_noise_it_learns_nothing() -> None:
     assert math.log(7) - 0.001 < result.nats_per_character < math.log(7) + 0.2
 
 
-def test_a_step_after_which_nothing_comes_changes_nothing(make_model: Make) -> None:
+def test_update_after_last_segment_has_no_effect(make_model: Make) -> None:
     model, text = make_model(), random_text(15)
     assert evaluate_dynamically(model, text, random_text(3000, 1), SETTINGS).nats_per_character == pytest.approx(
         evaluate(model, text).nats_per_character, abs=1e-6
     )
 
 
-def test_the_update_is_that_of_the_paper(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_update_matches_paper(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STATISTICS_LANES", 1)
     model, text, training = make_model(), random_text(60), random_text(200, 1)
     settings = DynamicSettings(dynamic_learning_rate=0.05, dynamic_decay=0.3, dynamic_segment_length=20)
@@ -87,7 +87,7 @@ def test_the_update_is_that_of_the_paper(make_model: Make, monkeypatch: pytest.M
     assert result.nats_per_character == pytest.approx(segments(text, 60, step), abs=1e-5)
 
 
-def test_the_model_is_not_changed(make_model: Make) -> None:
+def test_dynamic_evaluation_does_not_change_model(make_model: Make) -> None:
     model, text = make_model().train(), repeated_text(300)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     first = evaluate_dynamically(model, text, random_text(3000, 1), SETTINGS)
@@ -106,13 +106,11 @@ def test_with_tied_weights_and_documents_every_character_counts(make_model: Make
     assert result.characters == sum(told) == 333
 
 
-def test_a_training_text_shorter_than_a_segment_will_do(make_model: Make) -> None:
+def test_training_text_shorter_than_segment_is_accepted(make_model: Make) -> None:
     assert evaluate_dynamically(make_model(), random_text(40), random_text(5, 1), SETTINGS).characters == 40
 
 
-def test_a_model_that_diverges_is_an_error_that_says_what_to_lower(
-    make_model: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_diverged_model_error_names_learning_rate(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(model: CharacterModel, *text: object) -> list[torch.Tensor]:
         return [torch.zeros_like(weight) for weight in model.parameters()]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from charlm.config import SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
-from charlm.generation.filters import Weights, draw, mask_of, weigh
+from charlm.generation.filters import Weights, filter_logits, make_mask, sample_ids
 
 NUMBERS = st.integers(-300, 300).map(lambda tenths: tenths / 10)
 LOGITS = st.lists(NUMBERS, min_size=1, max_size=20).map(lambda numbers: np.array(numbers, dtype=np.float32))
@@ -26,7 +26,7 @@ SETTINGS = st.builds(
 def probabilities(logits: "list[float] | Weights", mask: Weights | None = None, **settings: float) -> Weights:
     """Those of one lane, with temperature 1 where nothing else is said."""
     given_ = SampleSettings(**{"temperature": 1.0, **settings})
-    weights = weigh(np.array(logits)[None], np.zeros(len(logits)) if mask is None else mask, given_)[0]
+    weights = filter_logits(np.array(logits)[None], np.zeros(len(logits)) if mask is None else mask, given_)[0]
     return weights / weights.sum()
 
 
@@ -51,11 +51,11 @@ def reference(logits: list[float], banned: set[int], settings: SampleSettings) -
 
 
 @given(logits=LOGITS, settings=SETTINGS, data=st.data())
-def test_all_filters_together_are_the_reference(logits: Weights, settings: SampleSettings, data: st.DataObject) -> None:
+def test_combined_filters_match_reference(logits: Weights, settings: SampleSettings, data: st.DataObject) -> None:
     banned = data.draw(st.sets(st.integers(0, len(logits) - 1), max_size=len(logits) - 1))
     mask = np.array([-np.inf if id_ in banned else 0.0 for id_ in range(len(logits))])
     before = logits.copy()
-    weights = weigh(logits[None], mask, settings)[0]
+    weights = filter_logits(logits[None], mask, settings)[0]
     expected = reference(logits.astype(float).tolist(), banned, settings)
     np.testing.assert_allclose(weights / weights.sum(), expected, rtol=1e-9, atol=1e-12)
     assert np.array_equal(logits, before)
@@ -74,7 +74,7 @@ def test_known_values() -> None:
     np.testing.assert_allclose(probabilities(logits, temperature=0), [0, 1, 0])
 
 
-def test_each_filter_acts_on_what_the_one_before_has_left() -> None:
+def test_filters_apply_in_sequence() -> None:
     logits = [math.log(part) for part in (40, 30, 20, 10)]
     np.testing.assert_allclose(probabilities(logits, top_p=0.55), [4 / 7, 3 / 7, 0, 0])
     np.testing.assert_allclose(probabilities(logits, top_k=2, top_p=0.55), [1, 0, 0, 0])  # 40 of 70 is beyond 0.55
@@ -85,38 +85,38 @@ def test_each_filter_acts_on_what_the_one_before_has_left() -> None:
     np.testing.assert_allclose(probabilities(logits, mask, temperature=0), [0, 1, 0, 0])
 
 
-def test_of_equally_probable_characters_those_of_lower_ids_are_kept() -> None:
+def test_ties_keep_lower_ids() -> None:
     assert probabilities([0, 2, 1, 1, 1, 1], top_k=3).nonzero()[0].tolist() == [1, 2, 3]
     assert probabilities([0.0] * 100, top_k=4).nonzero()[0].tolist() == [0, 1, 2, 3]
     assert probabilities([0.0] * 100, top_p=0.035).nonzero()[0].tolist() == [0, 1, 2, 3]
     assert probabilities([0.0] * 100, temperature=0)[0] == 1
 
 
-def test_each_lane_has_weights_of_its_own() -> None:
+def test_lanes_are_filtered_independently() -> None:
     logits = np.random.default_rng(0).normal(size=(3, 9))
     for settings in (SampleSettings(temperature=0), SampleSettings(), SampleSettings(top_k=4, top_p=0.8, min_p=0.1)):
-        alone = [weigh(row[None], np.zeros(9), settings)[0] for row in logits]
-        assert np.array_equal(weigh(logits, np.zeros(9), settings), alone)
+        alone = [filter_logits(row[None], np.zeros(9), settings)[0] for row in logits]
+        assert np.array_equal(filter_logits(logits, np.zeros(9), settings), alone)
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-38, 1e-300, 5e-324])
-def test_next_to_no_temperature_is_as_good_as_none(temperature: float) -> None:
+def test_tiny_temperature_is_greedy(temperature: float) -> None:
     np.testing.assert_allclose(probabilities([-3.0, 1.0, 4.0, -2.0], temperature=temperature), [0, 0, 1, 0])
 
 
 @pytest.mark.parametrize("temperature", [1e6, 1e308])
-def test_a_huge_temperature_is_even_chance(temperature: float) -> None:
+def test_huge_temperature_is_uniform(temperature: float) -> None:
     np.testing.assert_allclose(probabilities([1.0, 2.0], temperature=temperature), [0.5, 0.5], atol=1e-6)
 
 
 def allowed(**settings: str) -> str:
     vocabulary = Vocabulary(list("abcd"))
-    mask = mask_of(vocabulary, SampleSettings(**settings))
+    mask = make_mask(vocabulary, SampleSettings(**settings))
     assert set(mask.tolist()) <= {0.0, -math.inf}
     return vocabulary.decode(np.flatnonzero(mask == 0).tolist())
 
 
-def test_ban_takes_away_and_allow_leaves() -> None:
+def test_ban_and_allow_masks() -> None:
     assert allowed() == "abcd"
     assert allowed(ban="bz") == "acd"
     assert allowed(allow="dzb") == "bd"
@@ -124,29 +124,29 @@ def test_ban_takes_away_and_allow_leaves() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"ban": "dcba"}, {"allow": "xyz"}, {"allow": "ab", "ban": "ba"}])
-def test_leaving_nothing_is_refused(settings: dict[str, str]) -> None:
+def test_empty_mask_is_rejected(settings: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="leave no character"):
         allowed(**settings)
 
 
-def test_draws_are_the_inverse_of_the_cumulative_weights() -> None:
+def test_sampling_inverts_cumulative_weights() -> None:
     weights = np.array([0.0, 2.0, 0.0, 1.0, 1.0, 0.0])
     uniform = np.array([0.0, 0.49, 0.5, 0.74, 0.75, 1 - 2**-53])
-    ids, log_probabilities = draw(np.tile(weights, (6, 1)), uniform)
+    ids, log_probabilities = sample_ids(np.tile(weights, (6, 1)), uniform)
     assert ids.tolist() == [1, 1, 3, 3, 4, 4]
     np.testing.assert_allclose(log_probabilities, np.log([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]))
 
 
 @given(weights=st.lists(st.floats(0, 1), min_size=1, max_size=30).filter(lambda weights: max(weights) > 1e-3))
-def test_the_largest_number_below_1_still_draws_something_that_has_weight(weights: list[float]) -> None:
-    ids, log_probabilities = draw(np.array([weights]), np.array([1 - 2**-53]))
+def test_largest_uniform_number_samples_nonzero_weight(weights: list[float]) -> None:
+    ids, log_probabilities = sample_ids(np.array([weights]), np.array([1 - 2**-53]))
     assert weights[ids[0]] > 0
     assert math.isfinite(log_probabilities[0])
 
 
-def test_drawn_frequencies_are_those_of_the_weights() -> None:
+def test_sampled_frequencies_match_weights() -> None:
     weights = np.array([0.5, 3.0, 0.0, 1.5, 1.0, 4.0])
-    ids, _ = draw(np.tile(weights, (20000, 1)), np.random.default_rng(1).random(20000))
+    ids, _ = sample_ids(np.tile(weights, (20000, 1)), np.random.default_rng(1).random(20000))
     counts, expected = np.bincount(ids, minlength=6), weights / weights.sum() * 20000
     likely = expected > 0
     assert counts[~likely].sum() == 0

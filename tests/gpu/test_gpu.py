@@ -16,13 +16,13 @@ from charlm import runs
 from charlm.config import DynamicSettings
 from charlm.corpus.windows import Lanes
 from charlm.evaluation.dynamic import evaluate_dynamically
-from charlm.evaluation.passes import evaluate
-from charlm.generation.streams import Sampler
-from charlm.model.device import full_fp32
+from charlm.evaluation.loss import evaluate
+from charlm.generation.sampler import Sampler
+from charlm.model.device import no_tf32
 from charlm.model.language_model import CharacterModel
-from charlm.training.optimizer import optimizer_tensors, step_if
+from charlm.training.optimizer import optimizer_state_dict, step_if_finite
 from tests.commands.conftest import Cli, cli
-from tests.conftest import SMALL, text_of
+from tests.conftest import SMALL, make_text
 from tests.training.conftest import Make, assert_same_training, entries, make_trainer
 
 __all__ = ["cli", "make_trainer"]  # fixtures
@@ -54,7 +54,7 @@ def run(poem_file: Path, tmp_path: Path, cuda: torch.device) -> charlm.Run:
 # Commands
 
 
-def test_every_command_works_there(cli: Cli, poem_file: Path) -> None:
+def test_every_command_runs_on_gpu(cli: Cli, poem_file: Path) -> None:
     for arguments in (
         ("train", poem_file, "--out", "run", "--device", "cuda", *SMALL),
         ("train", "--resume", "run", "--max-steps", "12", "--device", "cuda"),
@@ -73,7 +73,7 @@ def test_every_command_works_there(cli: Cli, poem_file: Path) -> None:
         assert "Warning" not in result.err, (arguments, result.err)
 
 
-def test_auto_picks_it_and_the_checkpoint_names_it(poem_file: Path, tmp_path: Path, cuda: torch.device) -> None:
+def test_auto_device_is_gpu_and_is_recorded(poem_file: Path, tmp_path: Path, cuda: torch.device) -> None:
     run = charlm.train(poem_file, out=tmp_path / "run", **settings(max_steps=2))
     environment = run.load(device="cpu").checkpoint.environment
     assert environment.device == "cuda"
@@ -86,7 +86,7 @@ def test_auto_picks_it_and_the_checkpoint_names_it(poem_file: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("separator", ["", "\n"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_exact_evaluation_is_that_of_the_cpu(
+def test_exact_evaluation_matches_cpu(
     poem_file: Path, tmp_path: Path, poem: str, cuda: torch.device, cell: str, separator: str
 ) -> None:
     run = charlm.train(
@@ -101,12 +101,12 @@ def test_exact_evaluation_is_that_of_the_cpu(
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_states_and_gradients_are_those_of_the_cpu_with_documents_and_without(cuda: torch.device, cell: str) -> None:
+def test_states_and_gradients_match_cpu(cuda: torch.device, cell: str) -> None:
     model = CharacterModel(7, charlm.api.TrainSettings(cell=cell, hidden_size=24, embedding_size=8))
     other = copy.deepcopy(model).to(cuda)
-    text = text_of([0, 1, 2, 3, 4, 5, 6, 3, 1] * 60, 7, starts=(0, 11, 13, 200, 201, 350))
+    text = make_text([0, 1, 2, 3, 4, 5, 6, 3, 1] * 60, 7, starts=(0, 11, 13, 200, 201, 350))
     lanes = Lanes(text, 4, 32)
-    with full_fp32():
+    with no_tf32():
         for number in range(3):
             window = lanes.window(number)
             found = []
@@ -120,7 +120,7 @@ def test_states_and_gradients_are_those_of_the_cpu_with_documents_and_without(cu
                 torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-4, atol=1e-5)
 
 
-def test_dynamic_evaluation_is_that_of_the_cpu(run: charlm.Run, poem: str) -> None:
+def test_dynamic_evaluation_matches_cpu(run: charlm.Run, poem: str) -> None:
     options = DynamicSettings(dynamic_learning_rate=1e-3)
     found = []
     for device in ("cuda", "cpu"):
@@ -130,7 +130,7 @@ def test_dynamic_evaluation_is_that_of_the_cpu(run: charlm.Run, poem: str) -> No
     assert found[0] == pytest.approx(found[1], abs=1e-3)
 
 
-def test_evaluation_in_lanes_is_near(run: charlm.Run, poem: str) -> None:
+def test_evaluation_in_lanes_is_close(run: charlm.Run, poem: str) -> None:
     model = run.load(device="cuda")
     text = model._encode_text(poem * 3)
     assert evaluate(model.network, text, 4).nats_per_character == pytest.approx(
@@ -142,7 +142,7 @@ def test_evaluation_in_lanes_is_near(run: charlm.Run, poem: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.4}, {"document_separator": "\n"}, {"accumulation_steps": 2}])
-def test_a_resume_brings_everything_back(make_trainer: Make, cuda: torch.device, changes: dict[str, Any]) -> None:
+def test_resume_restores_everything(make_trainer: Make, cuda: torch.device, changes: dict[str, Any]) -> None:
     whole = make_trainer("whole", device="cuda", max_steps=6, **changes)
     whole.train()
     make_trainer("half", device="cuda", max_steps=3, schedule="constant", **changes).train()
@@ -154,7 +154,7 @@ def test_a_resume_brings_everything_back(make_trainer: Make, cuda: torch.device,
     assert half.counters.steps == 6
 
 
-def test_training_learns_as_on_the_cpu(make_trainer: Make, cuda: torch.device) -> None:
+def test_training_matches_cpu(make_trainer: Make, cuda: torch.device) -> None:
     losses = []
     for device in ("cuda", "cpu"):
         trainer = make_trainer(device, device=device, max_steps=12, dropout=0.0)
@@ -163,22 +163,22 @@ def test_training_learns_as_on_the_cpu(make_trainer: Make, cuda: torch.device) -
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
 
 
-def test_a_step_that_is_not_finite_changes_nothing(make_trainer: Make, cuda: torch.device) -> None:
+def test_non_finite_step_changes_nothing(make_trainer: Make, cuda: torch.device) -> None:
     trainer = make_trainer(device="cuda", max_steps=9)
     trainer.train_step()
     before = [weight.detach().clone() for weight in trainer.model.parameters()]
-    moments = {name: t.clone() for name, t in optimizer_tensors(trainer.model, trainer.state.optimizer).items()}
+    moments = {name: t.clone() for name, t in optimizer_state_dict(trainer.model, trainer.state.optimizer).items()}
     for weight in trainer.model.parameters():
         weight.grad = torch.full_like(weight, float("nan"))
-    step_if(trainer.state.optimizer, torch.tensor(False, device=cuda))
+    step_if_finite(trainer.state.optimizer, torch.tensor(False, device=cuda))
     for old, new in zip(before, trainer.model.parameters(), strict=True):
         assert torch.equal(old, new)
-    after = optimizer_tensors(trainer.model, trainer.state.optimizer)
+    after = optimizer_state_dict(trainer.model, trainer.state.optimizer)
     assert all(torch.equal(moments[name], tensor) for name, tensor in after.items())
     assert all(tensor.is_cuda for tensor in after.values())
 
 
-def test_a_step_does_not_wait_for_the_gpu(make_trainer: Make, cuda: torch.device) -> None:
+def test_step_does_not_wait_for_gpu(make_trainer: Make, cuda: torch.device) -> None:
     trainer = make_trainer(device="cuda", max_steps=9, document_separator="\n")
     trainer.train_step()
     torch.cuda.synchronize()
@@ -190,7 +190,7 @@ def test_a_step_does_not_wait_for_the_gpu(make_trainer: Make, cuda: torch.device
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_weights_lie_where_cudnn_reads_them_and_in_copies_too(cuda: torch.device, cell: str) -> None:
+def test_weights_and_copies_are_flattened_for_cudnn(cuda: torch.device, cell: str) -> None:
     model = CharacterModel(7, charlm.api.TrainSettings(cell=cell, hidden_size=24, embedding_size=8)).to(cuda)
     ids = torch.zeros(3, 2, dtype=torch.long, device=cuda)
     with warnings.catch_warnings():
@@ -200,7 +200,7 @@ def test_weights_lie_where_cudnn_reads_them_and_in_copies_too(cuda: torch.device
             logits.sum().backward()
 
 
-def test_memory_that_runs_out_is_explained(poem_file: Path, tmp_path: Path, cuda: torch.device) -> None:
+def test_out_of_memory_is_reported(poem_file: Path, tmp_path: Path, cuda: torch.device) -> None:
     torch.cuda.set_per_process_memory_fraction(0.001)
     try:
         with pytest.raises(charlm.api.CharlmError, match="Out of memory"):
@@ -213,7 +213,7 @@ def test_memory_that_runs_out_is_explained(poem_file: Path, tmp_path: Path, cuda
 
 
 @pytest.mark.parametrize("num_samples", [1, 5])
-def test_sampling_follows_the_probabilities_of_the_cpu(run: charlm.Run, num_samples: int) -> None:
+def test_sampling_matches_cpu_probabilities(run: charlm.Run, num_samples: int) -> None:
     options = {"length": 40, "temperature": 0, "num_samples": num_samples, "precision": "fp32", "seed": 1}
     texts = [
         [sample.text for sample in run.load(device=device).sample_many("Die", **options)] for device in ("cuda", "cpu")
@@ -224,16 +224,18 @@ def test_sampling_follows_the_probabilities_of_the_cpu(run: charlm.Run, num_samp
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_samples_repeat_and_may_be_streamed(poem_file: Path, tmp_path: Path, cuda: torch.device, cell: str) -> None:
+def test_samples_are_reproducible_and_streamable(
+    poem_file: Path, tmp_path: Path, cuda: torch.device, cell: str
+) -> None:
     run = charlm.train(poem_file, out=tmp_path / "run", device="cuda", **settings(cell=cell, document_separator="\n"))
     model = run.load(device="cuda")
     text = model.sample("Die", length=60, seed=2)
     assert "".join(model.stream("Die", length=60, seed=2)) == text
-    assert isinstance(Sampler(model.network, model.vocabulary, charlm.api.SampleSettings()).steppers.idle, list)
+    assert isinstance(Sampler(model.network, model.vocabulary, charlm.api.SampleSettings()).stepper_pool.idle, list)
     assert copy.deepcopy(model).sample("Die", length=60, seed=2) == text
 
 
-def test_what_was_trained_there_works_without_one(run: charlm.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_checkpoint_works_on_cpu(run: charlm.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model = run.load()
     assert next(model.network.parameters()).device == CPU

@@ -22,7 +22,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_without_a_gpu_it_says_so_changes_nothing_and_succeeds(
+def test_without_gpu_succeeds_and_changes_nothing(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = script.PAGE.read_bytes()
@@ -33,7 +33,7 @@ def test_without_a_gpu_it_says_so_changes_nothing_and_succeeds(
     assert script.PAGE.read_bytes() == before
 
 
-def answers(code: int) -> Any:
+def subprocess_returning(code: int) -> Any:
     def run(command: list[str], most_seconds: float) -> "subprocess.CompletedProcess[str]":
         bench = {"training_characters_per_second": {"charlm": 1234567.8}, "rounds": 3}
         outputs = {"pytest": "== 30 passed in 60s ==\n", "bench": json.dumps(bench), "train": ""}
@@ -48,13 +48,13 @@ def answers(code: int) -> Any:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_with_one_it_writes_the_page_failures_and_all(
+def test_with_gpu_writes_page_including_failures(
     script: ModuleType, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fine GPU")
     monkeypatch.setattr(script, "PAGE", tmp_path / "gpu.md")
-    monkeypatch.setattr(script, "run", answers(code))
+    monkeypatch.setattr(script, "run", subprocess_returning(code))
     assert script.main() == code
     page = (tmp_path / "gpu.md").read_text()
     for shown in ("a fine GPU", "30 passed", "1,234,568", "| `loss_train` | 2.25 |", "| steps | 20 |"):
@@ -62,10 +62,10 @@ def test_with_one_it_writes_the_page_failures_and_all(
     assert ("it broke" in page) is bool(code)
 
 
-def test_what_takes_too_long_has_failed(script: ModuleType) -> None:
+def test_timeout_is_a_failure(script: ModuleType) -> None:
     result = script.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.2)
     assert result.returncode == 124
 
 
-def test_all_of_it_takes_at_most_eight_minutes(script: ModuleType) -> None:
+def test_total_timeout_is_at_most_eight_minutes(script: ModuleType) -> None:
     assert script.TESTS_SECONDS + script.BENCH_SECONDS + script.TRAINING_SECONDS <= 8 * 60

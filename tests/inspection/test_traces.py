@@ -9,12 +9,12 @@ import torch
 
 from charlm.config import ModelSettings
 from charlm.corpus.text import Text
-from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS, Vocabulary
-from charlm.evaluation.scores import joined, scores
+from charlm.corpus.vocabulary import UNKNOWN_PLACEHOLDER, Vocabulary
+from charlm.evaluation.scores import concatenate, score_characters
 from charlm.inspection.arrays import to_npz
 from charlm.inspection.traces import CHUNK, Trace, keep_units, signal_names, trace_text
 from charlm.model.language_model import CharacterModel
-from tests.conftest import text_of
+from tests.conftest import make_text
 
 CELLS = pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 LENGTH = CHUNK + 50  # more than one window
@@ -34,7 +34,7 @@ def model_of(cell: str, **changes: object) -> CharacterModel:
 
 
 def some_text(length: int = LENGTH, starts: tuple[int, ...] = ()) -> Text:
-    return text_of(torch.randint(VOCABULARY_SIZE, (length,)).tolist(), VOCABULARY_SIZE, starts)
+    return make_text(torch.randint(VOCABULARY_SIZE, (length,)).tolist(), VOCABULARY_SIZE, starts)
 
 
 @CELLS
@@ -43,17 +43,17 @@ def some_text(length: int = LENGTH, starts: tuple[int, ...] = ()) -> Text:
 def test_a_trace_equals_the_fast_path(cell: str, starts: tuple[int, ...], tie_weights: bool) -> None:
     model, text = model_of(cell, tie_weights=tie_weights), some_text(starts=starts)
     trace = trace_text(model, text, SHOWN)
-    expected = joined(scores(model, text))
+    expected = concatenate(score_characters(model, text))
     np.testing.assert_allclose(trace.log_probabilities, expected.log_probabilities, atol=1e-4)
     assert np.array_equal(trace.ranks, expected.ranks)
-    assert trace.characters == [SHOWN[id_] for id_ in text.stored]
+    assert trace.characters == [SHOWN[id_] for id_ in text.raw_ids]
 
 
 @CELLS
 def test_the_states_are_those_of_the_kernels(cell: str) -> None:
     model, text = model_of(cell), some_text()
     trace = trace_text(model, text, SHOWN)
-    ids = torch.tensor([VOCABULARY_SIZE, *text.stored.tolist()])[:, None]
+    ids = torch.tensor([VOCABULARY_SIZE, *text.raw_ids.tolist()])[:, None]
     with torch.inference_mode():
         outputs, state = model.recurrent(model.embed(ids), model.zero_state(1))
     np.testing.assert_allclose(trace.layers[-1].signals["hidden"], outputs[1:, 0], atol=1e-5)
@@ -97,7 +97,7 @@ def test_the_gates_come_from_the_weights_of_their_names() -> None:
     layer = model.recurrent.layers[0]
     rows = slice(8, 16)  # of i, f, g, o
     with torch.inference_mode():
-        inputs = model.embedding.weight[text.stored[5]]
+        inputs = model.embedding.weight[text.raw_ids[5]]
         hidden = torch.from_numpy(trace.layers[0].signals["hidden"][4])
         sums = layer.weight_ih[rows] @ inputs + layer.weight_hh[rows] @ hidden + layer.bias[rows]  # type: ignore[index, operator]
     np.testing.assert_allclose(trace.layers[0].signals["forget"][5], torch.sigmoid(sums), atol=1e-5)
@@ -115,7 +115,7 @@ def test_where_a_document_begins_the_state_does() -> None:
 def test_the_likeliest_next_characters_are_those_of_the_whole_distribution() -> None:
     model, text = model_of("lstm"), some_text(30)
     trace = trace_text(model, text, SHOWN)
-    ids = torch.tensor([VOCABULARY_SIZE, *text.stored.tolist()])[:, None]
+    ids = torch.tensor([VOCABULARY_SIZE, *text.raw_ids.tolist()])[:, None]
     with torch.inference_mode():
         probabilities = model(ids, model.zero_state(1))[0][1:, 0].softmax(-1)
     best = probabilities.topk(5)
@@ -152,7 +152,7 @@ def test_the_use_of_gates_is_counted_over_the_characters() -> None:
 
 def test_one_character_and_a_vocabulary_of_two() -> None:
     settings = ModelSettings(embedding_size=4, hidden_size=4, num_layers=1)
-    trace = trace_text(CharacterModel(2, settings), text_of([1], 2), SHOWN)
+    trace = trace_text(CharacterModel(2, settings), make_text([1], 2), SHOWN)
     assert len(trace) == 1
     assert trace.next_ids.shape == (1, 2)
     assert trace.signal("forget").shape == (1, 1, 4)
@@ -162,10 +162,12 @@ def test_unknown_characters_cost_what_they_do_elsewhere() -> None:
     vocabulary = Vocabulary(["a", "b"], has_unknown=True)
     model = CharacterModel(len(vocabulary), ModelSettings(embedding_size=4, hidden_size=4, num_layers=1))
     text = Text(vocabulary, vocabulary.encode("ab☃a", "replace"))
-    trace = trace_text(model, text, ["a", "b", UNKNOWN_SHOWN_AS])
-    assert trace.characters[2] == UNKNOWN_SHOWN_AS
+    trace = trace_text(model, text, ["a", "b", UNKNOWN_PLACEHOLDER])
+    assert trace.characters[2] == UNKNOWN_PLACEHOLDER
     assert -trace.log_probabilities[2] > math.log(1_000_000)
-    np.testing.assert_allclose(trace.log_probabilities, joined(scores(model, text)).log_probabilities, atol=1e-5)
+    np.testing.assert_allclose(
+        trace.log_probabilities, concatenate(score_characters(model, text)).log_probabilities, atol=1e-5
+    )
 
 
 def test_a_file_for_notebooks_has_everything() -> None:

@@ -31,7 +31,7 @@ def product(row: Tensor, vector: Tensor) -> float:
     return sum(a * b for a, b in zip(row.tolist(), vector.tolist(), strict=True))
 
 
-def test_lstm_follows_its_equations_with_the_gates_in_the_order_i_f_g_o() -> None:
+def test_lstm_equations_with_gate_order_i_f_g_o() -> None:
     lanes, inputs, hidden = 2, 3, 4
     weight_ih, weight_hh, bias = layer("lstm", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
@@ -48,7 +48,7 @@ def test_lstm_follows_its_equations_with_the_gates_in_the_order_i_f_g_o() -> Non
             assert new_h[lane, unit].item() == pytest.approx(sigmoid(o) * math.tanh(expected_c), abs=1e-12)
 
 
-def test_gru_follows_its_equations_with_the_gates_in_the_order_r_z_n() -> None:
+def test_gru_equations_with_gate_order_r_z_n() -> None:
     lanes, inputs, hidden = 2, 3, 4
     weight_ih, weight_hh, bias = layer("gru", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
@@ -65,7 +65,7 @@ def test_gru_follows_its_equations_with_the_gates_in_the_order_r_z_n() -> None:
             assert new_h[lane, unit].item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_rnn_follows_its_equation() -> None:
+def test_rnn_equation() -> None:
     lanes, inputs, hidden = 2, 3, 4
     weight_ih, weight_hh, bias = layer("rnn", inputs, hidden)
     x = torch.randn(lanes, inputs, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_rnn_follows_its_equation() -> None:
 
 @pytest.mark.parametrize(("cell", "kind"), [("lstm", nn.LSTMCell), ("gru", nn.GRUCell), ("rnn", nn.RNNCell)])
 @given(sizes=SIZES)
-def test_each_cell_is_the_one_of_torch_with_a_second_bias_of_zero(
+def test_cells_match_torch_with_zero_second_bias(
     cell: str, kind: type[nn.RNNCellBase], sizes: tuple[int, int, int]
 ) -> None:
     lanes, inputs, hidden = sizes
@@ -96,7 +96,7 @@ def test_each_cell_is_the_one_of_torch_with_a_second_bias_of_zero(
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_unroll_feeds_each_step_the_state_that_the_step_before_left(cell: str) -> None:
+def test_unroll_carries_state(cell: str) -> None:
     weight_ih, weight_hh, bias = layer(cell, 3, 4)
     inputs = torch.randn(5, 2, 3, dtype=torch.float64)
     state = state_of(cell, 2, 4)
@@ -109,7 +109,7 @@ def test_unroll_feeds_each_step_the_state_that_the_step_before_left(cell: str) -
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_a_reset_makes_the_state_zero_before_its_step_in_its_lane_alone(cell: str) -> None:
+def test_reset_zeroes_state_in_its_lane_only(cell: str) -> None:
     weights = layer(cell, 3, 4)
     inputs = torch.randn(6, 2, 3, dtype=torch.float64)
     state = state_of(cell, 2, 4)
@@ -125,7 +125,7 @@ def test_a_reset_makes_the_state_zero_before_its_step_in_its_lane_alone(cell: st
     torch.testing.assert_close(outputs[:, 1], plain[:, 1], rtol=0, atol=1e-12)
 
 
-def test_a_forget_gate_that_is_open_and_an_input_gate_that_is_shut_keep_the_long_term_state() -> None:
+def test_open_forget_and_closed_input_gate_keep_cell_state() -> None:
     hidden = 3
     weight = torch.zeros(4 * hidden, hidden)
     bias = torch.tensor([-100.0] * hidden + [100.0] * hidden + [1.0] * hidden + [100.0] * hidden)

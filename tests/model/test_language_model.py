@@ -8,7 +8,7 @@ import torch
 from charlm.config import ModelSettings, RegularizationSettings
 from charlm.corpus.windows import IGNORE_INDEX, Lanes
 from charlm.model.language_model import CharacterModel, Predictions
-from tests.conftest import needs_bf16, text_of
+from tests.conftest import make_text, needs_bf16
 
 VOCABULARY = 11
 
@@ -25,16 +25,14 @@ def some_ids(time: int = 7, lanes: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize(("cell", "parts"), [("lstm", 2), ("gru", 1), ("rnn", 1)])
-def test_logits_for_every_character_of_every_lane_and_a_state(
-    cell: str, parts: int, num_layers: int, tied: bool
-) -> None:
+def test_forward_returns_logits_and_state(cell: str, parts: int, num_layers: int, tied: bool) -> None:
     model = model_of(cell=cell, num_layers=num_layers, tie_weights=tied, embedding_size=8)
     logits, state = model(some_ids(7, 3), model.zero_state(3))
     assert logits.shape == (7, 3, VOCABULARY)
     assert [tuple(part.shape) for part in state] == [(num_layers, 3, 8)] * parts
 
 
-def test_the_weights_have_the_names_that_checkpoints_use() -> None:
+def test_weight_names() -> None:
     names = {"embedding.weight", "output_weight", "output_bias"}
     names |= {f"recurrent.layers.{n}.{weight}" for n in (0, 1) for weight in ("weight_ih", "weight_hh", "bias")}
     assert set(model_of(num_layers=2).state_dict()) == names
@@ -42,7 +40,7 @@ def test_the_weights_have_the_names_that_checkpoints_use() -> None:
     assert set(tied.state_dict()) == names - {"output_weight"}
 
 
-def test_dropout_works_in_training_and_not_in_evaluation() -> None:
+def test_dropout_is_active_only_in_training() -> None:
     model = model_of(dropout=0.5)
     ids, state = some_ids(), model.zero_state(3)
     model.train()
@@ -51,14 +49,14 @@ def test_dropout_works_in_training_and_not_in_evaluation() -> None:
     assert torch.equal(model(ids, state)[0], model(ids, state)[0])
 
 
-def test_dropout_in_evaluation_is_as_if_there_were_none() -> None:
+def test_evaluation_equals_model_without_dropout() -> None:
     model, plain = model_of(dropout=0.5).eval(), model_of()
     plain.load_state_dict(model.state_dict())
     ids, state = some_ids(), model.zero_state(3)
     assert torch.equal(model(ids, state)[0], plain(ids, state)[0])
 
 
-def test_a_tied_output_is_the_embedding_itself() -> None:
+def test_tied_output_is_the_embedding() -> None:
     model = model_of(tie_weights=True, embedding_size=8)
     assert model.output_matrix().data_ptr() == model.embedding.weight.data_ptr()
     assert model.output_matrix().shape == (VOCABULARY, 8)
@@ -66,7 +64,7 @@ def test_a_tied_output_is_the_embedding_itself() -> None:
     assert untied.output_matrix().data_ptr() != untied.embedding.weight.data_ptr()
 
 
-def test_the_gradient_of_a_tied_matrix_comes_from_both_its_uses() -> None:
+def test_tied_matrix_receives_both_gradients() -> None:
     model = model_of(tie_weights=True, embedding_size=8)
     ids = torch.tensor([[VOCABULARY], [2]])  # the start symbol and one character are read
     targets = torch.tensor([[2], [4]])
@@ -93,7 +91,7 @@ def predictions_of(logits: torch.Tensor, targets: torch.Tensor) -> Predictions:
     return Predictions(logits.float(), targets, int((targets != IGNORE_INDEX).sum()), ())
 
 
-def test_loss_is_the_sum_over_the_targets_that_count() -> None:
+def test_loss_sums_over_counted_targets() -> None:
     logits = torch.randn(2, 2, VOCABULARY)
     targets = torch.tensor([[3, -100], [0, -100]])
     by_hand = [-torch.log_softmax(logits[time, 0], -1)[target].item() for time, target in ((0, 3), (1, 0))]
@@ -114,13 +112,13 @@ def test_ignored_targets_change_neither_loss_nor_gradient() -> None:
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 def test_logits_and_losses_are_fp32(precision: str) -> None:
     model = model_of()
-    window = Lanes(text_of([1, 2, 3, 4, 5, 6] * 4, VOCABULARY), 2, 5).window(0)
+    window = Lanes(make_text([1, 2, 3, 4, 5, 6] * 4, VOCABULARY), 2, 5).window(0)
     predictions = model.predict(window, model.zero_state(2), precision)
     assert predictions.logits.dtype == predictions.loss_sum().dtype == torch.float32
     assert not any(part.requires_grad for part in predictions.state)
 
 
-def test_the_start_symbol_is_a_row_more_to_read_and_never_predicted() -> None:
+def test_start_token_has_embedding_but_no_logit() -> None:
     model = model_of()
     assert model.embedding.weight.shape == (VOCABULARY + 1, 6)
     start = torch.full((1, 1), VOCABULARY)
@@ -131,7 +129,7 @@ def test_the_start_symbol_is_a_row_more_to_read_and_never_predicted() -> None:
     assert not torch.equal(model(start, model.zero_state(1))[0], logits)
 
 
-def test_an_untrained_model_guesses_about_evenly() -> None:
+def test_untrained_model_is_close_to_uniform() -> None:
     model = model_of(hidden_size=64)
     logits, _ = model(some_ids(50), model.zero_state(3))
     predictions = predictions_of(logits, some_ids(50))

@@ -46,7 +46,7 @@ def reference(
 Pass = Callable[[Tensor, cells.State], tuple[Tensor, cells.State]]
 
 
-def everything(stack: RecurrentStack, run: Pass, inputs: Tensor, state: cells.State) -> list[Tensor]:
+def outputs_and_gradients(stack: RecurrentStack, run: Pass, inputs: Tensor, state: cells.State) -> list[Tensor]:
     """Outputs, final states, and the gradients of weights, inputs and initial state of a loss that weighs them all."""
     outputs, after = run(inputs, state)
     generator = torch.Generator().manual_seed(1)
@@ -57,18 +57,18 @@ def everything(stack: RecurrentStack, run: Pass, inputs: Tensor, state: cells.St
 @pytest.mark.parametrize("lanes", [1, 5])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_outputs_states_and_gradients_are_those_of_the_reference(cell: str, num_layers: int, lanes: int) -> None:
+def test_outputs_states_and_gradients_match_reference(cell: str, num_layers: int, lanes: int) -> None:
     stack = stack_of(cell, num_layers)
     inputs = torch.randn(TIME, lanes, INPUT, requires_grad=True)
     state = state_of(cell, num_layers, lanes)
-    fast = everything(stack, stack, inputs, state)
-    slow = everything(stack, lambda *given: reference(stack, cell, *given), inputs, state)
+    fast = outputs_and_gradients(stack, stack, inputs, state)
+    slow = outputs_and_gradients(stack, lambda *given: reference(stack, cell, *given), inputs, state)
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("cell", [pytest.param("lstm", marks=needs_bf16), "gru", "rnn"])
-def test_in_bf16_they_are_near_the_reference_and_the_state_stays_fp32(cell: str, num_layers: int) -> None:
+def test_bf16_is_close_to_reference_with_fp32_state(cell: str, num_layers: int) -> None:
     stack = stack_of(cell, num_layers)
     inputs = torch.randn(TIME, 5, INPUT, requires_grad=True)
     state = state_of(cell, num_layers, 5)
@@ -78,15 +78,15 @@ def test_in_bf16_they_are_near_the_reference_and_the_state_stays_fp32(cell: str,
         assert all(part.dtype == torch.float32 for part in after)
         return outputs, after
 
-    fast = everything(stack, in_bf16, inputs, state)
-    slow = everything(stack, lambda *given: reference(stack, cell, *given), inputs, state)
+    fast = outputs_and_gradients(stack, in_bf16, inputs, state)
+    slow = outputs_and_gradients(stack, lambda *given: reference(stack, cell, *given), inputs, state)
     for ours, theirs in zip(fast, slow, strict=True):
         assert (ours - theirs).norm() < 0.04 * theirs.norm()
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_two_windows_with_the_state_carried_are_one_long_window(cell: str, num_layers: int) -> None:
+def test_carried_state_equals_one_long_window(cell: str, num_layers: int) -> None:
     stack = stack_of(cell, num_layers)
     inputs = torch.randn(TIME, 3, INPUT)
     state = state_of(cell, num_layers, 3)
@@ -98,7 +98,7 @@ def test_two_windows_with_the_state_carried_are_one_long_window(cell: str, num_l
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_what_a_lane_reads_does_not_touch_the_other_lanes(cell: str) -> None:
+def test_lanes_are_independent(cell: str) -> None:
     stack = stack_of(cell, 2)
     inputs = torch.randn(TIME, 3, INPUT)
     state = state_of(cell, 2, 3)
@@ -108,7 +108,7 @@ def test_what_a_lane_reads_does_not_touch_the_other_lanes(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_a_layer_has_two_matrices_and_one_bias_and_stores_nothing_else(cell: str) -> None:
+def test_layer_state_dict_has_two_matrices_and_one_bias(cell: str) -> None:
     layer = RecurrentLayer(cell, INPUT, HIDDEN)
     rows = cells.CELLS[cell].num_gates * HIDDEN
     shapes = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
@@ -116,7 +116,7 @@ def test_a_layer_has_two_matrices_and_one_bias_and_stores_nothing_else(cell: str
     assert sorted(name for name, _ in layer.named_parameters()) == sorted(shapes)
 
 
-def test_only_the_forget_gate_starts_with_a_bias_and_it_is_one() -> None:
+def test_only_forget_gate_bias_starts_at_one() -> None:
     gates = RecurrentLayer("lstm", INPUT, HIDDEN).bias.chunk(4)
     assert [gate.tolist() for gate in gates] == [[value] * HIDDEN for value in (0.0, 1.0, 0.0, 0.0)]
     for cell in ("gru", "rnn"):
@@ -124,21 +124,21 @@ def test_only_the_forget_gate_starts_with_a_bias_and_it_is_one() -> None:
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_the_recurrent_matrix_of_each_gate_starts_orthogonal(cell: str) -> None:
+def test_recurrent_matrices_start_orthogonal(cell: str) -> None:
     layer = RecurrentLayer(cell, INPUT, HIDDEN)
     for block in layer.weight_hh.chunk(cells.CELLS[cell].num_gates):
         torch.testing.assert_close(block @ block.T, torch.eye(HIDDEN), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_the_input_matrix_of_each_gate_starts_within_glorots_bounds(cell: str) -> None:
+def test_input_matrices_start_within_glorot_bounds(cell: str) -> None:
     layer = RecurrentLayer(cell, 50, 70)
     bound = (6 / (50 + 70)) ** 0.5
     for block in layer.weight_ih.chunk(cells.CELLS[cell].num_gates):
         assert 0.95 * bound < block.abs().max() <= bound
 
 
-def test_dropout_thins_each_layers_output_but_never_the_state() -> None:
+def test_dropout_applies_to_outputs_but_not_state() -> None:
     stack = RecurrentStack("lstm", INPUT, 64, 2, dropout=0.5).train()
     inputs = torch.randn(TIME, 3, INPUT)
     outputs, (h, _) = stack(inputs, stack.zero_state(3, torch.device("cpu")))
@@ -153,7 +153,7 @@ def test_dropout_thins_each_layers_output_but_never_the_state() -> None:
     assert not torch.allclose(above_undropped[-1], h[-1])  # between the layers too
 
 
-def test_a_mask_of_four_elements_takes_one_64_bit_word_of_the_generator() -> None:
+def test_four_mask_elements_consume_one_random_word() -> None:
     stack = RecurrentStack("lstm", INPUT, 64, 2, dropout=0.5).train()
     inputs, state = torch.randn(TIME, 3, INPUT), stack.zero_state(3, torch.device("cpu"))
     torch.manual_seed(5)
@@ -165,7 +165,7 @@ def test_a_mask_of_four_elements_takes_one_64_bit_word_of_the_generator() -> Non
     assert torch.equal(torch.get_rng_state(), after)
 
 
-def test_a_zero_state_has_a_part_for_each_kind_of_memory() -> None:
+def test_zero_state_has_one_tensor_per_state() -> None:
     for cell, parts in (("lstm", 2), ("gru", 1), ("rnn", 1)):
         state = RecurrentStack(cell, INPUT, HIDDEN, 3, 0.0).zero_state(2, torch.device("cpu"))
         assert [tuple(part.shape) for part in state] == [(3, 2, HIDDEN)] * parts
@@ -175,7 +175,7 @@ def test_a_zero_state_has_a_part_for_each_kind_of_memory() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_resets_give_what_the_reference_gives_gradients_too(cell: str, num_layers: int, share: float) -> None:
+def test_resets_match_reference_including_gradients(cell: str, num_layers: int, share: float) -> None:
     stack = stack_of(cell, num_layers)
     resets = torch.rand(TIME, 3, generator=torch.Generator().manual_seed(2)) < share
     inputs, state = torch.randn(TIME, 3, INPUT, requires_grad=True), state_of(cell, num_layers, 3)
@@ -186,13 +186,13 @@ def test_resets_give_what_the_reference_gives_gradients_too(cell: str, num_layer
     def slow(inputs: Tensor, state: cells.State) -> tuple[Tensor, cells.State]:
         return reference(stack, cell, inputs, state, resets)
 
-    ours, theirs = everything(stack, fast, inputs, state), everything(stack, slow, inputs, state)
+    ours, theirs = outputs_and_gradients(stack, fast, inputs, state), outputs_and_gradients(stack, slow, inputs, state)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("has_resets", [False, True])
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_ids_with_an_embedding_are_read_as_its_rows(cell: str, has_resets: bool) -> None:
+def test_tokens_are_read_as_embedding_rows(cell: str, has_resets: bool) -> None:
     stack, embedding = stack_of(cell, 2), torch.randn(4, INPUT)
     ids, state = torch.randint(4, (TIME, 3)), state_of(cell, 2, 3)
     resets = torch.rand(TIME, 3).numpy() < 0.3 if has_resets else None
@@ -203,7 +203,7 @@ def test_ids_with_an_embedding_are_read_as_its_rows(cell: str, has_resets: bool)
     ("cell", "device", "expected"),
     [("lstm", "cpu", "oneDNN"), ("gru", "cpu", "no library has a kernel for a GRU on cpu"), ("lstm", "cuda", "cuDNN")],
 )
-def test_the_choice_of_a_kernel_says_why(cell: str, device: str, expected: str) -> None:
+def test_kernel_choice_has_a_reason(cell: str, device: str, expected: str) -> None:
     choice = choose_kernel(cell, HIDDEN, 1, torch.device(device), "fp32")
     assert choice.kernel.name == "torch"
     assert expected in choice.reason

@@ -22,20 +22,20 @@ def mask_of(dropout: Dropout, size: int) -> Tensor:
 
 @pytest.mark.parametrize("position", range(4))
 @pytest.mark.parametrize("p", PROBABILITIES)
-def test_elements_are_dropped_as_often_as_asked_at_each_position_in_a_word(p: float, position: int) -> None:
+def test_drop_rate_at_each_position_in_word(p: float, position: int) -> None:
     drawn = mask_of(Dropout(p), 4 * MANY)[position::4]
     deviation = math.sqrt(p * (1 - p) / MANY)
     assert drawn.mean().item() == pytest.approx(1 - p, abs=4 * deviation)
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3, 4, 5, 8])
-def test_an_element_does_not_depend_on_its_neighbors(distance: int) -> None:
+def test_mask_elements_are_independent(distance: int) -> None:
     kept = mask_of(Dropout(0.5), MANY) - 0.5
     covariance = (kept[distance:] * kept[:-distance]).mean().item()
     assert abs(covariance) < 4 * 0.25 / math.sqrt(MANY)
 
 
-def test_the_number_kept_of_each_thousand_is_binomial() -> None:
+def test_kept_count_is_binomial() -> None:
     p, size, groups = 0.3, 1000, 4000
     kept = mask_of(Dropout(p), size * groups).view(groups, size).sum(1)
     statistic = ((kept - size * (1 - p)) ** 2 / (size * p * (1 - p))).sum().item()  # chi-square of ``groups`` degrees
@@ -43,7 +43,7 @@ def test_the_number_kept_of_each_thousand_is_binomial() -> None:
 
 
 @given(st.floats(0, 1, exclude_max=True))
-def test_the_probability_that_follows_from_the_scale_is_within_a_65536th_of_what_was_asked(p: float) -> None:
+def test_scale_matches_probability_within_1_over_65536(p: float) -> None:
     kept = Dropout(p)(torch.ones(999, dtype=torch.float64)).max().item()
     if kept:  # with a high probability of dropping, all may be dropped
         assert abs(1 / kept - (1 - p)) < 1 / LEVELS
@@ -51,7 +51,7 @@ def test_the_probability_that_follows_from_the_scale_is_within_a_65536th_of_what
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [*PROBABILITIES, 0.3])
-def test_the_mean_stays_the_same(p: float, dtype: torch.dtype) -> None:
+def test_mean_is_preserved(p: float, dtype: torch.dtype) -> None:
     inputs = (torch.rand(MANY) + 0.5).to(dtype)
     deviation = math.sqrt(p / (1 - p) * (inputs.double() ** 2).mean().item() / MANY)
     assert Dropout(p)(inputs).double().mean().item() == pytest.approx(inputs.double().mean().item(), abs=4 * deviation)
@@ -67,18 +67,18 @@ def test_in_bf16_each_kept_element_is_the_rounded_exact_product() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 4095, 4096])
-def test_any_number_of_elements_is_masked_up_to_the_last(size: int) -> None:
+def test_any_number_of_elements_is_masked(size: int) -> None:
     dropout = Dropout(0.5)
     dropped_and_kept = {bool(dropout(torch.ones(size))[-1]) for _ in range(40)}
     assert dropped_and_kept == {False, True}
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (5, 7), (11, 3, 8)])
-def test_the_shape_stays_the_same(shape: tuple[int, ...]) -> None:
+def test_shape_is_preserved(shape: tuple[int, ...]) -> None:
     assert Dropout(0.5)(torch.randn(shape)).shape == shape
 
 
-def test_inputs_that_are_not_contiguous_are_masked_element_by_element() -> None:
+def test_noncontiguous_inputs_are_masked() -> None:
     inputs = torch.randn(6, 9).T
     outputs = Dropout(0.5)(inputs)
     kept = outputs != 0
@@ -86,13 +86,13 @@ def test_inputs_that_are_not_contiguous_are_masked_element_by_element() -> None:
     assert torch.equal(outputs[kept], inputs[kept] * 2)
 
 
-def test_the_inputs_themselves_are_not_changed() -> None:
+def test_inputs_are_not_modified() -> None:
     inputs = torch.ones(100)
     Dropout(0.5)(inputs)
     assert inputs.eq(1).all()
 
 
-def test_the_same_state_of_the_generator_gives_the_same_mask_and_the_next_one_differs() -> None:
+def test_generator_state_determines_mask() -> None:
     dropout = Dropout(0.5)
     state = torch.get_rng_state()
     first, second = mask_of(dropout, 1001), mask_of(dropout, 1001)
@@ -103,7 +103,7 @@ def test_the_same_state_of_the_generator_gives_the_same_mask_and_the_next_one_di
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_gradient_is_the_mask_times_the_scale(dtype: torch.dtype) -> None:
+def test_gradient_is_scaled_mask(dtype: torch.dtype) -> None:
     inputs = torch.randn(301, 7).to(dtype).requires_grad_()
     upstream = torch.randn(301, 7).to(dtype)
     outputs = Dropout(0.2)(inputs)
@@ -114,30 +114,30 @@ def test_the_gradient_is_the_mask_times_the_scale(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dropout", [Dropout(0.0).train(), Dropout(0.5).eval()], ids=["p = 0", "evaluating"])
-def test_without_anything_to_drop_the_inputs_are_returned_and_nothing_is_drawn(dropout: Dropout) -> None:
+def test_zero_dropout_returns_inputs_without_random_numbers(dropout: Dropout) -> None:
     inputs, state = torch.randn(10), torch.get_rng_state()
     assert dropout(inputs) is inputs
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_probability_too_small_for_16_bits_keeps_everything() -> None:
+def test_tiny_probability_keeps_everything() -> None:
     inputs = torch.randn(1000)
     assert torch.equal(Dropout(1e-6)(inputs), inputs)
 
 
-def test_a_probability_near_one_still_keeps_some() -> None:
+def test_probability_near_one_keeps_some() -> None:
     outputs = Dropout(1 - 1e-9)(torch.ones(8 * MANY))
     assert set(outputs.unique().tolist()) == {0.0, float(LEVELS)}
 
 
-def test_on_other_devices_torch_draws_the_mask() -> None:
+def test_other_devices_use_torch_dropout() -> None:
     inputs = torch.ones(3, 5, device="meta")
     outputs = Dropout(0.5)(inputs)
     assert outputs.device.type == "meta"
     assert outputs.shape == (3, 5)
 
 
-def test_it_stores_nothing_and_can_be_copied_and_switched_off() -> None:
+def test_dropout_has_no_state_and_can_be_copied() -> None:
     stack = nn.Sequential(Dropout(0.5))
     assert not stack.state_dict()
     copied = copy.deepcopy(stack).train()

@@ -59,7 +59,7 @@ def run_for(balancer: ThreadBalancer, meter: FakeMeter, seconds: float, busy: fl
 
 
 @pytest.mark.usefixtures("eight_processors")
-def test_what_the_user_chose_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_choice_of_threads_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_threads(0) == 6  # not more than there are processors to use
     assert choose_threads(32) == 32
     assert not sharing.is_fixed(0)
@@ -74,12 +74,12 @@ def test_what_the_user_chose_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     ("hidden_size", "precision", "expected"),
     [(16, "fp32", 1), (128, "bf16", 1), (128, "fp32", 4), (192, "bf16", 2), (384, "bf16", 6), (1024, "fp32", 6)],
 )
-def test_small_models_get_no_threads_that_do_not_help(hidden_size: int, precision: str, expected: int) -> None:
+def test_small_models_get_fewer_threads(hidden_size: int, precision: str, expected: int) -> None:
     assert choose_threads(0, ModelSettings(hidden_size=hidden_size), 32, precision) == expected
     assert choose_threads(5, ModelSettings(hidden_size=hidden_size), 32, precision) == 5
 
 
-def test_a_busy_machine_takes_threads_and_a_quiet_one_gives_them_back(meter: FakeMeter, threads_set: list[int]) -> None:
+def test_busy_machine_lowers_threads_and_quiet_one_raises_them(meter: FakeMeter, threads_set: list[int]) -> None:
     balancer = ThreadBalancer(2, fixed=False, processors=2, meter=meter)
     run_for(balancer, meter, 60, busy=0.2)
     assert threads_set == []
@@ -96,19 +96,19 @@ def test_a_busy_machine_takes_threads_and_a_quiet_one_gives_them_back(meter: Fak
     assert not balancer.is_slowed
 
 
-def test_never_fewer_than_one_thread(meter: FakeMeter, threads_set: list[int]) -> None:
+def test_at_least_one_thread(meter: FakeMeter, threads_set: list[int]) -> None:
     balancer = ThreadBalancer(2, fixed=False, processors=2, meter=meter)
     run_for(balancer, meter, 20, busy=5.0)
     assert threads_set == [1]
 
 
-def test_two_runs_share_a_large_machine(meter: FakeMeter, threads_set: list[int]) -> None:
+def test_two_runs_split_the_processors(meter: FakeMeter, threads_set: list[int]) -> None:
     balancer = ThreadBalancer(16, fixed=False, processors=16, meter=meter)
     run_for(balancer, meter, 20, busy=8.0)
     assert threads_set == [8]
 
 
-def test_chosen_threads_never_change(meter: FakeMeter, threads_set: list[int]) -> None:
+def test_fixed_threads_never_change(meter: FakeMeter, threads_set: list[int]) -> None:
     balancer = ThreadBalancer(2, fixed=True, processors=2, meter=meter)
     run_for(balancer, meter, 20, busy=1.0)
     assert balancer.is_slowed  # it is only noticed
@@ -117,16 +117,14 @@ def test_chosen_threads_never_change(meter: FakeMeter, threads_set: list[int]) -
     assert balancer.threads == 2
 
 
-def test_a_run_with_few_threads_is_not_slowed_by_work_on_other_processors(meter: FakeMeter) -> None:
+def test_few_threads_are_not_slowed_by_other_processors(meter: FakeMeter) -> None:
     balancer = ThreadBalancer(1, fixed=False, processors=2, meter=meter)
     run_for(balancer, meter, 20, busy=1.0)
     assert not balancer.is_slowed
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(0.1, 5)), max_size=50), st.integers(1, 16), st.integers(1, 16))
-def test_threads_stay_between_one_and_their_number(
-    loads: list[tuple[float, float]], threads: int, processors: int
-) -> None:
+def test_threads_stay_within_limits(loads: list[tuple[float, float]], threads: int, processors: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "set_num_threads", lambda number: None)
         meter = FakeMeter()

@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn import functional
 
 from charlm.config import ModelSettings
-from charlm.model import products
+from charlm.model import matmul
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import int7_product, int8_product, works
-from charlm.model.stepper import Stepper, read
+from charlm.model.matmul import int7_matmul, int8_matmul, is_supported
+from charlm.model.stepper import Stepper, prefill
 
 VOCABULARY, TIME = 13, 20
 
@@ -32,10 +32,10 @@ def some_ids(lanes: int) -> torch.Tensor:
     return ids
 
 
-def stepped(model: CharacterModel, ids: torch.Tensor, precision: str = "fp32") -> tuple[torch.Tensor, Stepper]:
+def step_through(model: CharacterModel, ids: torch.Tensor, precision: str = "fp32") -> tuple[torch.Tensor, Stepper]:
     """The logits of every step, ``(time, lane, vocabulary)``, from a state of zero."""
     stepper = Stepper(model, ids.shape[1], precision)
-    stepper.start(model.zero_state(1))
+    stepper.set_state(model.zero_state(1))
     return torch.from_numpy(np.stack([stepper.step(row).copy() for row in ids.numpy()])), stepper
 
 
@@ -43,12 +43,12 @@ def stepped(model: CharacterModel, ids: torch.Tensor, precision: str = "fp32") -
 @pytest.mark.parametrize("lanes", [1, 4])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_stepping_equals_the_whole_sequence(cell: str, num_layers: int, lanes: int, tied: bool) -> None:
+def test_stepping_equals_full_sequence(cell: str, num_layers: int, lanes: int, tied: bool) -> None:
     model = model_of(cell, num_layers, tied)
     ids = some_ids(lanes)
     with torch.inference_mode():
         whole, last = model(ids, model.zero_state(lanes))
-    logits, stepper = stepped(model, ids)
+    logits, stepper = step_through(model, ids)
     torch.testing.assert_close(logits, whole, rtol=0, atol=1e-5)
     for part, expected in zip(zip(*(layer.state for layer in stepper.layers), strict=True), last, strict=True):
         torch.testing.assert_close(torch.stack(part), expected, rtol=0, atol=1e-5)
@@ -56,18 +56,18 @@ def test_stepping_equals_the_whole_sequence(cell: str, num_layers: int, lanes: i
 
 @pytest.mark.parametrize("chunk", [1, 7, TIME, 1024])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_reading_a_prompt_equals_stepping_through_it_whatever_the_chunk(cell: str, chunk: int) -> None:
+def test_prefill_equals_stepping_for_any_chunk(cell: str, chunk: int) -> None:
     model = model_of(cell)
     ids = some_ids(2)
-    by_steps, stepper = stepped(model, ids)
+    by_steps, stepper = step_through(model, ids)
     goes_on = stepper.step(ids[1].numpy()).copy()
-    logits, state = read(model, ids, chunk)
+    logits, state = prefill(model, ids, chunk)
     torch.testing.assert_close(torch.from_numpy(logits), by_steps[-1], rtol=0, atol=1e-5)
-    stepper.start(state)
+    stepper.set_state(state)
     np.testing.assert_allclose(stepper.step(ids[1].numpy()), goes_on, rtol=0, atol=1e-5)
 
 
-def test_reading_a_prompt_makes_logits_of_its_end_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefill_computes_logits_of_last_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids, sizes = model_of("lstm"), some_ids(2), []
     linear = functional.linear
 
@@ -78,19 +78,19 @@ def test_reading_a_prompt_makes_logits_of_its_end_only(monkeypatch: pytest.Monke
         return outputs
 
     monkeypatch.setattr(functional, "linear", noted)
-    read(model, ids, chunk=7)
+    prefill(model, ids, chunk=7)
     assert sizes == [2 * VOCABULARY]
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_a_start_is_the_same_every_time_and_leaves_what_it_was_given(cell: str) -> None:
+def test_set_state_is_repeatable_and_keeps_its_argument(cell: str) -> None:
     model = model_of(cell)
     stepper = Stepper(model, 3)
-    _, state = read(model, some_ids(1))
+    _, state = prefill(model, some_ids(1))
     before = [part.clone() for part in state]
     runs = []
     for _ in range(2):
-        stepper.start(state)
+        stepper.set_state(state)
         runs.append([stepper.step(np.array([id_, id_, id_])).copy() for id_ in (3, 1, 4)])
     assert np.array_equal(*runs)
     assert np.array_equal(runs[0][2][0], runs[0][2][2])  # a state of one lane is that of all
@@ -98,19 +98,19 @@ def test_a_start_is_the_same_every_time_and_leaves_what_it_was_given(cell: str) 
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_one_lane_can_be_set_back_while_the_others_go_on(cell: str) -> None:
+def test_one_lane_can_be_reset_while_others_continue(cell: str) -> None:
     model = model_of(cell)
     ids = some_ids(2)
-    expected, _ = stepped(model, ids[:, 1:])
-    fresh, _ = stepped(model, ids[10:, :1])
+    expected, _ = step_through(model, ids[:, 1:])
+    fresh, _ = step_through(model, ids[10:, :1])
     stepper = Stepper(model, 2, "fp32")
-    stepper.start(model.zero_state(2))
+    stepper.set_state(model.zero_state(2))
     for time, row in enumerate(ids.numpy()):
         if time == 10:
             for layer in stepper.layers:
                 for part in layer.state:
                     part[0] = 0
-                layer.read_hidden()
+                layer.update_projections()
         logits = torch.from_numpy(stepper.step(row))
         torch.testing.assert_close(logits[1], expected[time, 0], rtol=0, atol=1e-5)
         if time >= 10:
@@ -118,25 +118,25 @@ def test_one_lane_can_be_set_back_while_the_others_go_on(cell: str) -> None:
 
 
 @pytest.mark.skipif(
-    not (works(int8_product) or works(int7_product)), reason="this machine or torch has no such product"
+    not (is_supported(int8_matmul) or is_supported(int7_matmul)), reason="this machine or torch has no such product"
 )
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_int8_is_near_fp32_and_its_lanes_are_independent(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "INT8_FROM", 1)
+def test_int8_is_close_to_fp32_with_independent_lanes(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "INT8_MIN_WEIGHTS", 1)
     model = model_of(cell)
     ids = some_ids(16)
-    exact, _ = stepped(model, ids)
-    rounded, _ = stepped(model, ids, "auto")
+    exact, _ = step_through(model, ids)
+    rounded, _ = step_through(model, ids, "auto")
     difference = (torch.log_softmax(exact, -1) - torch.log_softmax(rounded, -1)).abs()
     assert 0 < difference.mean() < 0.02
     for lanes in (1, 4):
-        assert torch.equal(stepped(model, ids[:, :lanes], "auto")[0], rounded[:, :lanes])
+        assert torch.equal(step_through(model, ids[:, :lanes], "auto")[0], rounded[:, :lanes])
 
 
-def test_a_stepper_leaves_the_model_trainable() -> None:
+def test_stepper_leaves_model_trainable() -> None:
     model = model_of("lstm")
     stepper = Stepper(model)
-    read(model, some_ids(1))
+    prefill(model, some_ids(1))
     stepper.step(np.array([1]))
     logits, _ = model(some_ids(1), model.zero_state(1))
     logits.sum().backward()

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from charlm.config import ModelSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
-from charlm.generation.streams import Sampler
+from charlm.generation.sampler import Sampler
 from charlm.model import stepper
 from charlm.model.language_model import CharacterModel
-from charlm.model.products import Product, torch_product
+from charlm.model.matmul import MatMul, torch_matmul
 from charlm.model.stepper import Stepper
 from charlm.model.threads import ThreadLimit, count_useful_threads
 
@@ -30,8 +30,8 @@ def threads_of_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many threads torch had during each product of a step."""
     seen: list[int] = []
 
-    def make_observed(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
-        product = torch_product(weight, bias, hidden)
+    def make_observed(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
+        product = torch_matmul(weight, bias, hidden)
 
         def observed() -> object:
             seen.append(torch.get_num_threads())
@@ -39,7 +39,7 @@ def threads_of_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return observed
 
-    monkeypatch.setattr(stepper, "choose_product", lambda *arguments: make_observed)
+    monkeypatch.setattr(stepper, "choose_matmul", lambda *arguments: make_observed)
     return seen
 
 
@@ -48,19 +48,19 @@ def model_of(hidden_size: int = 16) -> CharacterModel:
 
 
 @pytest.mark.parametrize(("limit", "inside"), [(1, 1), (2, 2), (THREADS + 5, THREADS)])
-def test_a_limit_holds_inside_alone(limit: int, inside: int) -> None:
+def test_limit_applies_only_inside(limit: int, inside: int) -> None:
     with ThreadLimit(limit):
         assert torch.get_num_threads() == inside
     assert torch.get_num_threads() == THREADS
 
 
-def test_a_limit_ends_with_an_error() -> None:
+def test_limit_ends_on_exception() -> None:
     with pytest.raises(ZeroDivisionError), ThreadLimit(1):
         raise ZeroDivisionError
     assert torch.get_num_threads() == THREADS
 
 
-def test_a_limit_that_was_interrupted_on_its_way_in_or_out_ends_with_the_next_one(
+def test_interrupted_limit_ends_with_next_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_num_threads = torch.set_num_threads
@@ -85,7 +85,7 @@ def test_a_limit_that_was_interrupted_on_its_way_in_or_out_ends_with_the_next_on
     assert torch.get_num_threads() == THREADS - 1
 
 
-def test_limits_of_several_python_threads_end_with_all_threads() -> None:
+def test_nested_limits_of_python_threads_restore_all_threads() -> None:
     """Also where a thread uses torch for the first time while another one is inside a limit."""
     after = []
 
@@ -102,13 +102,13 @@ def test_limits_of_several_python_threads_end_with_all_threads() -> None:
     assert torch.get_num_threads() == THREADS
 
 
-def test_a_stream_computes_with_one_thread_and_leaves_all_of_them_to_its_caller(threads_of_products: list[int]) -> None:
+def test_stream_uses_one_thread_and_restores_callers(threads_of_products: list[int]) -> None:
     stream = Sampler(model_of(), Vocabulary(list("abc")), SampleSettings(length=4, seed=1)).stream()
     assert [torch.get_num_threads() for _ in stream] == [THREADS] * 4
     assert set(threads_of_products) == {1}
 
 
-def test_a_step_of_large_matrices_or_many_lanes_has_several_threads(threads_of_products: list[int]) -> None:
+def test_large_steps_use_several_threads(threads_of_products: list[int]) -> None:
     assert count_useful_threads(2048 * 256, lanes=1) == 1
     assert count_useful_threads(16384 * 2048, lanes=1) >= THREADS
     lanes = 512

@@ -63,32 +63,32 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingDisk]:
     monkeypatch.undo()
 
 
-def assert_all_that_is_there_is_whole(run: Path) -> None:
-    for folder in runs.checkpoints(run):
+def assert_files_are_complete(run: Path) -> None:
+    for folder in runs.list_checkpoints(run):
         loading.load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("times", [1, 10**6], ids=["once", "for good"])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
-def test_whatever_fails_while_saving_the_former_checkpoints_stay(
-    disk: FailingDisk, make_trainer: Make, error: int, times: int
-) -> None:
+def test_failed_save_keeps_previous_checkpoints(disk: FailingDisk, make_trainer: Make, error: int, times: int) -> None:
     trainer = make_trainer(max_steps=4, save_every_minutes=1e-9, keep_checkpoints=9)
     trainer.train()
-    before = {folder.name: loading.load_checkpoint(folder).model.weights for folder in runs.checkpoints(trainer.run)}
+    before = {
+        folder.name: loading.load_checkpoint(folder).model.weights for folder in runs.list_checkpoints(trainer.run)
+    }
     faults = 0
     for nth in range(1, 200):
         trainer.counters.steps += 1
         disk.fail(nth, times, error)
         try:
-            runs.save(trainer.run, saved_now(trainer), keep=9)
+            runs.save_checkpoint(trainer.run, save_now(trainer), keep=9)
             failed = False
         except OSError:
             failed = True
         reached = disk.count >= nth
         disk.fail(10**9, 0, error)
         faults += reached
-        assert_all_that_is_there_is_whole(trainer.run)
+        assert_files_are_complete(trainer.run)
         for name, weights in before.items():
             kept = loading.load_checkpoint(trainer.run / name).model.weights
             assert all(torch.equal(kept[key], weight) for key, weight in weights.items())
@@ -96,25 +96,23 @@ def test_whatever_fails_while_saving_the_former_checkpoints_stay(
             assert not failed
             break
     assert faults >= 10
-    files.remove_leftovers(trainer.run)
-    assert not [path for path in trainer.run.iterdir() if files.TEMPORARY_MARK in path.name]
+    files.remove_stale_temporaries(trainer.run)
+    assert not [path for path in trainer.run.iterdir() if files.TEMPORARY_INFIX in path.name]
 
 
-def saved_now(trainer: Trainer) -> Checkpoint:
+def save_now(trainer: Trainer) -> Checkpoint:
     environment = describe_environment(trainer.device, trainer.precision)
     return trainer.state.checkpoint(trainer.settings, trainer.corpus, {}, environment)
 
 
 @pytest.mark.parametrize("name", ["config.toml", "corpus.json"])
-def test_whatever_fails_while_a_run_starts_no_file_is_half_there(
-    disk: FailingDisk, make_trainer: Make, name: str
-) -> None:
+def test_failed_start_leaves_no_partial_file(disk: FailingDisk, make_trainer: Make, name: str) -> None:
     trainer = make_trainer()
     before = (trainer.run / name).read_bytes()
     for nth in range(1, 100):
         disk.fail(nth, 1, errno.ENOSPC)
         try:
-            runs.start(trainer.run, trainer.settings, CorpusFile.describe(trainer.corpus, trainer.run))
+            runs.create_run(trainer.run, trainer.settings, CorpusFile.describe(trainer.corpus, trainer.run))
         except OSError:
             pass
         else:
@@ -124,9 +122,7 @@ def test_whatever_fails_while_a_run_starts_no_file_is_half_there(
     assert nth > 5
 
 
-def test_a_save_that_fails_is_said_and_training_goes_on_and_saves_later(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_save_warns_and_is_retried(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(max_steps=8, save_every_minutes=1e-9, evaluate_every=100, keep_checkpoints=9)
     commit, failing = writing.write_checkpoint, {3, 4}
 
@@ -141,9 +137,7 @@ def test_a_save_that_fails_is_said_and_training_goes_on_and_saves_later(
     assert steps_of(trainer.run) == [1, 2, 5, 6, 7, 8]
 
 
-def test_a_last_save_that_fails_ends_with_1_and_says_what_is_kept(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_final_save_exits_1_and_lists_checkpoints(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(max_steps=4, save_every_minutes=1e-9, evaluate_every=2)
     commit = writing.write_checkpoint
 
@@ -158,9 +152,7 @@ def test_a_last_save_that_fails_ends_with_1_and_says_what_is_kept(
     assert caught.value.exit_code == 1
 
 
-def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_pruning_does_not_stop_training(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def stuck(folder: Path) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -171,7 +163,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(
     assert steps_of(trainer.run) == [1, 2, 3, 4]
 
 
-def test_metrics_that_cannot_be_written_are_said_once(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_write_error_warns_once(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, line: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -184,9 +176,7 @@ def test_metrics_that_cannot_be_written_are_said_once(make_trainer: Make, monkey
     assert runs.load_model(trainer.run, "latest").step == 12
 
 
-def test_a_tensorboard_file_that_cannot_be_written_is_said_once(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorboard_write_error_warns_once(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.summary.writer import record_writer
 
     def full(self: object, data: bytes) -> None:
@@ -201,7 +191,7 @@ def test_a_tensorboard_file_that_cannot_be_written_is_said_once(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits on the size of files")
-def test_a_real_limit_on_files_ends_with_1_and_what_was_saved_before(tmp_path: Path, poem_file: Path) -> None:
+def test_file_size_limit_exits_1_and_keeps_checkpoints(tmp_path: Path, poem_file: Path) -> None:
     """The checkpoints of the first run fit; then the system lets no file grow beyond a few kilobytes."""
 
     def charlm(*arguments: object, limit_bytes: int = resource.RLIM_INFINITY) -> "subprocess.CompletedProcess[str]":

@@ -12,17 +12,17 @@ from charlm.errors import DivergedError, TrainingInterruptedError
 from charlm.model.language_model import Predictions
 from charlm.training.trainer import Trainer
 from tests.training.conftest import (
-    Interrupt,
     Make,
+    SendSignal,
     entries,
-    interrupt,
     make_trainer,
+    send_signal_at_step,
     steps_of,
     watch_predictions,
-    without_a_loss,
+    with_infinite_loss,
 )
 
-__all__ = ["interrupt", "make_trainer"]  # fixtures
+__all__ = ["make_trainer", "send_signal_at_step"]  # fixtures
 
 
 def infinite_loss(trainer: Trainer, steps: set[int], times: int = 10**9) -> None:
@@ -32,13 +32,13 @@ def infinite_loss(trainer: Trainer, steps: set[int], times: int = 10**9) -> None
     def watch(predictions: Predictions) -> Predictions:
         if trainer.counters.steps + 1 in steps and left[0]:
             left[0] -= 1
-            return without_a_loss(predictions)
+            return with_infinite_loss(predictions)
         return predictions
 
     watch_predictions(trainer, watch)
 
 
-def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(make_trainer: Make) -> None:
+def test_non_finite_step_changes_only_the_counter(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=5)
     infinite_loss(trainer, {5})
     step, before = trainer.step, {}
@@ -55,11 +55,11 @@ def test_a_step_without_a_finite_loss_changes_nothing_but_the_count(make_trainer
     assert before
     for name, tensor in before.items():
         assert torch.equal(after[name], tensor), name
-    assert trainer.state.skipped_in_a_row.item() == 1
+    assert trainer.state.consecutive_skips.item() == 1
     assert all(part.isfinite().all() for part in trainer.state.recurrent)
 
 
-def test_a_loss_that_is_infinite_once_is_skipped_and_training_goes_on(make_trainer: Make) -> None:
+def test_single_infinite_loss_is_skipped(make_trainer: Make) -> None:
     trainer = make_trainer()
     infinite_loss(trainer, {5}, times=1)
     exact = trainer.train()
@@ -69,7 +69,7 @@ def test_a_loss_that_is_infinite_once_is_skipped_and_training_goes_on(make_train
     assert [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
 
 
-def test_a_loss_that_stays_infinite_for_a_while_takes_training_back(make_trainer: Make) -> None:
+def test_repeated_infinite_loss_rolls_back(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=20)
     infinite_loss(trainer, set(range(5, 21)), times=6)
     trainer.train()
@@ -78,21 +78,21 @@ def test_a_loss_that_stays_infinite_for_a_while_takes_training_back(make_trainer
     assert runs.load_model(trainer.run, "latest").progress.learning_rate_scale == 0.5
     logged = [entry["step"] for entry in entries(trainer.run) if "loss_train" in entry]
     assert logged == sorted(set(logged))
-    assert_no_checkpoint_is_spoilt(trainer.run)
+    assert_checkpoints_are_finite(trainer.run)
 
 
-def test_a_loss_that_stays_infinite_for_good_ends_it_with_the_best_intact(make_trainer: Make) -> None:
+def test_permanent_infinite_loss_ends_run_and_keeps_best(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=30)
     infinite_loss(trainer, set(range(6, 31)))
     with pytest.raises(DivergedError) as caught:
         trainer.train()
     assert caught.value.exit_code == 4
     assert trainer.counters.rollbacks == 2
-    assert runs.checkpoints(trainer.run)
-    assert_no_checkpoint_is_spoilt(trainer.run)
+    assert runs.list_checkpoints(trainer.run)
+    assert_checkpoints_are_finite(trainer.run)
 
 
-def test_a_training_that_diverges_before_it_saved_anything_begins_anew(make_trainer: Make) -> None:
+def test_divergence_before_first_save_restarts_training(make_trainer: Make) -> None:
     trainer = make_trainer(evaluate_every=100, max_steps=10)
     infinite_loss(trainer, set(range(1, 11)), times=6)
     trainer.train()
@@ -112,12 +112,12 @@ def diverge(trainer: Trainer, step: int) -> None:
     trainer.train_step = step_that_spoils
 
 
-def assert_no_checkpoint_is_spoilt(run: Path) -> None:
-    for folder in runs.checkpoints(run):
+def assert_checkpoints_are_finite(run: Path) -> None:
+    for folder in runs.list_checkpoints(run):
         assert all(weight.isfinite().all() for weight in runs.load_model(folder).weights.values()), folder.name
 
 
-def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Make) -> None:
+def test_divergence_ends_run_and_keeps_checkpoints(make_trainer: Make) -> None:
     trainer = make_trainer()
     diverge(trainer, 5)
     with pytest.raises(DivergedError, match="step 6") as caught:
@@ -125,7 +125,7 @@ def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Mak
     assert caught.value.exit_code == 4
     assert "0.0025" in caught.value.hint
     assert steps_of(trainer.run) == [4]
-    assert_no_checkpoint_is_spoilt(trainer.run)
+    assert_checkpoints_are_finite(trainer.run)
     assert "NaN" not in (trainer.run / runs.METRICS).read_text()
     assert make_trainer(resume=trainer.run).counters.steps == 4
 
@@ -135,21 +135,19 @@ def test_divergence_ends_it_and_leaves_the_earlier_checkpoints(make_trainer: Mak
     [{"evaluate_every": 7}, {"evaluate_every": 7, "sample_length": 0}, {"save_every_minutes": 1e-9}, {"max_steps": 7}],
     ids=["evaluating with a sample", "evaluating without", "saving", "the end"],
 )
-def test_divergence_is_noticed_whatever_comes_before_the_next_log_point(
-    make_trainer: Make, settings: dict[str, Any]
-) -> None:
+def test_divergence_is_detected_at_any_periodic_work(make_trainer: Make, settings: dict[str, Any]) -> None:
     trainer = make_trainer(**{"log_every": 100, "evaluate_every": 100, **settings})
     diverge(trainer, 6)
     with pytest.raises(DivergedError):
         trainer.train()
-    assert_no_checkpoint_is_spoilt(trainer.run)
+    assert_checkpoints_are_finite(trainer.run)
     assert "NaN" not in (trainer.run / runs.METRICS).read_text()
 
 
-def test_a_signal_after_divergence_saves_nothing_spoilt(make_trainer: Make, interrupt: Interrupt) -> None:
+def test_signal_after_divergence_does_not_save_nonfinite_weights(make_trainer: Make, interrupt: SendSignal) -> None:
     trainer = make_trainer(log_every=100, evaluate_every=100)
     diverge(trainer, 3)
     interrupt(trainer, 4)
     with pytest.raises((DivergedError, TrainingInterruptedError)):
         trainer.train()
-    assert_no_checkpoint_is_spoilt(trainer.run)
+    assert_checkpoints_are_finite(trainer.run)

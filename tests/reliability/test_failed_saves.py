@@ -18,12 +18,12 @@ from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from charlm.training.saving import Saver
 from tests.commands.conftest import Cli, cli
-from tests.training.conftest import Make, evaluations, interrupt, make_trainer, steps_of
+from tests.training.conftest import Make, fake_validation_losses, make_trainer, send_signal_at_step, steps_of
 
-__all__ = ["cli", "interrupt", "make_trainer"]  # fixtures
+__all__ = ["cli", "make_trainer", "send_signal_at_step"]  # fixtures
 
 
-def fail_commits(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+def fail_saves(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     commit = writing.write_checkpoint
 
     def failing(folder: Path, saved: Checkpoint) -> None:
@@ -34,10 +34,10 @@ def fail_commits(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     monkeypatch.setattr(writing, "write_checkpoint", failing)
 
 
-def test_a_best_that_was_not_saved_is_none(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluations(monkeypatch, [9.0, 5.0, 3.0, 4.0, 6.0])  # before learning, then at steps 2, 4, 6 and 8
+def test_unsaved_best_does_not_count(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_validation_losses(monkeypatch, [9.0, 5.0, 3.0, 4.0, 6.0])  # before learning, then at steps 2, 4, 6 and 8
     trainer = make_trainer(max_steps=8, evaluate_every=2, keep_checkpoints=9)
-    fail_commits(monkeypatch, {4})
+    fail_saves(monkeypatch, {4})
     with pytest.warns(CharlmWarning, match="step 4"):
         trainer.train()
     assert steps_of(trainer.run) == [2, 6, 8]  # 6 is better than what was saved, though not than step 4
@@ -47,25 +47,23 @@ def test_a_best_that_was_not_saved_is_none(make_trainer: Make, monkeypatch: pyte
     assert runs.load_model(trainer.run, "latest").progress.evaluations_without_improvement == 1
 
 
-def test_patience_does_not_count_from_a_best_that_was_not_saved(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluations(monkeypatch, [9.0, 5.0, 6.0, 3.0, 5.5, 4.0, 7.0, 7.0])
+def test_patience_ignores_unsaved_best(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_validation_losses(monkeypatch, [9.0, 5.0, 6.0, 3.0, 5.5, 4.0, 7.0, 7.0])
     trainer = make_trainer(max_steps=100, evaluate_every=2, patience=3)
-    fail_commits(monkeypatch, {6})  # patience is 1 by then, and 1 again afterwards
+    fail_saves(monkeypatch, {6})  # patience is 1 by then, and 1 again afterwards
     with pytest.warns(CharlmWarning):
         trainer.train()
     assert runs.load_model(trainer.run, "best").metrics["loss_validation"] == 4.0  # the evaluation at step 10
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(5.0, [300, 330, 360]), (0.1, [6, 12, 18])])
-def test_a_failed_save_is_tried_again_before_long(
+def test_failed_save_is_retried_soon(
     minutes: float, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(runs, "save", fail)
+    monkeypatch.setattr(runs, "save_checkpoint", fail)
     saver, attempts = Saver(tmp_path, minutes, keep=1), []
     for second in range(expected[-1] + 1):
         if saver.is_due(second):
@@ -78,7 +76,7 @@ def test_a_failed_save_is_tried_again_before_long(
     assert attempts == expected
 
 
-def unreadable(monkeypatch: pytest.MonkeyPatch, inside: Callable[[Path], bool], error: int) -> None:
+def make_unreadable(monkeypatch: pytest.MonkeyPatch, inside: Callable[[Path], bool], error: int) -> None:
     """Has the system refuse to read some files, as a failing disk or a lack of file handles does."""
 
     def wrap(owner: Any, name: str) -> None:
@@ -122,7 +120,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 @ERRORS
 @pytest.mark.parametrize("name", FILES)
-def test_what_cannot_be_read_is_not_damaged(
+def test_unreadable_is_not_damaged(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, poem_file: Path, error: int, name: str
 ) -> None:
     trainer = make_trainer(max_steps=6, evaluate_every=2, keep_checkpoints=9)
@@ -130,7 +128,7 @@ def test_what_cannot_be_read_is_not_damaged(
     before, steps = snapshot(trainer.run), steps_of(trainer.run)
     newest = trainer.run / "step-00000006"
     with monkeypatch.context() as patch:
-        unreadable(patch, lambda path: path == newest / name if name else path == trainer.run, error)
+        make_unreadable(patch, lambda path: path == newest / name if name else path == trainer.run, error)
         for resume in (str(trainer.run), "auto"):
             with pytest.raises(UnreadableError) as caught:
                 plan_training(
@@ -152,14 +150,14 @@ def test_what_cannot_be_read_is_not_damaged(
 
 
 @ERRORS
-def test_settings_that_cannot_be_read_are_a_run_all_the_same(
+def test_folder_with_unreadable_settings_is_a_run(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, poem_file: Path, error: int
 ) -> None:
     trainer = make_trainer(max_steps=4, evaluate_every=2)
     trainer.train()
     before = snapshot(trainer.run)
     with monkeypatch.context() as patch:
-        unreadable(patch, lambda path: path == trainer.run / "config.toml", error)
+        make_unreadable(patch, lambda path: path == trainer.run / "config.toml", error)
         for options in ({"resume": str(trainer.run)}, {"out": trainer.run, "overwrite": True}):
             with pytest.raises(UnreadableError):
                 plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", {})], **options))  # type: ignore[arg-type]
@@ -167,41 +165,39 @@ def test_settings_that_cannot_be_read_are_a_run_all_the_same(
 
 
 @ERRORS
-def test_later_checkpoints_that_cannot_be_read_stay(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
+def test_unreadable_later_checkpoints_are_kept(make_trainer: Make, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     trainer = make_trainer(max_steps=8, evaluate_every=2, keep_checkpoints=9)
     trainer.train()
     before = snapshot(trainer.run)
     with monkeypatch.context() as patch:
-        unreadable(patch, lambda path: path == trainer.run / "step-00000006" / "model.safetensors", error)
+        make_unreadable(patch, lambda path: path == trainer.run / "step-00000006" / "model.safetensors", error)
         with pytest.raises(UnreadableError):
-            runs.forget_after(trainer.run, 2)
+            runs.truncate_after(trainer.run, 2)
     assert snapshot(trainer.run) == before
 
 
 @ERRORS
-def test_pruning_among_what_cannot_be_read_removes_nothing(
+def test_pruning_with_unreadable_checkpoint_removes_nothing(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     trainer = make_trainer(max_steps=8, evaluate_every=2, keep_checkpoints=9)
     trainer.train()
     before = steps_of(trainer.run)
     with monkeypatch.context() as patch:
-        unreadable(patch, lambda path: path == trainer.run / "step-00000004" / "config.json", error)
+        make_unreadable(patch, lambda path: path == trainer.run / "step-00000004" / "config.json", error)
         with pytest.raises(UnreadableError):
-            runs.prune(trainer.run, 0)
+            runs.prune_checkpoints(trainer.run, 0)
     assert steps_of(trainer.run) == before
 
 
 @pytest.mark.parametrize("command", ["sample", "eval", "score", "info"])
-def test_commands_say_what_cannot_be_read(
+def test_commands_report_unreadable_file(
     cli: Cli, make_trainer: Make, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     trainer = make_trainer(max_steps=4, evaluate_every=2)
     trainer.train()
     with monkeypatch.context() as patch:
-        unreadable(patch, lambda path: path.name == "model.safetensors", errno.EIO)
+        make_unreadable(patch, lambda path: path.name == "model.safetensors", errno.EIO)
         result = cli(command, trainer.run)
     assert result.code == 1
     assert "model.safetensors" in result.err
@@ -209,7 +205,7 @@ def test_commands_say_what_cannot_be_read(
     assert "Traceback" not in result.err
 
 
-def test_an_error_of_the_system_is_told_with_its_place(
+def test_os_error_is_reported_with_path(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, poem_file: Path, tmp_path: Path
 ) -> None:
     plan = plan_training(
@@ -225,9 +221,7 @@ def test_an_error_of_the_system_is_told_with_its_place(
     assert caught.value.message == f"/some/text: {os.strerror(errno.EIO)}."
 
 
-def test_metrics_are_on_the_disk_before_the_checkpoint_that_counts_on_them(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metrics_are_synced_before_checkpoint(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(max_steps=4, evaluate_every=2)
     order: list[str] = []
     sync, commit = files.sync_file, writing.write_checkpoint

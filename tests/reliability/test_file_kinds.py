@@ -17,9 +17,9 @@ from charlm.config import TrainSettings, read_toml
 from charlm.corpus import streams
 from charlm.errors import CharlmError, CheckpointError, UsageError
 from charlm.model.language_model import CharacterModel
-from charlm.model.sizes import count_parameters, most_tensor_bytes
+from charlm.model.sizes import count_parameters, max_tensor_bytes
 from charlm.run_corpus import CorpusFile
-from tests.reliability.test_strangers import replace, saved
+from tests.reliability.test_untrusted_checkpoints import replace, saved
 from tests.training.conftest import make_trainer
 
 __all__ = ["make_trainer", "saved"]  # fixtures
@@ -73,7 +73,7 @@ def swap(path: Path, put: Put) -> Path:
 
 @each_file
 @each_kind
-def test_in_a_checkpoint(saved: Path, name: str, put: Put) -> None:
+def test_irregular_file_in_checkpoint_is_rejected(saved: Path, name: str, put: Put) -> None:
     swap(saved / name, put)
     with pytest.raises(CheckpointError) as caught:
         loading.load_checkpoint(saved)
@@ -89,7 +89,7 @@ def test_in_a_checkpoint(saved: Path, name: str, put: Put) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
-def test_a_size_that_the_manifest_agrees_with_but_the_settings_do_not(saved: Path, name: str) -> None:
+def test_size_implausible_for_settings_is_rejected(saved: Path, name: str) -> None:
     swap(saved / name, make_huge)
     manifest = json.loads((saved / MANIFEST).read_text())
     manifest[name]["size_bytes"] = HUGE
@@ -99,7 +99,7 @@ def test_a_size_that_the_manifest_agrees_with_but_the_settings_do_not(saved: Pat
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "num_layers", "batch_size", "embedding_size"])
-def test_settings_that_claim_a_giant_make_no_size_plausible_that_memory_cannot_hold(saved: Path, name: str) -> None:
+def test_size_beyond_memory_is_rejected(saved: Path, name: str) -> None:
     config = json.loads((saved / "config.json").read_text())
     config["settings"][name] = 10**9
     replace(saved, "config.json", json.dumps(config).encode())
@@ -113,7 +113,7 @@ def test_settings_that_claim_a_giant_make_no_size_plausible_that_memory_cannot_h
         loading.load_checkpoint(saved)
 
 
-def test_a_header_that_claims_more_than_the_file_is_found_before_the_rest_is_read(saved: Path) -> None:
+def test_oversized_header_is_rejected_before_data_is_read(saved: Path) -> None:
     data = (saved / "model.safetensors").read_bytes()
     replace(saved, "model.safetensors", struct.pack("<Q", len(data)) + data[8:])
     with pytest.raises(CheckpointError):
@@ -122,21 +122,19 @@ def test_a_header_that_claims_more_than_the_file_is_found_before_the_rest_is_rea
 
 @pytest.mark.parametrize("num_layers", [1, 3, 1000])
 @pytest.mark.parametrize("size", [1, 512])
-def test_what_charlm_writes_is_plausible(num_layers: int, size: int) -> None:
+def test_written_sizes_are_plausible(num_layers: int, size: int) -> None:
     settings = TrainSettings(num_layers=num_layers, hidden_size=size, embedding_size=size)
     shapes = CharacterModel.shapes(5, settings)
     parameters = sum(int(torch.Size(shape).numel()) for shape in shapes.values())
     assert count_parameters(5, settings) == parameters
     header = sum(len(f"optimizer.exp_avg_sq.{name}") + 80 for name in shapes)
-    most = most_tensor_bytes(5, settings)
+    most = max_tensor_bytes(5, settings)
     assert most["model.safetensors"] > 4 * parameters + header
     assert most["training_state.safetensors"] > 3 * (4 * parameters + header)
 
 
 @each_file
-def test_a_link_to_a_regular_file_is_read_as_in_the_cache_of_a_model_hub(
-    saved: Path, name: str, tmp_path: Path
-) -> None:
+def test_symbolic_link_to_regular_file_is_read(saved: Path, name: str, tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0a1b"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -155,7 +153,7 @@ def test_a_link_to_a_regular_file_is_read_as_in_the_cache_of_a_model_hub(
             runs.load_model(snapshot)
 
 
-def test_a_checkpoint_folder_that_is_a_link_is_pruned_as_a_link(saved: Path, tmp_path: Path) -> None:
+def test_linked_checkpoint_folder_is_pruned_as_link(saved: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     saved.rename(elsewhere)
     saved.symlink_to(elsewhere)
@@ -163,11 +161,11 @@ def test_a_checkpoint_folder_that_is_a_link_is_pruned_as_a_link(saved: Path, tmp
     runs.files.remove_folder(saved)
     assert not saved.exists()
     assert (elsewhere / MANIFEST).is_file()
-    assert not [path for path in saved.parent.iterdir() if runs.files.TEMPORARY_MARK in path.name]
+    assert not [path for path in saved.parent.iterdir() if runs.files.TEMPORARY_INFIX in path.name]
 
 
 @each_kind
-def test_as_config_toml(saved: Path, put: Put) -> None:
+def test_irregular_config_toml_is_rejected(saved: Path, put: Put) -> None:
     path = swap(saved.parent / "config.toml", put)
     assert not runs.has_settings(saved.parent)
     with pytest.raises(UsageError) as caught:
@@ -177,16 +175,16 @@ def test_as_config_toml(saved: Path, put: Put) -> None:
 
 @pytest.mark.parametrize("name", ["corpus.json", "metrics.jsonl"])
 @each_kind
-def test_as_another_file_of_a_run(saved: Path, name: str, put: Put) -> None:
+def test_irregular_run_file_is_rejected(saved: Path, name: str, put: Put) -> None:
     path = swap(saved.parent / name, put)
     with pytest.raises(CheckpointError) as caught:
-        CorpusFile.read(saved.parent) if name == "corpus.json" else list(runs.json_lines(path))
+        CorpusFile.read(saved.parent) if name == "corpus.json" else list(runs.read_json_lines(path))
     assert name in caught.value.message
 
 
 @pytest.mark.parametrize("put", KINDS[:3], ids=lambda put: put.__name__)
-def test_as_a_text(tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "PATIENCE_SECONDS", 0.05)
+def test_irregular_text_file_is_rejected(tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "PIPE_TIMEOUT_SECONDS", 0.05)
     path = tmp_path / "text.txt"
     put(path)
     with pytest.raises(UsageError) as caught, streams.open_source(path):
@@ -194,7 +192,7 @@ def test_as_a_text(tmp_path: Path, put: Put, monkeypatch: pytest.MonkeyPatch) ->
     assert str(path) in caught.value.message
 
 
-def test_a_pipe_that_something_writes_to_is_a_text(tmp_path: Path) -> None:
+def test_named_pipe_with_writer_is_read(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     text = b"to be or not to be\n" * 9_000  # more than a pipe holds
@@ -211,9 +209,7 @@ def test_a_pipe_that_something_writes_to_is_a_text(tmp_path: Path) -> None:
     assert found == text
 
 
-def test_the_open_file_is_what_counts_not_what_was_there_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kind_is_checked_on_the_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, pipe = tmp_path / "file", tmp_path / "pipe"
     path.write_bytes(b"regular")
     os.mkfifo(pipe)

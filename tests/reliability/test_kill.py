@@ -39,15 +39,15 @@ SETTINGS: dict[str, Any] = {
     "threads": 1,
 }
 
-Order = Callable[..., dict[str, Any]]
+Request = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def order(tmp_path: Path, poem_file: Path) -> Iterator[Order]:
+def request(tmp_path: Path, poem_file: Path) -> Iterator[Request]:
     """Has a child train in a run folder until it is done or killed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.reliability.nursery"],
+        [sys.executable, "-m", "tests.reliability.fork_server"],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,
@@ -72,7 +72,7 @@ def order(tmp_path: Path, poem_file: Path) -> Iterator[Order]:
         nursery.stdin.close()
 
 
-def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, poem_file: Path) -> None:
+def test_killed_and_resumed_run_equals_uninterrupted(request: Request, tmp_path: Path, poem_file: Path) -> None:
     alone = tmp_path / "alone"
     plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", SETTINGS)], out=alone)).train(quiet=True)
     expected = runs.load_checkpoint(alone)
@@ -81,9 +81,9 @@ def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, 
     while kills < KILLS:
         number += 1
         run = tmp_path / f"run-{number}"
-        while (answer := order(run, chance.uniform(0.05, 2.0)))["killed"]:
+        while (answer := request(run, chance.uniform(0.05, 2.0)))["killed"]:
             kills += 1
-            for folder in runs.checkpoints(run):
+            for folder in runs.list_checkpoints(run):
                 loading.load_checkpoint(folder)
         assert answer["code"] == 0, f"seed {SEED}, run {number}, after {kills} kills"
         ended = runs.load_checkpoint(run)
@@ -98,5 +98,7 @@ def test_a_killed_training_ends_as_one_left_alone(order: Order, tmp_path: Path, 
 
 def logged(run: Path) -> list[tuple[int, float]]:
     return [
-        (entry["step"], entry["loss_train"]) for entry in runs.json_lines(run / runs.METRICS) if "loss_train" in entry
+        (entry["step"], entry["loss_train"])
+        for entry in runs.read_json_lines(run / runs.METRICS)
+        if "loss_train" in entry
     ]

@@ -34,34 +34,30 @@ def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def test_the_size_of_a_checkpoint_does_not_depend_on_how_many_files_there_are(tmp_path: Path) -> None:
+def test_checkpoint_size_does_not_depend_on_number_of_files(tmp_path: Path) -> None:
     few = train(tmp_path / "few", 100, tmp_path / "run 1")
     many = train(tmp_path / "many", 1000, tmp_path / "run 2")
-    sizes = [size_bytes(runs.checkpoints(run)[0]) for run in (few, many)]
+    sizes = [size_bytes(runs.list_checkpoints(run)[0]) for run in (few, many)]
     assert abs(sizes[0] - sizes[1]) < 100
     assert len(CorpusFile.read(many).files) == runs.load_model(many).corpus.num_files == 1000
 
 
-def test_a_run_of_many_files_resumes(tmp_path: Path) -> None:
+def test_run_with_many_files_resumes(tmp_path: Path) -> None:
     run = train(tmp_path / "texts", 100, tmp_path / "run")
     plan_training(TrainingRequest([], [SettingsSource("test", {"max_steps": 4})], resume=str(run))).train(quiet=True)
     assert runs.load_model(run, "latest").step == 4
     assert len(CorpusFile.read(run).files) == 100
 
 
-def test_a_list_that_could_not_be_read_again_is_refused_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_long_file_list_is_rejected_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_corpus, "MAX_BYTES", 10_000)
     with pytest.raises(TextError, match="100 files") as raised:
         train(tmp_path / "texts", 100, tmp_path / "run")
     assert "--document-separator" in raised.value.hint
-    assert not runs.is_occupied(tmp_path / "run")
+    assert not runs.is_nonempty(tmp_path / "run")
 
 
-def test_an_existing_run_is_not_replaced_by_one_whose_list_is_too_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_long_file_list_does_not_replace_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train(tmp_path / "few", 40, tmp_path / "run")
     monkeypatch.setattr(run_corpus, "MAX_BYTES", 10_000)
     (tmp_path / "many").mkdir()
@@ -75,21 +71,17 @@ def test_an_existing_run_is_not_replaced_by_one_whose_list_is_too_long(
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "manifest.json"])
-def test_no_json_of_a_checkpoint_is_written_that_could_not_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_unreadably_large_json_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     run = train(tmp_path / "texts", 40, tmp_path / "run")
     saved = runs.load_checkpoint(run)
-    monkeypatch.setattr(writing, "MAX_JSON_BYTES", (runs.checkpoints(run)[0] / name).stat().st_size - 1)
+    monkeypatch.setattr(writing, "MAX_JSON_BYTES", (runs.list_checkpoints(run)[0] / name).stat().st_size - 1)
     with pytest.raises(TextError):
         writing.write_checkpoint(tmp_path / "another", saved)
     assert not (tmp_path / "another").exists()
 
 
-def test_what_a_checkpoint_could_not_hold_is_refused_before_the_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oversized_config_is_rejected_before_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "MAX_JSON_BYTES", 1000)
     with pytest.raises(TextError):
         train(tmp_path / "texts", 40, tmp_path / "run")
-    assert not runs.is_occupied(tmp_path / "run")
+    assert not runs.is_nonempty(tmp_path / "run")

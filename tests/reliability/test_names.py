@@ -27,7 +27,7 @@ from tests.training.conftest import SETTINGS, Make, make_trainer
 
 __all__ = ["make_trainer"]  # a fixture
 
-ODD = {
+UNUSUAL_NAMES = {
     "latin-1": b"\xe9t\xe9",
     "spaces": b" a  b ",
     "line end": b"a\nb",
@@ -42,7 +42,9 @@ ODD = {
     "like a preset": b"tiny",
     "percent": b"%s %d {0}",
 }
-each_odd = pytest.mark.parametrize("name", [os.fsdecode(name) for name in ODD.values()], ids=list(ODD))
+each_unusual_name = pytest.mark.parametrize(
+    "name", [os.fsdecode(name) for name in UNUSUAL_NAMES.values()], ids=list(UNUSUAL_NAMES)
+)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="file systems that take any bytes")
 
 
@@ -52,8 +54,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @on_linux
-@each_odd
-def test_texts_and_runs_may_have_any_name(poem: str, name: str) -> None:
+@each_unusual_name
+def test_texts_and_runs_can_have_any_name(poem: str, name: str) -> None:
     text, run = Path("texts") / f"{name}.txt", Path("runs") / name
     text.parent.mkdir()
     text.write_text(poem, encoding="utf-8")
@@ -74,8 +76,10 @@ def test_texts_and_runs_may_have_any_name(poem: str, name: str) -> None:
 
 
 @on_linux
-@pytest.mark.parametrize("name", [ODD["latin-1"], ODD["escape sequence"]], ids=["latin-1", "escape sequence"])
-def test_the_path_of_the_run_is_printed_in_its_own_bytes(tmp_path: Path, poem_file: Path, name: bytes) -> None:
+@pytest.mark.parametrize(
+    "name", [UNUSUAL_NAMES["latin-1"], UNUSUAL_NAMES["escape sequence"]], ids=["latin-1", "escape sequence"]
+)
+def test_run_path_is_printed_as_raw_bytes(tmp_path: Path, poem_file: Path, name: bytes) -> None:
     def charlm(*arguments: Any) -> "subprocess.CompletedProcess[bytes]":
         command = [sys.executable, "-m", "charlm", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -90,7 +94,7 @@ def test_the_path_of_the_run_is_printed_in_its_own_bytes(tmp_path: Path, poem_fi
     assert b"missing" in missing.stderr
 
 
-def test_a_file_with_the_name_of_standard_input_is_a_file(poem: str) -> None:
+def test_file_named_dash_is_read_as_file(poem: str) -> None:
     Path("-").write_text(poem, encoding="utf-8")
     for names in (["./-"], ["."]):
         corpus = plan_training(TrainingRequest(names, [SettingsSource("test", SETTINGS)], out=Path("run"))).corpus
@@ -98,17 +102,17 @@ def test_a_file_with_the_name_of_standard_input_is_a_file(poem: str) -> None:
         assert corpus.encoded.files[0].path == str(Path.cwd() / "-")
 
 
-def test_a_file_to_replace_may_have_the_longest_name() -> None:
+def test_file_with_longest_name_can_be_replaced() -> None:
     for name in ("n" * 255, "\N{SNOWMAN}" * 85):
         files.write_file(Path(name), b"one")
         files.write_file(Path(name), b"two")
         assert Path(name).read_bytes() == b"two"
-        files.commit_folder(Path(f"{name[:-1]}d"), {"file": b"1"})
+        files.write_folder(Path(f"{name[:-1]}d"), {"file": b"1"})
         files.remove_folder(Path(f"{name[:-1]}d"))
 
 
 @pytest.mark.parametrize("ask", ["out", "resume", "init_from", "text"])
-def test_a_name_that_is_too_long_is_an_error_that_says_so(poem_file: Path, ask: str) -> None:
+def test_too_long_name_is_rejected(poem_file: Path, ask: str) -> None:
     name = "n" * 256
     layers = [SettingsSource("test", {**SETTINGS, **({"init_from": name} if ask == "init_from" else {})})]
     asked: dict[str, Any] = {"out": {"out": Path(name)}, "resume": {"resume": name}}.get(ask, {})
@@ -135,13 +139,13 @@ def test_a_name_that_is_too_long_is_an_error_that_says_so(poem_file: Path, ask: 
         ("été", "été"),
     ],
 )
-def test_a_run_named_after_a_text_has_a_name_that_every_system_takes(name: str, expected: str) -> None:
+def test_default_run_name_is_portable(name: str, expected: str) -> None:
     assert portable_name(name) == expected
     assert portable_name(expected) == expected
 
 
 @pytest.mark.parametrize("name", ["aux.txt", "..txt", "...txt", "con.txt.gz", "con.tar.txt"])
-def test_a_default_run_is_a_folder_of_its_own(name: str) -> None:
+def test_default_run_is_its_own_folder(name: str) -> None:
     run = default_run_folder([name])
     assert run.parent == Path("checkpoints")
     assert run.name.partition(".")[0].lower() not in ("aux", "con")
@@ -151,7 +155,7 @@ def test_a_default_run_is_a_folder_of_its_own(name: str) -> None:
 # Moved afterwards
 
 
-def test_a_folder_with_texts_and_runs_may_be_moved(poem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_moved_folder_of_texts_and_runs_resumes(poem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for folder in ("project", "project/texts"):
         Path(folder).mkdir()
     for number in range(3):
@@ -183,14 +187,14 @@ def test_a_folder_with_texts_and_runs_may_be_moved(poem: str, monkeypatch: pytes
 
 @pytest.mark.parametrize("error", [ValueError("no"), RuntimeError("a\nb"), MemoryError(), OSError(5, "no")], ids=repr)
 @pytest.mark.parametrize("where", ["write", "flush", "start"])
-def test_whatever_tensorboards_writer_raises_is_said_once(
+def test_tensorboard_writer_errors_warn_once(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
     if where == "start":
-        monkeypatch.setattr("charlm.training.board.SummaryWriter", fail)
+        monkeypatch.setattr("charlm.training.tensorboard.SummaryWriter", fail)
     else:
         monkeypatch.setattr(record_writer.RecordWriter, where, fail)
     trainer = make_trainer()
@@ -201,9 +205,7 @@ def test_whatever_tensorboards_writer_raises_is_said_once(
     assert runs.load_model(trainer.run, "latest").step == 12
 
 
-def test_the_failure_of_another_thread_is_not_taken_for_tensorboards(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_in_unrelated_thread_is_not_caught(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(threading, "excepthook", lambda details: seen.append(details.exc_value))
     trainer = make_trainer(max_steps=2)
@@ -220,7 +222,7 @@ def test_the_failure_of_another_thread_is_not_taken_for_tensorboards(
     assert [type(error) for error in seen] == [FileNotFoundError] * 2
 
 
-def test_corpus_json_is_valid_utf_8_whatever_the_names(poem: str) -> None:
+def test_corpus_json_is_valid_utf_8_for_any_names(poem: str) -> None:
     name = os.fsdecode(b"\xe9.txt")
     Path(name).write_text(poem, encoding="utf-8")
     plan_training(TrainingRequest([name], [SettingsSource("test", SETTINGS)], out=Path("run"))).trainer(quiet=True)

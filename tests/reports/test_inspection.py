@@ -23,13 +23,13 @@ POEM = 'The "wolves" count\n (some) sheep.\n'
 
 
 def make_trace(text: str = POEM, cell: str = "lstm") -> tuple[Trace, Vocabulary]:
-    vocabulary = Vocabulary.of(text)
+    vocabulary = Vocabulary.from_text(text)
     settings = ModelSettings.model_validate({"cell": cell, "embedding_size": 4, "hidden_size": 6, "num_layers": 2})
     model = CharacterModel(len(vocabulary), settings)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(2 * torch.randn(parameter.shape))
-    return trace_text(model, Text.of(text, vocabulary), vocabulary.characters), vocabulary
+    return trace_text(model, Text.from_string(text, vocabulary), vocabulary.characters), vocabulary
 
 
 def page_of(text: str = POEM, cell: str = "lstm", title: str = "play", **options: Any) -> str:
@@ -84,7 +84,7 @@ def test_bits_ranks_and_the_next_characters_are_there() -> None:
     assert content_of(page)["labels"] == vocabulary.characters
 
 
-def test_markup_in_text_or_title_is_text() -> None:
+def test_markup_is_escaped() -> None:
     text = "</script><script>alert('&amp;')</script>"
     page = page_of(text, title=text)
     assert content_of(page)["text"] == text
@@ -93,7 +93,7 @@ def test_markup_in_text_or_title_is_text() -> None:
     assert "<title>&lt;/script&gt;" in page
 
 
-def test_what_cannot_be_shown_has_a_stand_in() -> None:
+def test_undisplayable_characters_are_replaced() -> None:
     assert content_of(page_of("a\r\x1b\u202eb"))["text"] == "a␍␛\ufffdb"
     assert content_of(page_of("a\n\tb", title="\udcff"))["text"] == "a\n\tb"
 
@@ -148,9 +148,9 @@ def test_a_page_with_all_units_stays_below_16_megabytes(extra: int, monkeypatch:
 
 def test_all_units_can_be_kept_beside_a_page_with_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "MAX_PAGE_BYTES", inspection.RESERVED_BYTES)
-    vocabulary = Vocabulary.of(POEM)
+    vocabulary = Vocabulary.from_text(POEM)
     model = CharacterModel(len(vocabulary), ModelSettings(embedding_size=4, hidden_size=6, num_layers=2))
-    text, named = Text.of(POEM, vocabulary), [UnitName(2, 3)]
+    text, named = Text.from_string(POEM, vocabulary), [UnitName(2, 3)]
     few, same, _ = trace_for_page(model, text, vocabulary.characters, named)
     some, whole, _ = trace_for_page(model, text, vocabulary.characters, named, wants_all_units=True)
     assert few is same

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.reports import surprisal
-from charlm.reports.surprisal import write_page
+from charlm.reports.surprisal import write_html
 
 
 def page_of(text: str, bits: list[float] | None = None, ranks: list[int] | None = None, title: str = "play") -> str:
@@ -19,7 +19,7 @@ def page_of(text: str, bits: list[float] | None = None, ranks: list[int] | None 
     file = io.BytesIO()
     ids = np.array([alphabet.index(character) for character in text])
     costs = np.array(bits or [1.0] * len(text))
-    write_page(file, title, "character", ids, alphabet, -costs * np.log(2), np.array(ranks or [1] * len(text)))
+    write_html(file, title, "character", ids, alphabet, -costs * np.log(2), np.array(ranks or [1] * len(text)))
     return file.getvalue().decode()
 
 
@@ -29,11 +29,11 @@ def blocks_of(page: str) -> list[tuple[str, bytes]]:
     return [(html.unescape(text), base64.b64decode(scores)) for scores, text in found]
 
 
-def shown(page: str) -> str:
+def displayed(page: str) -> str:
     return "".join(text for text, _ in blocks_of(page))
 
 
-def test_the_text_is_there_with_bits_and_rank_of_each_character() -> None:
+def test_page_contains_text_with_bits_and_ranks() -> None:
     page = page_of("To be", [0.0, 1.234, 12.3456, 40.95, 99.0], [1, 2, 65, 4095, 70000])
     ((text, scores),) = blocks_of(page)
     assert text == "To be"
@@ -44,8 +44,8 @@ def test_the_text_is_there_with_bits_and_rank_of_each_character() -> None:
 
 
 @given(st.text(min_size=1))
-def test_one_harmless_character_is_shown_for_each(text: str) -> None:
-    assert "\r" not in shown(page_of(text))
+def test_each_character_is_shown_as_one_safe_character(text: str) -> None:
+    assert "\r" not in displayed(page_of(text))
     blocks = blocks_of(page_of(text))
     assert sum(len(part) for part, _ in blocks) == len(text)
     assert all(3 * len(part) == len(scores) for part, scores in blocks)
@@ -71,34 +71,34 @@ def test_one_harmless_character_is_shown_for_each(text: str) -> None:
         ("😀", "😀"),
     ],
 )
-def test_what_cannot_be_shown_has_a_stand_in(character: str, expected: str) -> None:
-    assert shown(page_of(f"a{character}b")) == f"a{expected}b"
+def test_undisplayable_characters_are_replaced(character: str, expected: str) -> None:
+    assert displayed(page_of(f"a{character}b")) == f"a{expected}b"
 
 
-def test_markup_in_text_or_title_is_text() -> None:
+def test_markup_is_escaped() -> None:
     text = "</div><script>alert('&amp;')</script>"
     page = page_of(text, title=text)
-    assert shown(page) == text
+    assert displayed(page) == text
     assert page.count("<script>") == 1
     assert "<title>&lt;/div&gt;" in page
 
 
-def test_a_long_text_is_in_blocks_that_end_with_lines() -> None:
+def test_long_text_is_split_into_blocks_at_line_ends() -> None:
     lines = "To be, or not to be: that is the question.\n" * 500
     blocks = blocks_of(page_of(lines))
     assert len(blocks) == pytest.approx(len(lines) / surprisal.BLOCK, abs=1)
     assert all(text.endswith("\n") for text, _ in blocks)
     assert "".join(text for text, _ in blocks) == lines
     without = "x" * 9001
-    assert shown(page_of(without)) == without
+    assert displayed(page_of(without)) == without
     assert max(len(text) for text, _ in blocks_of(page_of(without))) <= 2 * surprisal.BLOCK
 
 
-def test_a_megabyte_of_text_stays_below_six() -> None:
+def test_page_of_one_megabyte_is_below_six() -> None:
     assert len(page_of("To be, or not to be.\n" * 50_000)) < 6e6
 
 
-def test_it_needs_no_network() -> None:
+def test_page_needs_no_network() -> None:
     page = page_of("To be")
     assert "http" not in page.replace("http-equiv", "")
     assert "src=" not in page

@@ -14,7 +14,7 @@ import torch
 from charlm import runs
 from charlm.checkpoint.contents import Checkpoint
 from charlm.config import SettingsSource
-from charlm.evaluation.passes import Evaluation
+from charlm.evaluation.loss import Evaluation
 from charlm.model.language_model import Predictions
 from charlm.training import trainer as trainer_module
 from charlm.training.plan import plan_training
@@ -40,7 +40,7 @@ SETTINGS: Mapping[str, Any] = {
 }
 
 Make = Callable[..., Trainer]
-Interrupt = Callable[..., None]
+SendSignal = Callable[..., None]
 
 
 def entries(run: Path) -> list[dict[str, Any]]:
@@ -49,20 +49,23 @@ def entries(run: Path) -> list[dict[str, Any]]:
 
 
 def steps_of(run: Path) -> list[int]:
-    return sorted(int(folder.name.removeprefix("step-")) for folder in runs.checkpoints(run))
+    return sorted(int(folder.name.removeprefix("step-")) for folder in runs.list_checkpoints(run))
 
 
-def assert_same_training(ours: Checkpoint, theirs: Checkpoint) -> None:
+def assert_same_training(actual: Checkpoint, expected: Checkpoint) -> None:
     """Weights, optimizer, carried state, generators: all of them, to the last bit."""
-    assert ours.model.step == theirs.model.step
-    for one, other in ((ours.model.weights, theirs.model.weights), (ours.training_state, theirs.training_state)):
+    assert actual.model.step == expected.model.step
+    for one, other in (
+        (actual.model.weights, expected.model.weights),
+        (actual.training_state, expected.training_state),
+    ):
         assert set(one) == set(other)
         for name in one:
             assert torch.equal(one[name], other[name]), name
-    assert ours.model.metrics == theirs.model.metrics
+    assert actual.model.metrics == expected.model.metrics
 
 
-def evaluations(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
+def fake_validation_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     """Has evaluations give these losses, the one before learning first, and the last one ever after."""
     left = list(losses)
 
@@ -87,7 +90,7 @@ def watch_predictions(trainer: Trainer, watch: Callable[[Predictions], Predictio
     trainer.train_step = watched_step  # type: ignore[method-assign]
 
 
-def without_a_loss(predictions: Predictions) -> Predictions:
+def with_infinite_loss(predictions: Predictions) -> Predictions:
     return replace(predictions, logits=predictions.logits * math.inf)
 
 
@@ -97,17 +100,17 @@ def make_trainer(poem_file: Path, tmp_path: Path) -> Make:
 
     def make(run: str = "run", resume: Path | str | None = None, text: Path = poem_file, **changes: Any) -> Trainer:
         settings = changes if resume not in (None, "auto") else {**SETTINGS, **changes}
-        asked = None if resume is None else str(resume)
+        resume_path = None if resume is None else str(resume)
         out = tmp_path / run if resume in (None, "auto") else None
         return plan_training(
-            TrainingRequest([str(text)], [SettingsSource("test", settings)], out=out, resume=asked)
+            TrainingRequest([str(text)], [SettingsSource("test", settings)], out=out, resume=resume_path)
         ).trainer(quiet=True)
 
     return make
 
 
 @pytest.fixture
-def interrupt() -> Interrupt:
+def send_signal_at_step() -> SendSignal:
     """Has a trainer get a signal in the middle of a step."""
 
     def at(trainer: Trainer, step: int, number: int = signal.SIGINT) -> None:
@@ -116,7 +119,7 @@ def interrupt() -> Interrupt:
         def step_with_signal() -> None:
             whole_step()
             if trainer.counters.steps == step:
-                trainer.stop_signals.number = number
+                trainer.stop_signals.received = number
 
         trainer.train_step = step_with_signal  # type: ignore[method-assign]
 

@@ -12,15 +12,15 @@ from charlm.checkpoint.environment import describe_environment
 from charlm.config import TrainSettings
 from charlm.errors import CharlmError, UsageError
 from charlm.model import device as device_module
-from charlm.model.device import choose_precision, explained_memory, full_fp32, synchronize
+from charlm.model.device import choose_precision, no_tf32, report_out_of_memory, synchronize
 from charlm.model.kernels import torch as torch_kernel
 from charlm.model.recurrent import RecurrentLayer
 from charlm.training import optimizer as optimizer_module
-from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, step_if
+from charlm.training.optimizer import make_optimizer, optimizer_state_dict, restore_optimizer, step_if_finite
 from charlm.training.randomness import rng_states, set_rng_states
 from charlm.training.state import TrainingState
 from charlm.training.trainer import Trainer
-from tests.training.conftest import Make, assert_same_training, make_trainer, watch_predictions, without_a_loss
+from tests.training.conftest import Make, assert_same_training, make_trainer, watch_predictions, with_infinite_loss
 
 __all__ = ["make_trainer"]  # a fixture
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
@@ -33,7 +33,7 @@ def without_found_inf(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer_module, "FUSED_ON", ())
 
 
-def test_only_where_found_inf_is_read_is_adamw_fused() -> None:
+def test_adamw_is_fused_only_where_found_inf_works() -> None:
     assert optimizer_module.FUSED_ON == ("cpu", "cuda")
     on_meta = nn.Linear(2, 2, device="meta")  # stands for any other device
     assert not make_optimizer(on_meta, TrainSettings()).defaults["fused"]
@@ -42,23 +42,23 @@ def test_only_where_found_inf_is_read_is_adamw_fused() -> None:
 
 @pytest.mark.usefixtures("without_found_inf")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_changes_nothing_without_found_inf_either(bad: float) -> None:
+def test_non_finite_step_changes_nothing_without_found_inf(bad: float) -> None:
     layer = nn.Linear(3, 3)
     optimizer = make_optimizer(layer, TrainSettings())
     for finite, gradient in ((True, 1.0), (False, bad), (True, 0.5)):
         before = [weight.detach().clone() for weight in layer.parameters()]
-        moments = {name: tensor.clone() for name, tensor in optimizer_tensors(layer, optimizer).items()}
+        moments = {name: tensor.clone() for name, tensor in optimizer_state_dict(layer, optimizer).items()}
         for weight in layer.parameters():
             weight.grad = torch.full_like(weight, gradient)
-        step_if(optimizer, torch.tensor(finite))
+        step_if_finite(optimizer, torch.tensor(finite))
         same = all(torch.equal(old, new) for old, new in zip(before, layer.parameters(), strict=True))
         assert same is not finite
         if not finite:
-            assert all(torch.equal(moments[n], tensor) for n, tensor in optimizer_tensors(layer, optimizer).items())
+            assert all(torch.equal(moments[n], tensor) for n, tensor in optimizer_state_dict(layer, optimizer).items())
 
 
 @pytest.mark.usefixtures("without_found_inf")
-def test_training_skips_and_resumes_exactly_without_found_inf(make_trainer: Make) -> None:
+def test_skipping_and_resume_are_exact_without_found_inf(make_trainer: Make) -> None:
     def take(trainer: Trainer, steps: int) -> Checkpoint:
         for _ in range(steps):
             trainer.train_step()
@@ -66,7 +66,7 @@ def test_training_skips_and_resumes_exactly_without_found_inf(make_trainer: Make
 
     whole = make_trainer(max_steps=6, dropout=0.3)
     half = make_trainer(run="other", max_steps=6, dropout=0.3)
-    watch_predictions(whole, lambda found: without_a_loss(found) if whole.counters.steps == 1 else found)
+    watch_predictions(whole, lambda found: with_infinite_loss(found) if whole.counters.steps == 1 else found)
     saved = take(whole, 3)
     expected = take(whole, 3)
     half.restore(saved)
@@ -76,7 +76,7 @@ def test_training_skips_and_resumes_exactly_without_found_inf(make_trainer: Make
 
 
 @pytest.mark.usefixtures("without_found_inf")
-def test_an_optimizer_that_is_not_fused_is_restored_to_the_same_next_steps() -> None:
+def test_unfused_optimizer_is_restored_exactly() -> None:
     layers = [nn.Linear(3, 3) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
     first, second = (make_optimizer(layer, TrainSettings()) for layer in layers)
@@ -84,11 +84,11 @@ def test_an_optimizer_that_is_not_fused_is_restored_to_the_same_next_steps() -> 
     def step(layer: nn.Module, optimizer: Any) -> None:
         for weight in layer.parameters():
             weight.grad = torch.ones_like(weight)
-        step_if(optimizer, torch.tensor(True))
+        step_if_finite(optimizer, torch.tensor(True))
 
     step(layers[0], first)
     layers[1].load_state_dict(layers[0].state_dict())
-    restore_optimizer(layers[1], second, {n: t.clone() for n, t in optimizer_tensors(layers[0], first).items()})
+    restore_optimizer(layers[1], second, {n: t.clone() for n, t in optimizer_state_dict(layers[0], first).items()})
     for layer, optimizer in zip(layers, (first, second), strict=True):
         step(layer, optimizer)
     for one, other in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
@@ -96,9 +96,7 @@ def test_an_optimizer_that_is_not_fused_is_restored_to_the_same_next_steps() -> 
 
 
 @pytest.mark.parametrize("device", [CUDA, MPS], ids=str)
-def test_the_generator_that_dropout_draws_from_is_saved_and_put_back(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dropout_generator_is_saved_and_restored(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator()  # stands for that of the device
     module: Any = torch.cuda if device.type == "cuda" else torch.mps
     monkeypatch.setattr(module, "get_rng_state", lambda *_: generator.get_state())
@@ -111,7 +109,7 @@ def test_the_generator_that_dropout_draws_from_is_saved_and_put_back(
     assert torch.equal(torch.rand(3), expected[1])
 
 
-def test_a_checkpoint_of_another_device_brings_the_cpus_generator(make_trainer: Make) -> None:
+def test_checkpoint_of_other_device_restores_cpu_generator(make_trainer: Make) -> None:
     trainer = make_trainer()
     trainer.train_step()
     on_mps = ENVIRONMENT.model_copy(update={"device": "mps"})
@@ -133,25 +131,25 @@ def test_a_checkpoint_of_another_device_brings_the_cpus_generator(make_trainer: 
     ],
     ids=str,
 )
-def test_auto_is_bf16_only_where_that_was_measured(
+def test_auto_precision_is_bf16_only_where_measured(
     capabilities: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    monkeypatch.setattr(device_module, "cpu_runs_bf16", lambda: True)
+    monkeypatch.setattr(device_module, "cpu_supports_bf16", lambda: True)
     assert choose_precision("auto", CPU) == expected
     assert choose_precision("auto", MPS) == choose_precision("auto", CUDA) == "fp32"
 
 
-def test_bf16_is_refused_where_there_is_no_kernel_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "cpu_runs_bf16", lambda: False)
-    monkeypatch.setattr(device_module, "_cpu_multiplies_bf16", lambda: True)
+def test_bf16_without_kernel_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "cpu_supports_bf16", lambda: False)
+    monkeypatch.setattr(device_module, "_cpu_has_bf16", lambda: True)
     assert choose_precision("auto", CPU) == "fp32"
     with pytest.raises(UsageError, match="bf16"):
         choose_precision("bf16", CPU)
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA, MPS], ids=str)
-def test_a_gpu_is_waited_for_and_a_cpu_is_not(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synchronize_waits_only_for_gpu(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[str] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append("cuda"))
     monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
@@ -160,9 +158,7 @@ def test_a_gpu_is_waited_for_and_a_cpu_is_not(device: torch.device, monkeypatch:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_weights_are_laid_out_for_cudnn_when_they_move_and_in_copies(
-    cell: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_are_flattened_for_cudnn_when_moved_or_copied(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
     layer = RecurrentLayer(cell, 3, 5)
     layer.float()
@@ -195,22 +191,22 @@ def test_weights_are_laid_out_for_cudnn_when_they_move_and_in_copies(
         "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
     ],
 )
-def test_every_way_to_run_out_of_memory_is_explained(message: str) -> None:
-    with pytest.raises(CharlmError, match="Out of memory"), explained_memory(TrainSettings()):
+def test_every_out_of_memory_error_is_reported(message: str) -> None:
+    with pytest.raises(CharlmError, match="Out of memory"), report_out_of_memory(TrainSettings()):
         raise RuntimeError(message)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), explained_memory(TrainSettings()):
+def test_other_errors_are_not_reported_as_oom() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), report_out_of_memory(TrainSettings()):
         raise RuntimeError("shapes do not fit")
 
 
-def test_full_precision_works_where_a_program_uses_torchs_newer_settings() -> None:
+def test_no_tf32_works_with_new_torch_settings() -> None:
     product, kernel = torch.backends.cuda.matmul, torch.backends.cudnn.rnn
     before = product.fp32_precision, kernel.fp32_precision
     try:
         product.fp32_precision, kernel.fp32_precision = "tf32", "ieee"
-        with full_fp32():
+        with no_tf32():
             assert (product.fp32_precision, kernel.fp32_precision) == ("ieee", "ieee")
         assert (product.fp32_precision, kernel.fp32_precision) == ("tf32", "ieee")
     finally:

@@ -79,7 +79,7 @@ def test_a_new_run_in_the_place_of_another_removes_the_folder_of_its_validation_
     trainer.train()
     assert list((trainer.run / "validation").glob("events.out.tfevents.*"))
     (trainer.run / "validation" / "mine.txt").write_text("kept")
-    runs.remove(trainer.run)
+    runs.remove_run(trainer.run)
     assert [path.name for path in (trainer.run / "validation").iterdir()] == ["mine.txt"]
     (trainer.run / "validation" / "mine.txt").unlink()
     (trainer.run / "config.toml").write_bytes(b"")

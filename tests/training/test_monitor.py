@@ -14,7 +14,7 @@ from charlm.config import TrainSettings
 from charlm.errors import TrainingInterruptedError
 from charlm.model.language_model import Predictions
 from charlm.training.monitor import Monitor
-from tests.training.conftest import Interrupt, Make, entries, watch_predictions
+from tests.training.conftest import Make, SendSignal, entries, watch_predictions
 
 SCALARS = {
     *("loss", "bits_per_character"),
@@ -92,7 +92,7 @@ def test_metrics_of_a_byte_level_model_are_named_after_bytes(
         assert "char" not in said
 
 
-def test_figures_come_at_the_steps_that_are_set(make_trainer: Make) -> None:
+def test_metrics_are_logged_at_configured_steps(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=10, log_every=3, evaluate_every=4)
     trainer.train()
     drawn = scalars(trainer.run)
@@ -100,7 +100,7 @@ def test_figures_come_at_the_steps_that_are_set(make_trainer: Make) -> None:
     assert [step for step, _ in scalars(trainer.run / "validation")["loss"]] == [4, 8, 10]
 
 
-def test_bits_are_nats_divided_by_the_logarithm_of_two(make_trainer: Make) -> None:
+def test_bits_are_nats_divided_by_log_2(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=4)
     trainer.train()
     for entry in entries(trainer.run):
@@ -110,7 +110,7 @@ def test_bits_are_nats_divided_by_the_logarithm_of_two(make_trainer: Make) -> No
                 assert bits == pytest.approx(entry[f"loss_{part}"] / math.log(2))
 
 
-def test_the_train_loss_is_the_mean_since_the_log_point_before(make_trainer: Make) -> None:
+def test_train_loss_is_mean_since_last_log(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=6, log_every=3)
     losses: list[float] = []
 
@@ -124,7 +124,7 @@ def test_the_train_loss_is_the_mean_since_the_log_point_before(make_trainer: Mak
     assert logged == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6)
 
 
-def test_epochs_and_learning_rate_are_those_of_the_step(make_trainer: Make) -> None:
+def test_epoch_and_learning_rate_are_logged(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=4, log_every=1, schedule="constant", warmup_steps=2, learning_rate=0.01)
     trainer.train()
     logged = [entry for entry in entries(trainer.run) if "loss_train" in entry]
@@ -133,7 +133,7 @@ def test_epochs_and_learning_rate_are_those_of_the_step(make_trainer: Make) -> N
     assert [entry["progress_epoch"] for entry in logged] == pytest.approx([n / windows for n in (1, 2, 3, 4)])
 
 
-def test_the_exact_figure_is_written_at_the_step_of_the_best_checkpoint(make_trainer: Make) -> None:
+def test_exact_loss_is_logged_at_best_step(make_trainer: Make) -> None:
     trainer = make_trainer()
     exact = trainer.train()
     last = entries(trainer.run)[-1]
@@ -156,7 +156,7 @@ def test_the_validation_curve_is_a_run_of_its_own_below_the_run(make_trainer: Ma
     assert events == {trainer.run, trainer.run / "validation"}
 
 
-def test_settings_are_there_as_hyperparameters_with_the_figures_to_compare(make_trainer: Make) -> None:
+def test_settings_are_logged_as_hyperparameters(make_trainer: Make) -> None:
     trainer = make_trainer()
     trainer.train()
     plugin = board(trainer.run).summary_metadata
@@ -169,7 +169,7 @@ def test_settings_are_there_as_hyperparameters_with_the_figures_to_compare(make_
     assert ("validation", "loss") in {(metric.name.group, metric.name.tag) for metric in metrics}
 
 
-def test_settings_and_samples_are_there_as_text(make_trainer: Make) -> None:
+def test_settings_and_samples_are_logged_as_text(make_trainer: Make) -> None:
     trainer = make_trainer(sample_length=30)
     trainer.train()
     ((step, settings),) = texts(trainer.run, "settings")
@@ -182,29 +182,29 @@ def test_settings_and_samples_are_there_as_text(make_trainer: Make) -> None:
     assert all(text.startswith("<pre>") and text.endswith("</pre>") for _, text in samples)
 
 
-def test_a_sample_with_marks_of_html_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_sample_with_html_is_escaped(tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, TrainSettings(), 1, quiet=True)
     monitor.start(0, 1)
-    monitor.sample(1, "a <b> & c\n")
+    monitor.log_sample(1, "a <b> & c\n")
     monitor.close()
     assert texts(tmp_path, "sample") == [(1, "<pre>a &lt;b&gt; &amp; c\n</pre>")]
 
 
-def test_without_samples_there_are_none(make_trainer: Make) -> None:
+def test_sample_length_zero_logs_no_samples(make_trainer: Make) -> None:
     trainer = make_trainer(sample_length=0)
     trainer.train()
     assert "sample/text_summary" not in board(trainer.run).Tags()["tensors"]
 
 
-def test_one_picture_shows_training_and_validation_together(make_trainer: Make) -> None:
+def test_custom_scalars_combine_training_and_validation(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=2)
     trainer.train()
     assert "custom_scalars__config__" in board(trainer.run).Tags()["tensors"]
 
 
-def test_after_a_resume_no_figure_is_there_twice(make_trainer: Make, interrupt: Interrupt) -> None:
+def test_resume_logs_no_metric_twice(make_trainer: Make, send_signal_at_step: SendSignal) -> None:
     trainer = make_trainer(keep_checkpoints=9, save_every_minutes=1e-9)
-    interrupt(trainer, 9)
+    send_signal_at_step(trainer, 9)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
     assert [step for step, _ in scalars(trainer.run)["loss"]] == [2, 4, 6, 8]
@@ -223,30 +223,30 @@ def test_after_a_resume_no_figure_is_there_twice(make_trainer: Make, interrupt: 
         assert value == pytest.approx(entry["loss_train"], rel=1e-6)
 
 
-def test_a_resume_describes_the_settings_no_second_time(make_trainer: Make, interrupt: Interrupt) -> None:
+def test_resume_does_not_log_settings_again(make_trainer: Make, send_signal_at_step: SendSignal) -> None:
     trainer = make_trainer(max_steps=4)
-    interrupt(trainer, 3)
+    send_signal_at_step(trainer, 3)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
     make_trainer(resume=trainer.run).train()
     assert [step for step, _ in texts(trainer.run, "settings")] == [0]
 
 
-def test_resuming_a_finished_run_evaluates_its_end_no_second_time(make_trainer: Make) -> None:
+def test_resume_of_finished_run_does_not_evaluate_again(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=2)
     trainer.train()
     make_trainer(resume=trainer.run).train()
     assert [entry["step"] for entry in entries(trainer.run) if "loss_validation" in entry] == [2]
 
 
-def test_resuming_a_finished_run_writes_its_exact_figure_no_second_time(make_trainer: Make) -> None:
+def test_resume_of_finished_run_logs_exact_loss_once(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=2)
     trainer.train()
     make_trainer(resume=trainer.run).train()
     assert [entry["step"] for entry in entries(trainer.run) if "loss_validation_exact" in entry] == [2]
 
 
-def test_a_line_of_metrics_is_there_as_soon_as_it_is_logged(make_trainer: Make) -> None:
+def test_metrics_lines_are_written_immediately(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=4)
     seen: list[int] = []
     whole_step = trainer.train_step
@@ -260,9 +260,7 @@ def test_a_line_of_metrics_is_there_as_soon_as_it_is_logged(make_trainer: Make) 
     assert seen == [0, 0, 1, 1]
 
 
-def test_without_a_terminal_there_is_a_plain_line_a_log_point(
-    make_trainer: Make, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_log_lines_without_terminal(make_trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(max_steps=4)
     trainer.monitor.quiet = False
     trainer.train()
@@ -275,7 +273,7 @@ def test_without_a_terminal_there_is_a_plain_line_a_log_point(
 
 
 @pytest.mark.parametrize(("terminal", "shown"), [(True, "\\x1b[2Jhello"), (False, "\x1b[2Jhello")])
-def test_a_sample_does_not_command_the_terminal(
+def test_sample_is_escaped_on_terminal(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -284,12 +282,12 @@ def test_a_sample_does_not_command_the_terminal(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     monitor = Monitor(tmp_path, TrainSettings(), 1, quiet=False)
-    monitor.sample(1, "\x1b[2Jhello")
+    monitor.log_sample(1, "\x1b[2Jhello")
     monitor.close()
     assert shown in capsys.readouterr().err.splitlines()
 
 
-def test_quiet_says_nothing_and_records_everything(make_trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_nothing_and_records_everything(make_trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(max_steps=4)
     trainer.train()
     assert capsys.readouterr() == ("", "")

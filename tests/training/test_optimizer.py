@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from charlm.config import ModelSettings, OptimizationSettings
 from charlm.model.language_model import CharacterModel
-from charlm.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from charlm.training.optimizer import make_optimizer, optimizer_state_dict, restore_optimizer
 
 SETTINGS = OptimizationSettings(learning_rate=0.1, weight_decay=0.5, beta1=0.8, beta2=0.9)
 
@@ -27,7 +27,7 @@ def learn(model: CharacterModel, optimizer: torch.optim.Optimizer, seed: int) ->
     optimizer.step()
 
 
-def test_matrices_decay_and_biases_do_not() -> None:
+def test_weight_decay_applies_to_matrices_only() -> None:
     model = model_of()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = make_optimizer(model, SETTINGS)
@@ -40,25 +40,25 @@ def test_matrices_decay_and_biases_do_not() -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_every_parameter_is_learned_and_once(tied: bool) -> None:
+def test_every_parameter_is_optimized_once(tied: bool) -> None:
     model = model_of(tie_weights=tied)
     optimizer = make_optimizer(model, SETTINGS)
     listed = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(map(id, listed)) == sorted(map(id, model.parameters()))
 
 
-def test_the_settings_arrive() -> None:
+def test_optimizer_uses_settings() -> None:
     for group in make_optimizer(model_of(), SETTINGS).param_groups:
         assert (group["lr"], group["betas"]) == (0.1, (0.8, 0.9))
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_restored_optimizer_takes_the_very_same_next_steps(tied: bool) -> None:
+def test_restored_optimizer_continues_exactly(tied: bool) -> None:
     model = model_of(tie_weights=tied)
     optimizer = make_optimizer(model, SETTINGS)
     for seed in range(3):
         learn(model, optimizer, seed)
-    tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(model, optimizer).items()}
+    tensors = {name: tensor.clone() for name, tensor in optimizer_state_dict(model, optimizer).items()}
     copy = model_of(tie_weights=tied)
     copy.load_state_dict({name: weight.clone() for name, weight in model.state_dict().items()})
     restored = make_optimizer(copy, SETTINGS)
@@ -70,21 +70,21 @@ def test_a_restored_optimizer_takes_the_very_same_next_steps(tied: bool) -> None
             assert torch.equal(ours, theirs)
 
 
-def test_its_tensors_have_the_names_of_the_parameters() -> None:
+def test_optimizer_tensors_are_named_after_parameters() -> None:
     model = model_of()
     optimizer = make_optimizer(model, SETTINGS)
-    assert optimizer_tensors(model, optimizer) == {}  # before the first step there is nothing
+    assert optimizer_state_dict(model, optimizer) == {}  # before the first step there is nothing
     learn(model, optimizer, 0)
     names = {name for name, _ in model.named_parameters()}
     expected = {f"optimizer.{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq", "step") for name in names}
-    assert set(optimizer_tensors(model, optimizer)) == expected
+    assert set(optimizer_state_dict(model, optimizer)) == expected
 
 
-def test_a_missing_tensor_is_told_by_name() -> None:
+def test_missing_tensor_is_named() -> None:
     model = model_of()
     optimizer = make_optimizer(model, SETTINGS)
     learn(model, optimizer, 0)
-    tensors = optimizer_tensors(model, optimizer)
+    tensors = optimizer_state_dict(model, optimizer)
     del tensors["optimizer.exp_avg.output_bias"]
     with pytest.raises(ValueError, match="output_bias"):
         restore_optimizer(model, optimizer, tensors)

@@ -12,7 +12,7 @@ from charlm.config import SettingsSource
 from charlm.errors import CheckpointError, TextError, TrainingInterruptedError, UsageError
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
-from tests.training.conftest import SETTINGS, Interrupt, Make, entries, evaluations
+from tests.training.conftest import SETTINGS, Make, SendSignal, entries, fake_validation_losses
 
 FIXED = {
     "cell": "gru",
@@ -44,14 +44,12 @@ def finished_run(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "value"), FIXED.items())
-def test_a_setting_that_is_fixed_is_refused_by_name(
-    make_trainer: Make, finished_run: Path, name: str, value: Any
-) -> None:
+def test_changed_fixed_setting_is_rejected(make_trainer: Make, finished_run: Path, name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"cannot change .*{name}"):
         make_trainer(resume=finished_run, text=finished_run.parent / "poem.txt", **{name: value})
 
 
-def test_all_fixed_settings_that_were_changed_are_named_together(make_trainer: Make, finished_run: Path) -> None:
+def test_all_changed_fixed_settings_are_reported(make_trainer: Make, finished_run: Path) -> None:
     with pytest.raises(UsageError) as caught:
         make_trainer(resume=finished_run, tie_weights=True, batch_size=5, num_layers=7, keep_checkpoints=9)
     assert "tie_weights (False)" in caught.value.message
@@ -60,14 +58,14 @@ def test_all_fixed_settings_that_were_changed_are_named_together(make_trainer: M
     assert "keep_checkpoints" not in caught.value.message
 
 
-def test_another_text_is_refused(make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str) -> None:
+def test_different_text_is_rejected(make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str) -> None:
     other = tmp_path / "other.txt"
     other.write_text(poem.replace("Wölfe", "Wolfe"), encoding="utf-8", newline="")
     with pytest.raises(UsageError, match=r"other\.txt"):
         make_trainer(resume=finished_run, text=other)
 
 
-def test_the_same_text_of_another_name_is_the_same_text(
+def test_same_text_under_other_name_is_accepted(
     make_trainer: Make, finished_run: Path, tmp_path: Path, poem: str
 ) -> None:
     other = tmp_path / "elsewhere.txt"
@@ -75,23 +73,21 @@ def test_the_same_text_of_another_name_is_the_same_text(
     assert make_trainer(resume=finished_run, text=other).counters.steps == 2
 
 
-def test_another_run_folder_is_refused_on_a_resume(finished_run: Path, tmp_path: Path) -> None:
+def test_resume_with_other_run_folder_is_rejected(finished_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"--out .*elsewhere.*{re.escape(str(finished_run))}"):
         plan_training(TrainingRequest([], [], out=tmp_path / "elsewhere", resume=str(finished_run)))
 
 
-def test_resuming_finds_the_text_by_itself(finished_run: Path) -> None:
+def test_resume_finds_its_text(finished_run: Path) -> None:
     plan = plan_training(TrainingRequest([], [], resume=str(finished_run)))
     assert plan.found.checkpoint is not None
     assert plan.found.checkpoint.model.step == 2
 
 
-def test_auto_starts_afresh_where_nothing_is_and_goes_on_where_something_is(
-    make_trainer: Make, interrupt: Interrupt
-) -> None:
+def test_auto_starts_or_resumes(make_trainer: Make, send_signal_at_step: SendSignal) -> None:
     first = make_trainer(resume="auto")
     assert first.counters.steps == 0
-    interrupt(first, 5)
+    send_signal_at_step(first, 5)
     with pytest.raises(TrainingInterruptedError):
         first.train()
     second = make_trainer(resume="auto")
@@ -100,7 +96,7 @@ def test_auto_starts_afresh_where_nothing_is_and_goes_on_where_something_is(
     assert second.counters.steps == 12
 
 
-def test_auto_starts_again_where_nothing_was_saved_yet(make_trainer: Make) -> None:
+def test_auto_restarts_run_without_checkpoint(make_trainer: Make) -> None:
     killed = make_trainer(resume="auto")
     (killed.run / runs.METRICS).write_text('{"step": 2}\n')
     again = make_trainer(resume="auto")
@@ -111,7 +107,7 @@ def test_auto_starts_again_where_nothing_was_saved_yet(make_trainer: Make) -> No
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell: str) -> None:
+def test_every_training_state_tensor_is_required(make_trainer: Make, cell: str) -> None:
     trainer = make_trainer(cell=cell, max_steps=1)
     trainer.train()
     saved = runs.load_checkpoint(trainer.run)
@@ -130,7 +126,7 @@ def test_every_tensor_of_the_training_state_is_required(make_trainer: Make, cell
             trainer.restore(saved)
 
 
-def test_a_tensor_of_another_shape_is_refused(make_trainer: Make) -> None:
+def test_tensor_of_wrong_shape_is_rejected(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=1)
     trainer.train()
     saved = runs.load_checkpoint(trainer.run)
@@ -141,9 +137,7 @@ def test_a_tensor_of_another_shape_is_refused(make_trainer: Make) -> None:
             trainer.restore(saved)
 
 
-def test_a_text_too_short_for_a_window_is_refused_before_anything_is_written(
-    make_trainer: Make, tmp_path: Path
-) -> None:
+def test_too_short_text_is_rejected_before_writing(make_trainer: Make, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("ab" * 30)
     with pytest.raises(TextError, match="at least 72"):
@@ -153,7 +147,7 @@ def test_a_text_too_short_for_a_window_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("resume", [None, "auto"])
-def test_a_folder_that_is_not_a_run_is_refused_with_the_only_way_out(
+def test_foreign_folder_is_rejected_with_hint(
     tmp_path: Path, poem_file: Path, overwrite: bool, resume: str | None
 ) -> None:
     (tmp_path / "thesis").mkdir()
@@ -176,7 +170,7 @@ def test_a_folder_that_is_not_a_run_is_refused_with_the_only_way_out(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_run_that_is_complete_says_which_limit_ended_it(
+def test_complete_run_reports_its_limit(
     poem_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -184,7 +178,7 @@ def test_a_run_that_is_complete_says_which_limit_ended_it(
     settings: dict[str, Any],
     option: str,
 ) -> None:
-    evaluations(monkeypatch, [9.0, 1.0, 2.0])
+    fake_validation_losses(monkeypatch, [9.0, 1.0, 2.0])
     layers = [SettingsSource("test", {**SETTINGS, "evaluate_every": 1, "sample_length": 0, **settings})]
     plan_training(TrainingRequest([str(poem_file)], layers, out=tmp_path / "run")).train(quiet=True)
     plan = plan_training(TrainingRequest([], [], resume=str(tmp_path / "run")))
@@ -196,7 +190,7 @@ def test_a_run_that_is_complete_says_which_limit_ended_it(
         assert (other in said) == option.startswith(other)
 
 
-def test_overwriting_where_nothing_is_and_where_a_run_is(poem_file: Path, tmp_path: Path) -> None:
+def test_overwrite_of_missing_and_existing_run(poem_file: Path, tmp_path: Path) -> None:
     for _ in range(2):
         plan = plan_training(
             TrainingRequest(

@@ -18,14 +18,14 @@ def counters(steps: int, **others: object) -> TrainingProgress:
     return TrainingProgress(steps=steps, windows_seen=steps, **others)
 
 
-def test_logs_and_evaluations_are_due_at_their_steps_and_evaluation_at_the_last_one() -> None:
+def test_logging_and_evaluation_are_due_at_their_steps() -> None:
     policy = make_policy(max_steps=18)
     steps = range(1, 19)
     assert [step for step in steps if policy.should_log(counters(step))] == [4, 8, 12, 16]
     assert [step for step in steps if policy.should_evaluate(counters(step), 0.0)] == [5, 10, 15, 18]
 
 
-def test_a_checkpoint_is_due_for_a_new_best_at_its_time_and_at_the_end() -> None:
+def test_checkpoint_is_due_for_new_best_on_time_and_at_end() -> None:
     policy = make_policy()
     assert policy.should_save(counters(3), 10.0, due_seconds=60.0, is_best=True)
     assert policy.should_save(counters(3), 60.0, due_seconds=60.0, is_best=False)
@@ -53,7 +53,7 @@ def test_any_limit_stops_a_run(
     assert make_policy(**changes).should_stop(progress, seconds) is stops
 
 
-def test_each_rollback_halves_the_learning_rate_and_the_third_is_refused() -> None:
+def test_rollback_halves_learning_rate_at_most_twice() -> None:
     policy = make_policy(schedule="constant")
     progress = counters(7)
     for expected in ((1, 0.5), (2, 0.25)):

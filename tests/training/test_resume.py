@@ -13,19 +13,19 @@ from charlm.errors import TrainingInterruptedError, UsageError
 from charlm.model.language_model import Predictions
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
-from tests.training.conftest import Interrupt, Make, assert_same_training, entries, steps_of, watch_predictions
+from tests.training.conftest import Make, SendSignal, assert_same_training, entries, steps_of, watch_predictions
 
 TIMED = ("throughput_characters_per_second", "progress_training_seconds")  # never the same twice
 
 
-def timeless(run: Path) -> list[dict[str, Any]]:
+def without_times(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name not in TIMED} for entry in entries(run)]
 
 
 @pytest.mark.parametrize("stopped_at", [5, 8])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_resumed_equals_uninterrupted_to_the_last_bit(
-    make_trainer: Make, interrupt: Interrupt, cell: str, stopped_at: int
+def test_resumed_run_is_bit_identical_to_uninterrupted(
+    make_trainer: Make, send_signal_at_step: SendSignal, cell: str, stopped_at: int
 ) -> None:
     # 9 windows an epoch, 2 a step: the epoch ends inside step 5; every other step is logged, so 5 is amid a mean
     settings = {"cell": cell, "dropout": 0.3, "accumulation_steps": 2}
@@ -34,7 +34,7 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
     exact = whole.train()
 
     first = make_trainer("parts", **settings)
-    interrupt(first, stopped_at)
+    send_signal_at_step(first, stopped_at)
     with pytest.raises(TrainingInterruptedError) as caught:
         first.train()
     assert caught.value.exit_code == 130
@@ -46,36 +46,36 @@ def test_resumed_equals_uninterrupted_to_the_last_bit(
     assert second.counters.steps == stopped_at
     assert second.train() == exact
     assert_same_training(runs.load_checkpoint(second.run), runs.load_checkpoint(whole.run))
-    assert timeless(second.run) == timeless(whole.run)
+    assert without_times(second.run) == without_times(whole.run)
     assert [entry["step"] for entry in entries(whole.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
 
 
-def test_interrupted_again_and_again_it_is_still_the_same(make_trainer: Make, interrupt: Interrupt) -> None:
+def test_repeatedly_interrupted_run_is_bit_identical(make_trainer: Make, send_signal_at_step: SendSignal) -> None:
     whole = make_trainer("whole", dropout=0.3, tie_weights=True, embedding_size=12)
     whole.train()
     trainer = make_trainer("parts", dropout=0.3, tie_weights=True, embedding_size=12)
     for stopped_at in (1, 4, 5, 11):
-        interrupt(trainer, stopped_at)
+        send_signal_at_step(trainer, stopped_at)
         with pytest.raises(TrainingInterruptedError):
             trainer.train()
         trainer = make_trainer(resume=trainer.run)
     trainer.train()
     assert_same_training(runs.load_checkpoint(trainer.run), runs.load_checkpoint(whole.run))
-    assert timeless(trainer.run) == timeless(whole.run)
+    assert without_times(trainer.run) == without_times(whole.run)
 
 
-def test_going_back_to_an_older_checkpoint_gives_the_same_again(make_trainer: Make) -> None:
+def test_resume_from_older_checkpoint_is_bit_identical(make_trainer: Make) -> None:
     trainer = make_trainer(dropout=0.3, keep_checkpoints=20, save_every_minutes=1e-9)
     trainer.train()
-    last, logged = runs.load_checkpoint(trainer.run), timeless(trainer.run)
+    last, logged = runs.load_checkpoint(trainer.run), without_times(trainer.run)
     again = make_trainer(resume=trainer.run / "step-00000007")
     assert steps_of(trainer.run) == [1, 2, 3, 4, 5, 6, 7]
     again.train()
     assert_same_training(runs.load_checkpoint(trainer.run), last)
-    assert timeless(trainer.run) == logged
+    assert without_times(trainer.run) == logged
 
 
-def test_a_run_can_be_made_longer(make_trainer: Make, tmp_path: Path) -> None:
+def test_run_can_be_extended(make_trainer: Make, tmp_path: Path) -> None:
     make_trainer(max_steps=4).train()
     longer = make_trainer(resume=tmp_path / "run", max_steps=7)
     longer.train()
@@ -83,16 +83,16 @@ def test_a_run_can_be_made_longer(make_trainer: Make, tmp_path: Path) -> None:
     assert runs.load_model(longer.run, "latest").settings.max_steps == 7
 
 
-def test_the_signal_of_the_system_to_end_saves_too(make_trainer: Make, interrupt: Interrupt) -> None:
+def test_sigterm_saves_checkpoint(make_trainer: Make, send_signal_at_step: SendSignal) -> None:
     trainer = make_trainer()
-    interrupt(trainer, 3, signal.SIGTERM)
+    send_signal_at_step(trainer, 3, signal.SIGTERM)
     with pytest.raises(TrainingInterruptedError) as caught:
         trainer.train()
     assert caught.value.exit_code == 143
     assert steps_of(trainer.run) == [3]
 
 
-def test_a_real_signal_stops_after_the_step_and_the_handlers_are_put_back(make_trainer: Make) -> None:
+def test_signal_stops_after_step_and_restores_handlers(make_trainer: Make) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     trainer = make_trainer()
 
@@ -108,7 +108,7 @@ def test_a_real_signal_stops_after_the_step_and_the_handlers_are_put_back(make_t
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_a_second_signal_stops_at_once(make_trainer: Make) -> None:
+def test_second_signal_stops_immediately(make_trainer: Make) -> None:
     trainer = make_trainer()
 
     def twice() -> None:
@@ -122,7 +122,7 @@ def test_a_second_signal_stops_at_once(make_trainer: Make) -> None:
     assert steps_of(trainer.run) == []
 
 
-def test_more_text_than_before_is_refused_with_the_way_to_train_on_it(make_trainer: Make, poem_file: Path) -> None:
+def test_resume_with_more_text_suggests_finetuning(make_trainer: Make, poem_file: Path) -> None:
     trainer = make_trainer(max_steps=2)
     trainer.train()
     poem_file.write_text(poem_file.read_text(encoding="utf-8") + "And one line more.\n", encoding="utf-8")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import OptimizationSettings, TrainSettings
-from charlm.evaluation.passes import WARMUP_CHARACTERS, choose_lanes
+from charlm.evaluation.loss import WARMUP_CHARACTERS, choose_lanes
 from charlm.training.schedule import (
-    LAST_FRACTION,
+    FINAL_LR_FRACTION,
     SAMPLING_PASSES,
     learning_rate,
     progress,
@@ -26,26 +26,26 @@ def settings(**changes: object) -> OptimizationSettings:
     return OptimizationSettings(**{"learning_rate": HIGHEST, "warmup_steps": 0, **changes})
 
 
-def test_warm_up_rises_in_a_straight_line_to_the_highest() -> None:
+def test_warmup_rises_linearly_to_peak() -> None:
     constant = settings(schedule="constant", warmup_steps=4)
     rates = [learning_rate(constant, step, 0.0) for step in range(6)]
     assert rates == pytest.approx([HIGHEST / 4, HIGHEST / 2, HIGHEST * 3 / 4, HIGHEST, HIGHEST, HIGHEST])
 
 
-def test_no_warm_up_starts_at_the_highest() -> None:
+def test_no_warmup_starts_at_peak() -> None:
     for schedule in ("constant", "cosine"):
         assert learning_rate(settings(schedule=schedule), 0, 0.0) == pytest.approx(HIGHEST)
 
 
-def test_cosine_starts_at_the_highest_passes_the_middle_and_ends_at_a_hundredth() -> None:
+def test_cosine_goes_from_peak_to_one_hundredth() -> None:
     cosine = settings(schedule="cosine")
     assert learning_rate(cosine, 0, 0.0) == pytest.approx(HIGHEST)
-    assert learning_rate(cosine, 500, 0.5) == pytest.approx(HIGHEST * (1 + LAST_FRACTION) / 2)
-    assert learning_rate(cosine, 1000, 1.0) == pytest.approx(HIGHEST * LAST_FRACTION)
-    assert LAST_FRACTION == 0.01
+    assert learning_rate(cosine, 500, 0.5) == pytest.approx(HIGHEST * (1 + FINAL_LR_FRACTION) / 2)
+    assert learning_rate(cosine, 1000, 1.0) == pytest.approx(HIGHEST * FINAL_LR_FRACTION)
+    assert FINAL_LR_FRACTION == 0.01
 
 
-def test_past_the_end_the_cosine_does_not_rise_again() -> None:
+def test_cosine_stays_low_past_the_end() -> None:
     cosine = settings(schedule="cosine")
     assert learning_rate(cosine, 1500, 1.5) == learning_rate(cosine, 1000, 1.0)
 
@@ -58,24 +58,22 @@ def test_cosine_never_rises(one: float, other: float) -> None:
 
 
 @given(st.integers(0, 10**9), st.floats(0, 10))
-def test_constant_stays(step: int, so_far: float) -> None:
+def test_constant_schedule_is_constant(step: int, so_far: float) -> None:
     assert learning_rate(settings(schedule="constant"), step, so_far) == HIGHEST
 
 
 @given(st.integers(0, 1000), st.floats(0, 2), st.integers(0, 500), st.sampled_from(["cosine", "constant"]))
-def test_the_rate_is_above_zero_and_at_most_the_highest(
-    step: int, so_far: float, warmup_steps: int, schedule: str
-) -> None:
+def test_learning_rate_is_positive_and_at_most_peak(step: int, so_far: float, warmup_steps: int, schedule: str) -> None:
     rate = learning_rate(settings(schedule=schedule, warmup_steps=warmup_steps), step, so_far)
     assert 0 < rate <= HIGHEST
 
 
-def test_warm_up_and_cosine_multiply() -> None:
+def test_warmup_and_cosine_are_multiplied() -> None:
     both = settings(schedule="cosine", warmup_steps=10)
-    assert learning_rate(both, 4, 0.5) == pytest.approx(0.5 * HIGHEST * (1 + LAST_FRACTION) / 2)
+    assert learning_rate(both, 4, 0.5) == pytest.approx(0.5 * HIGHEST * (1 + FINAL_LR_FRACTION) / 2)
 
 
-def test_progress_is_the_furthest_of_the_lengths_that_were_set() -> None:
+def test_progress_is_maximum_over_limits() -> None:
     three = settings(max_steps=100, max_epochs=2.0, max_minutes=10.0)
     assert progress(three, 50, 0.5, 1.0) == 0.5
     assert progress(three, 50, 1.5, 1.0) == 0.75
@@ -93,7 +91,7 @@ def test_progress_is_the_furthest_of_the_lengths_that_were_set() -> None:
     ],
     ids=str,
 )
-def test_what_ended_a_run_is_named(changes: dict[str, float], done: tuple[int, float, float], limit: str) -> None:
+def test_completion_reason_names_limit(changes: dict[str, float], done: tuple[int, float, float], limit: str) -> None:
     text = why_complete(settings(**changes), *done)
     assert f"{limit}." in text
     assert f"larger {limit.split()[0]}" in text
@@ -101,7 +99,7 @@ def test_what_ended_a_run_is_named(changes: dict[str, float], done: tuple[int, f
     assert not any(other in text for other in others)
 
 
-def test_a_length_of_zero_ends_nothing() -> None:
+def test_limit_of_zero_is_ignored() -> None:
     assert progress(settings(max_steps=100), 10, 1e6, 1e6) == 0.1
     assert progress(settings(max_steps=0, max_epochs=4.0), 10**9, 1.0, 1e6) == 0.25
     assert progress(settings(max_steps=0, max_minutes=5.0), 10**9, 1e6, 6.0) == pytest.approx(1.2)
@@ -183,24 +181,24 @@ runs_of_some_minutes = st.builds(
         (TINY_SHAKESPEARE, {"max_steps": 1}, [1]),
     ],
 )
-def test_the_steps_of_evaluations(sizes: tuple[int, int], changes: dict[str, object], steps: list[int]) -> None:
+def test_evaluation_steps(sizes: tuple[int, int], changes: dict[str, object], steps: list[int]) -> None:
     assert Run(*sizes, **changes).steps == steps
 
 
 @given(runs_of_some_steps)
-def test_evaluations_come_at_later_and_later_steps_and_the_last_at_the_end(run: Run) -> None:
+def test_evaluation_steps_increase_and_end_at_last_step(run: Run) -> None:
     assert run.steps == sorted(set(run.steps))
     assert run.steps[0] >= 1
     assert run.steps[-1] == run.length
 
 
 @given(runs_of_some_steps)
-def test_there_are_four_to_ten_evaluations_or_one_at_each_step(run: Run) -> None:
+def test_four_to_ten_evaluations_or_one_per_step(run: Run) -> None:
     assert min(4, run.length) <= len(run.steps) <= min(10, run.length)
 
 
 @given(runs_of_some_steps)
-def test_more_than_four_evaluations_take_at_most_a_tenth_of_the_work_and_one_more_would_not_fit(run: Run) -> None:
+def test_evaluations_use_at_most_a_tenth_of_the_work(run: Run) -> None:
     count = len(run.steps)
     if count > 4:
         assert run.share(count, run.length) <= Fraction(1, 10)
@@ -209,7 +207,7 @@ def test_more_than_four_evaluations_take_at_most_a_tenth_of_the_work_and_one_mor
 
 
 @given(runs_of_some_steps)
-def test_evaluations_are_closer_together_at_the_start(run: Run) -> None:
+def test_early_evaluations_are_closer_together(run: Run) -> None:
     intervals = [later - earlier for earlier, later in itertools.pairwise([0, *run.steps])]
     assert all(later >= earlier - 1 for earlier, later in itertools.pairwise(intervals))  # each is rounded by itself
     if run.length >= 100:
@@ -217,13 +215,13 @@ def test_evaluations_are_closer_together_at_the_start(run: Run) -> None:
 
 
 @given(runs_of_some_steps, st.floats(0.001, 10**6))
-def test_a_limit_in_minutes_beside_another_changes_nothing(run: Run, minutes: float) -> None:
+def test_minutes_limit_in_addition_changes_nothing(run: Run, minutes: float) -> None:
     settings = run.settings.model_copy(update={"max_minutes": minutes})
     assert schedule_evaluations(settings, *run.counts) == run.evaluations
 
 
 @given(runs_of_some_minutes)
-def test_in_minutes_alone_intervals_grow_until_evaluating_takes_at_most_a_tenth_of_the_work(run: Run) -> None:
+def test_minutes_only_intervals_grow_to_a_tenth_of_the_work(run: Run) -> None:
     steps = [run.evaluations.step_of(number) for number in range(1, 60)]
     intervals = [later - earlier for earlier, later in itertools.pairwise([0, *steps])]
     assert all(later >= earlier - 1 for earlier, later in itertools.pairwise(intervals[:10]))
@@ -234,7 +232,7 @@ def test_in_minutes_alone_intervals_grow_until_evaluating_takes_at_most_a_tenth_
     assert min(intervals[10:]) in (99, 100) or shares[-1] > Fraction(98, 1000)  # no less than that either
 
 
-def test_in_minutes_alone_it_starts_as_a_run_whose_work_suffices_for_ten() -> None:
+def test_minutes_only_starts_like_run_with_ten_evaluations() -> None:
     minutes = Run(*TINY_SHAKESPEARE, max_steps=0, max_minutes=5.0)
     tenth = minutes.evaluations.step_of(10)
     of_steps = Run(*TINY_SHAKESPEARE, max_steps=tenth)
@@ -243,26 +241,26 @@ def test_in_minutes_alone_it_starts_as_a_run_whose_work_suffices_for_ten() -> No
 
 
 @given(st.one_of(runs_of_some_steps, runs_of_some_minutes), st.integers(1, 10**6))
-def test_a_step_is_evaluated_if_it_is_that_of_an_evaluation(run: Run, step: int) -> None:
+def test_is_due_matches_evaluation_steps(run: Run, step: int) -> None:
     evaluations = run.evaluations
     assert evaluations.is_due(evaluations.step_of(step))
     if step <= 400:
         assert evaluations.is_due(step) == (step in [evaluations.step_of(number) for number in range(1, step + 1)])
 
 
-def test_nothing_is_evaluated_before_the_first_step() -> None:
+def test_step_zero_is_never_due() -> None:
     for changes in ({}, {"evaluate_every": 1}, {"max_steps": 0, "max_minutes": 1.0}):
         assert not Run(*TINY_SHAKESPEARE, **changes).evaluations.is_due(0)
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**9))
-def test_a_number_of_steps_is_the_interval_whatever_the_text_and_the_length(every: int, step: int) -> None:
+def test_explicit_interval_ignores_text_and_limits(every: int, step: int) -> None:
     evaluations = Run(*TINY_SHAKESPEARE, evaluate_every=every).evaluations
     assert evaluations.is_due(step) == (step > 0 and step % every == 0)
 
 
 @given(runs_of_some_steps)
-def test_more_of_the_text_to_evaluate_never_makes_evaluations_more_frequent(run: Run) -> None:
+def test_more_validation_text_never_adds_evaluations(run: Run) -> None:
     training, validation, windows = run.counts
     larger = schedule_evaluations(run.settings, training, 2 * validation, windows)
     assert larger.interval >= run.evaluations.interval

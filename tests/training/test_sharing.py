@@ -6,7 +6,7 @@ import torch
 from charlm import runs
 from charlm.machine import LoadMeter
 from charlm.model.sharing import ThreadBalancer
-from charlm.training.sharing import Sharing
+from charlm.training.sharing import ThreadSharing
 from charlm.training.trainer import Trainer
 from tests.training.conftest import Make, entries
 
@@ -38,10 +38,10 @@ def threads_set(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def share(trainer: Trainer, loads: list[float], fixed: bool = False) -> None:
     """Have the trainer see these loads after its steps."""
     trainer.balancer = ThreadBalancer(2, fixed, processors=2, meter=ScriptedMeter(loads))
-    trainer.sharing = Sharing(trainer.balancer)
+    trainer.sharing = ThreadSharing(trainer.balancer)
 
 
-def test_changes_are_logged_and_recorded(make_trainer: Make, threads_set: list[int]) -> None:
+def test_thread_changes_are_logged_and_recorded(make_trainer: Make, threads_set: list[int]) -> None:
     trainer = make_trainer(max_steps=12, log_every=2)
     share(trainer, [0.0, 1.0, 1.0, 0.0])
     threads_set.clear()
@@ -54,7 +54,7 @@ def test_changes_are_logged_and_recorded(make_trainer: Make, threads_set: list[i
     assert saved.model.environment.threads == 2  # those of a quiet machine
 
 
-def test_a_fixed_number_stays_and_people_are_told_once(
+def test_fixed_threads_stay_and_warn_once(
     make_trainer: Make, threads_set: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = make_trainer(max_steps=12, log_every=2)
@@ -67,7 +67,7 @@ def test_a_fixed_number_stays_and_people_are_told_once(
     assert capsys.readouterr().err.count("--threads 0") == 1
 
 
-def test_a_resume_with_all_threads_is_a_change_too(make_trainer: Make, threads_set: list[int]) -> None:
+def test_resume_with_all_threads_is_recorded_as_change(make_trainer: Make, threads_set: list[int]) -> None:
     trainer = make_trainer(max_steps=12, log_every=2)
     share(trainer, [1.0] * 12)
     trainer.train()

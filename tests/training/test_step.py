@@ -10,11 +10,11 @@ from charlm.config import ModelSettings, OptimizationSettings
 from charlm.corpus.windows import Lanes, Window
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
-from charlm.training.optimizer import make_optimizer, optimizer_tensors
+from charlm.training.optimizer import make_optimizer, optimizer_state_dict
 from charlm.training.step import Step, take_step
-from tests.conftest import text_of
+from tests.conftest import make_text
 
-LANES = Lanes(text_of([1, 2, 3, 4, 5, 6, 0] * 20, 7), batch_size=4, sequence_length=16)
+LANES = Lanes(make_text([1, 2, 3, 4, 5, 6, 0] * 20, 7), batch_size=4, sequence_length=16)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def weights_of(model: CharacterModel) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in model.state_dict().items()}
 
 
-def test_windows_of_several_sizes_are_as_one_mean_over_their_targets(model: CharacterModel) -> None:
+def test_gradient_is_mean_over_all_targets(model: CharacterModel) -> None:
     windows = [LANES.window(number) for number in (1, 2)]  # the last one of the epoch is shorter
     assert windows[0].num_targets > windows[1].num_targets
     by_hand, state = copy.deepcopy(model), model.zero_state(4)
@@ -52,13 +52,11 @@ def test_windows_of_several_sizes_are_as_one_mean_over_their_targets(model: Char
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments_nor_state(
-    model: CharacterModel, bad: float
-) -> None:
+def test_non_finite_step_changes_nothing(model: CharacterModel, bad: float) -> None:
     optimizer = make_optimizer(model, OptimizationSettings())
     first = take_step(model, optimizer, [LANES.window(0)], model.zero_state(4), learning_rate=0.01)
     weights = weights_of(model)
-    moments = {name: moment.clone() for name, moment in optimizer_tensors(model, optimizer).items()}
+    moments = {name: moment.clone() for name, moment in optimizer_state_dict(model, optimizer).items()}
     state = tuple(part.clone() for part in first.state)
     spoiled = tuple(part.clone() for part in state)
     spoiled[0][0, 0, 0] = bad
@@ -66,10 +64,10 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments_nor_state
     assert not taken.is_finite
     assert torch.equal(taken.state[1], spoiled[1])
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
-    assert all(torch.equal(moment, moments[name]) for name, moment in optimizer_tensors(model, optimizer).items())
+    assert all(torch.equal(moment, moments[name]) for name, moment in optimizer_state_dict(model, optimizer).items())
 
 
-def test_the_norm_is_that_before_clipping(model: CharacterModel) -> None:
+def test_gradient_norm_is_before_clipping(model: CharacterModel) -> None:
     windows, state = [LANES.window(0)], model.zero_state(4)
     norms = [step(copy.deepcopy(model), windows, state, gradient_clip=clip).gradient_norm for clip in (0.0, 1e-3)]
     assert norms[0] == norms[1] > 1e-3

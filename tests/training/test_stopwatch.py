@@ -23,7 +23,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_paused_time_does_not_count(clock: Clock) -> None:
+def test_paused_time_is_not_counted(clock: Clock) -> None:
     stopwatch = Stopwatch(torch.device("cpu"), 5.0)
     clock.now += 100
     assert stopwatch.read() == 5
@@ -47,7 +47,7 @@ def test_paused_time_does_not_count(clock: Clock) -> None:
         (0.01, 3600.0, 3599.99),
     ],
 )
-def test_a_gap_counts_as_one_median_step(clock: Clock, usual: float, late: float, gap: float) -> None:
+def test_gap_counts_as_one_median_step(clock: Clock, usual: float, late: float, gap: float) -> None:
     stopwatch = Stopwatch(torch.device("cpu"))
     stopwatch.start()
     for seconds in (usual, usual, usual * 1.5, usual / 2, usual):
@@ -61,7 +61,7 @@ def test_a_gap_counts_as_one_median_step(clock: Clock, usual: float, late: float
     assert stopwatch.end_lap() == 0
 
 
-def test_the_first_step_may_take_long(clock: Clock) -> None:
+def test_slow_first_step_is_not_a_gap(clock: Clock) -> None:
     stopwatch = Stopwatch(torch.device("cpu"))
     stopwatch.start()
     clock.now += 600
@@ -69,7 +69,7 @@ def test_the_first_step_may_take_long(clock: Clock) -> None:
     assert stopwatch.read() == 600
 
 
-def test_evaluating_is_no_gap(clock: Clock) -> None:
+def test_evaluation_is_not_a_gap(clock: Clock) -> None:
     stopwatch = Stopwatch(torch.device("cpu"))
     stopwatch.start()
     for _ in range(5):
@@ -80,7 +80,7 @@ def test_evaluating_is_no_gap(clock: Clock) -> None:
     assert stopwatch.read() == 5
 
 
-def test_a_gap_does_not_end_a_run_by_minutes_and_is_logged(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gap_does_not_count_toward_minutes_and_is_logged(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     trainer = make_trainer(max_steps=0, max_minutes=1.0, log_every=1)
     monkeypatch.setattr(time, "perf_counter", clock)

@@ -9,31 +9,31 @@ import torch
 
 from charlm import runs
 from charlm.errors import TrainingInterruptedError
-from charlm.evaluation.passes import evaluate
+from charlm.evaluation.loss import evaluate
 from charlm.training import schedule
 from charlm.training.trainer import Trainer
 from tests.conftest import needs_bf16
-from tests.training.conftest import Interrupt, Make, assert_same_training, entries, evaluations, steps_of
+from tests.training.conftest import Make, SendSignal, assert_same_training, entries, fake_validation_losses, steps_of
 
 # Learning
 
 
-def test_the_loss_falls(make_trainer: Make) -> None:
+def test_loss_decreases(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=60, hidden_size=32, learning_rate=0.02)
     exact = trainer.train()
     assert exact.nats_per_character < math.log(len(trainer.corpus.vocabulary)) - 0.3
 
 
-def test_the_result_is_the_exact_figure_of_the_best_checkpoint(make_trainer: Make) -> None:
+def test_result_is_exact_loss_of_best_checkpoint(make_trainer: Make) -> None:
     trainer = make_trainer()
     exact = trainer.train()
     best = runs.load_model(trainer.run, "best")
-    part = trainer.corpus.part(trainer.corpus.split.validation)
+    part = trainer.corpus.subrange(trainer.corpus.split.validation)
     assert exact == evaluate(best.build_model(torch.device("cpu")), part)
     assert exact.characters == len(trainer.corpus.split.validation)
 
 
-def test_the_same_seed_trains_the_same_and_another_seed_another(make_trainer: Make, tmp_path: Path) -> None:
+def test_seed_determines_training(make_trainer: Make, tmp_path: Path) -> None:
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         make_trainer(run, seed=seed, dropout=0.3, max_steps=4).train()
     a, b, c = (runs.load_checkpoint(tmp_path / run) for run in "abc")
@@ -41,7 +41,7 @@ def test_the_same_seed_trains_the_same_and_another_seed_another(make_trainer: Ma
     assert not torch.equal(a.model.weights["embedding.weight"], c.model.weights["embedding.weight"])
 
 
-def test_two_windows_a_step_follow_the_mean_of_their_gradients(make_trainer: Make) -> None:
+def test_accumulated_windows_average_gradients(make_trainer: Make) -> None:
     # With a state that is zero at both windows' starts it would be the gradient of a batch twice as large; here the
     # gradients of two windows in a row are added up by hand.
     twice = make_trainer("twice", accumulation_steps=2, gradient_clip=0.0)
@@ -60,7 +60,7 @@ def test_two_windows_a_step_follow_the_mean_of_their_gradients(make_trainer: Mak
         assert torch.equal(ours, theirs)
 
 
-def test_the_state_is_carried_from_window_to_window_and_starts_over_with_the_text(make_trainer: Make) -> None:
+def test_state_is_carried_and_reset_each_epoch(make_trainer: Make) -> None:
     trainer = make_trainer()
     seen: list[bool] = []
     forward = trainer.model.forward
@@ -78,7 +78,7 @@ def test_the_state_is_carried_from_window_to_window_and_starts_over_with_the_tex
     assert seen == [False, *[True] * (a_pass - 1), False, True]
 
 
-def test_gradients_are_clipped_to_the_norm_that_is_set(make_trainer: Make) -> None:
+def test_gradients_are_clipped(make_trainer: Make) -> None:
     for clip, norm in ((0.01, 0.01), (0.0, None)):
         trainer = make_trainer(f"clip-{clip}", gradient_clip=clip)
         trainer.state.optimizer.zero_grad = lambda: None  # keep the gradients to look at
@@ -93,7 +93,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_set(make_trainer: Make) -> No
 # What must not touch the training
 
 
-def test_evaluating_saving_and_sampling_leave_the_training_as_it_is(make_trainer: Make) -> None:
+def test_periodic_work_does_not_affect_training(make_trainer: Make) -> None:
     busy = make_trainer("busy", dropout=0.5, evaluate_every=1, save_every_minutes=1e-9, sample_length=30, log_every=1)
     busy.train()
     idle = make_trainer("idle", dropout=0.5, evaluate_every=1000, sample_length=0, log_every=1000)
@@ -111,7 +111,7 @@ def steps_planned(trainer: Trainer) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
-def test_it_takes_as_many_steps_as_asked_for(make_trainer: Make, precision: str) -> None:
+def test_max_steps_is_exact(make_trainer: Make, precision: str) -> None:
     trainer = make_trainer(max_steps=5, precision=precision)
     trainer.train()
     assert trainer.counters.steps == 5
@@ -125,14 +125,14 @@ def test_an_epoch_reads_every_window_once(make_trainer: Make) -> None:
     assert trainer.counters.steps == trainer.counters.windows_seen == trainer.lanes.windows_per_epoch
 
 
-def test_the_first_length_reached_ends_it(make_trainer: Make) -> None:
+def test_first_limit_reached_ends_run(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=3, max_epochs=1.0)
     assert steps_planned(trainer) == 3
     trainer.train()
     assert trainer.counters.steps == 3
 
 
-def test_minutes_end_it_and_then_its_steps_are_not_known_beforehand(make_trainer: Make) -> None:
+def test_max_minutes_ends_run_with_unknown_total_steps(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=100_000, max_minutes=0.002)
     assert steps_planned(trainer) == 0
     trainer.train()
@@ -140,22 +140,20 @@ def test_minutes_end_it_and_then_its_steps_are_not_known_beforehand(make_trainer
     assert trainer.stopwatch.read() >= 0.002 * 60
 
 
-def test_patience_ends_it_after_so_many_evaluations_without_a_better_one(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluations(monkeypatch, [9.0, 3.0, 2.0, 2.5, 2.0, 2.1])
+def test_patience_ends_run_without_improvement(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_validation_losses(monkeypatch, [9.0, 3.0, 2.0, 2.5, 2.0, 2.1])
     trainer = make_trainer(evaluate_every=1, patience=3, max_steps=50)
     trainer.train()
     assert trainer.counters.steps == 5
     assert runs.load_model(trainer.run, "best").step == 2
 
 
-def test_patience_counts_on_after_a_resume(
-    make_trainer: Make, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+def test_patience_counter_survives_resume(
+    make_trainer: Make, send_signal_at_step: SendSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluations(monkeypatch, [9.0, 2.0, 3.0])
+    fake_validation_losses(monkeypatch, [9.0, 2.0, 3.0])
     trainer = make_trainer(evaluate_every=1, patience=3, max_steps=50)
-    interrupt(trainer, 3)
+    send_signal_at_step(trainer, 3)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
     resumed = make_trainer(resume=trainer.run)
@@ -163,8 +161,8 @@ def test_patience_counts_on_after_a_resume(
     assert resumed.counters.steps == 4
 
 
-def test_without_patience_it_goes_on(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluations(monkeypatch, [1.0, 1.0, 2.0])
+def test_zero_patience_never_ends_run(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_validation_losses(monkeypatch, [1.0, 1.0, 2.0])
     trainer = make_trainer(evaluate_every=1)
     trainer.train()
     assert trainer.counters.steps == 12
@@ -174,10 +172,10 @@ def test_without_patience_it_goes_on(make_trainer: Make, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, [3, 8]), (1, [3, 7, 8]), (2, [3, 6, 7, 8]), (20, list(range(1, 9)))])
-def test_the_best_the_newest_and_keep_more_are_kept(
+def test_best_latest_and_extra_checkpoints_are_kept(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, keep: int, kept: list[int]
 ) -> None:
-    evaluations(monkeypatch, [9.0, 4.0, 3.0, 1.0, 2.0])
+    fake_validation_losses(monkeypatch, [9.0, 4.0, 3.0, 1.0, 2.0])
     trainer = make_trainer(max_steps=8, evaluate_every=1, save_every_minutes=1e-9, keep_checkpoints=keep)
     trainer.train()
     assert steps_of(trainer.run) == kept
@@ -185,19 +183,19 @@ def test_the_best_the_newest_and_keep_more_are_kept(
     assert runs.load_model(trainer.run, "latest").step == 8
 
 
-def test_each_new_best_is_saved_and_others_are_not(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluations(monkeypatch, [9.0, 4.0, 5.0, 3.0, 6.0])
+def test_only_new_best_is_saved(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_validation_losses(monkeypatch, [9.0, 4.0, 5.0, 3.0, 6.0])
     trainer = make_trainer(max_steps=8, evaluate_every=2, keep_checkpoints=20)
     trainer.train()
     assert steps_of(trainer.run) == [2, 6, 8]
 
 
-def test_a_checkpoint_that_was_resumed_keeps_the_best_so_far(
-    make_trainer: Make, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+def test_resumed_checkpoint_is_kept_as_best(
+    make_trainer: Make, send_signal_at_step: SendSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluations(monkeypatch, [9.0, 1.0, 2.0])
+    fake_validation_losses(monkeypatch, [9.0, 1.0, 2.0])
     trainer = make_trainer(evaluate_every=2, keep_checkpoints=0)
-    interrupt(trainer, 5)
+    send_signal_at_step(trainer, 5)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
     make_trainer(resume=trainer.run).train()
@@ -214,7 +212,7 @@ def steps_evaluated(run: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("step_seconds", "evaluation_seconds"), [(0.1, 0.001), (0.1, 500.0), (30.0, 1.0)], ids=["quick", "slow", "busy"]
 )
-def test_auto_evaluates_at_the_same_steps_however_long_they_take(
+def test_auto_evaluation_steps_do_not_depend_on_time(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, step_seconds: float, evaluation_seconds: float
 ) -> None:
     clock = [0.0]
@@ -236,12 +234,14 @@ def test_auto_evaluates_at_the_same_steps_however_long_they_take(
 
 
 @pytest.mark.parametrize("stopped_at", [3, 9, 21])  # before, at and after an evaluation
-def test_with_auto_resumed_equals_uninterrupted(make_trainer: Make, interrupt: Interrupt, stopped_at: int) -> None:
+def test_auto_evaluation_resume_equals_uninterrupted(
+    make_trainer: Make, send_signal_at_step: SendSignal, stopped_at: int
+) -> None:
     settings = {"evaluate_every": "auto", "max_steps": 24, "dropout": 0.3}
     whole = make_trainer("whole", **settings)
     whole.train()
     first = make_trainer("parts", **settings)
-    interrupt(first, stopped_at)
+    send_signal_at_step(first, stopped_at)
     with pytest.raises(TrainingInterruptedError):
         first.train()
     second = make_trainer(resume=first.run)
@@ -251,7 +251,7 @@ def test_with_auto_resumed_equals_uninterrupted(make_trainer: Make, interrupt: I
     assert runs.load_model(second.run, "best").step == runs.load_model(whole.run, "best").step
 
 
-def test_with_auto_a_longer_run_follows_the_schedule_of_its_new_length(make_trainer: Make) -> None:
+def test_auto_evaluation_follows_extended_schedule(make_trainer: Make) -> None:
     short = make_trainer(evaluate_every="auto", max_steps=4)
     short.train()
     longer = make_trainer(resume=short.run, max_steps=20)
@@ -259,9 +259,7 @@ def test_with_auto_a_longer_run_follows_the_schedule_of_its_new_length(make_trai
     assert steps_evaluated(longer.run) == [1, 2, 3, 4, 6, 10, 15, 20]  # [2, 6, 10, 15, 20] if it had not stopped
 
 
-def test_in_minutes_alone_auto_evaluates_at_growing_intervals_and_at_the_end(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_evaluation_with_minutes_only(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     monkeypatch.setattr("charlm.training.schedule.MIN_INTERVAL", 10)
@@ -277,13 +275,13 @@ def test_in_minutes_alone_auto_evaluates_at_growing_intervals_and_at_the_end(
     assert steps_evaluated(trainer.run) == [4, 9, 17, 26, 30]
 
 
-def test_evaluations_come_at_the_steps_that_are_set_and_at_the_end(make_trainer: Make) -> None:
+def test_evaluations_at_configured_steps_and_at_end(make_trainer: Make) -> None:
     trainer = make_trainer(max_steps=10, evaluate_every=4)
     trainer.train()
     assert steps_evaluated(trainer.run) == [4, 8, 10]
 
 
-def test_training_time_is_without_evaluating_and_saving(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_time_excludes_evaluation_and_saving(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     trainer = make_trainer(max_steps=6, evaluate_every=2)

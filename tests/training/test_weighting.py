@@ -22,7 +22,7 @@ def uneven(tmp_path: Path, poem: str) -> Path:
     return path
 
 
-def test_a_step_over_uneven_windows_is_that_of_all_their_targets(make_trainer: Make, uneven: Path) -> None:
+def test_uneven_windows_weigh_targets_equally(make_trainer: Make, uneven: Path) -> None:
     trainer = make_trainer(text=uneven, accumulation_steps=3, batch_size=2, sequence_length=50, gradient_clip=0.0)
     number = trainer.lanes.windows_per_epoch - 2  # two windows, the second one shorter, and one of the next epoch
     windows = [trainer.lanes.window(number + i) for i in range(3)]
@@ -43,7 +43,7 @@ def test_a_step_over_uneven_windows_is_that_of_all_their_targets(make_trainer: M
     assert loss_sum / logged_targets == pytest.approx((total / sum(counts)).item(), rel=1e-5)
 
 
-def test_the_logged_loss_is_the_mean_over_all_targets(make_trainer: Make, uneven: Path) -> None:
+def test_logged_loss_is_mean_over_all_targets(make_trainer: Make, uneven: Path) -> None:
     settings = {"text": uneven, "batch_size": 2, "sequence_length": 50, "learning_rate": 1e-9, "weight_decay": 0.0}
     trainer = make_trainer(log_every=7, max_steps=7, evaluate_every=100, **settings)
     sums = [0.0, 0]
@@ -60,7 +60,7 @@ def test_the_logged_loss_is_the_mean_over_all_targets(make_trainer: Make, uneven
 
 
 @given(st.floats(0.01, 20), st.integers(1, 400), st.integers(1, 9))
-def test_the_number_of_steps_is_that_after_which_training_ends(epochs: float, windows: int, accumulated: int) -> None:
+def test_total_steps_matches_training(epochs: float, windows: int, accumulated: int) -> None:
     settings = OptimizationSettings(max_steps=0, max_epochs=epochs, accumulation_steps=accumulated)
     total = schedule.total_steps(settings, windows)
 
@@ -71,11 +71,11 @@ def test_the_number_of_steps_is_that_after_which_training_ends(epochs: float, wi
     assert total == 1 or progress(total - 1) < 1
 
 
-def test_a_round_number_of_epochs() -> None:
+def test_whole_number_of_epochs() -> None:
     assert schedule.total_steps(OptimizationSettings(max_steps=0, max_epochs=1.1), 10) == 11
 
 
-def test_a_resume_cannot_change_the_seed(make_trainer: Make) -> None:
+def test_resume_cannot_change_seed(make_trainer: Make) -> None:
     from charlm.errors import UsageError
 
     trainer = make_trainer(max_steps=4)

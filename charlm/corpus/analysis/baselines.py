@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from charlm.corpus.analysis.sorted_index import IntArray, find_sorted
-from charlm.corpus.encoded import Ids
+from charlm.corpus.encoded_text import Ids
 from charlm.corpus.vocabulary import Vocabulary
 
 MAX_ORDER = 5
@@ -33,7 +33,7 @@ def compute_baselines(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Ba
     train = train[-MAX_TRAIN_CHARACTERS:]
     validation = validation[:MAX_VALIDATION_CHARACTERS]
     ngrams = ngram_bits(train, validation, len(vocabulary))
-    xz = xz_bits(vocabulary.bytes_of(train), vocabulary.bytes_of(validation), len(validation))
+    xz = xz_bits(vocabulary.to_bytes(train), vocabulary.to_bytes(validation), len(validation))
     return Baselines(len(train), len(validation), ngrams, xz)
 
 

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from charlm.corpus.analysis.baselines import Baselines, compute_baselines
-from charlm.corpus.analysis.likeness import Likeness, compare
+from charlm.corpus.analysis.likeness import Likeness, compare_splits
 from charlm.corpus.analysis.overlap import Overlap, find_overlap
-from charlm.corpus.analysis.statistics import (
+from charlm.corpus.analysis.text_statistics import (
     CharacterCount,
     LineEndings,
     LineLengths,
-    control_characters,
-    line_ends,
-    line_lengths,
-    rare_characters,
+    count_line_endings,
+    find_control_characters,
+    find_rare_characters,
+    measure_line_lengths,
 )
 from charlm.corpus.loading import Corpus
-from charlm.corpus.vocabulary import Vocabulary, show
+from charlm.corpus.vocabulary import Vocabulary, format_character
 
-STAGES = 4
+NUM_STAGES = 4
 MAX_LISTED = 1000  # rare and control characters at most; their numbers are reported too
 MAX_CHECKED_CHARACTERS = 5_000_000  # characters that are looked up in the training text: memory grows with them
 
@@ -58,7 +58,7 @@ class InspectionReport:
 
 
 def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> InspectionReport:
-    """Inspect a corpus. Calls ``on_stage`` after each of ``STAGES``.
+    """Inspect a corpus. Calls ``on_stage`` after each of ``NUM_STAGES``.
 
     Everything is counted on the text itself: a character is one here even if ``min_count`` hides it from the model.
     """
@@ -66,14 +66,14 @@ def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None
     alphabet = Vocabulary(encoded.alphabet, unit)
     train = encoded.ids[split.train.start : split.train.stop]
     validation = encoded.ids[split.validation.start : split.validation.stop]
-    control = control_characters(encoded.alphabet, encoded.counts)
+    control = find_control_characters(encoded.alphabet, encoded.counts)
     if unit == "byte":
         control = [counted for counted in control if counted.character.isascii()]  # others may be part of any character
-    rare = rare_characters(encoded.alphabet, encoded.counts)
+    rare = find_rare_characters(encoded.alphabet, encoded.counts)
     frequent = [encoded.alphabet[id_] for id_ in np.argsort(-encoded.counts, kind="stable")[:100]]
-    unseen, bigram_bits = corpus.only_outside_training(), compare(train, validation, len(alphabet))
+    unseen, bigram_bits = corpus.count_unseen_in_training(), compare_splits(train, validation, len(alphabet))
     on_stage()
-    lines, endings = line_lengths(encoded.ids, alphabet), line_ends(encoded.ids, alphabet)
+    lines, endings = measure_line_lengths(encoded.ids, alphabet), count_line_endings(encoded.ids, alphabet)
     on_stage()
     overlap = find_overlap(train, validation[:MAX_CHECKED_CHARACTERS])
     on_stage()
@@ -89,7 +89,7 @@ def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None
         unseen_in_training=unseen,
         most_frequent="".join(frequent) if unit == "character" else list(map(ord, frequent)),
         documents=len(corpus.text.document_starts),
-        ranges=split.record(),
+        ranges=split.to_ranges(),
         bigram_bits=bigram_bits,
         rare_characters=len(rare),
         rare=[_list(counted, unit) for counted in rare[:MAX_LISTED]],
@@ -106,4 +106,6 @@ def _list(counted: CharacterCount, unit: str) -> ListedCharacter:
     character, description = counted.character, counted.description
     if unit == "character":
         return ListedCharacter(character, description, counted.count)
-    return ListedCharacter(ord(character), description if character.isascii() else show(character, unit), counted.count)
+    return ListedCharacter(
+        ord(character), description if character.isascii() else format_character(character, unit), counted.count
+    )

@@ -9,7 +9,7 @@ import numpy as np
 
 from charlm.config import CorpusSettings
 from charlm.corpus.analysis.baselines import ngram_bits
-from charlm.corpus.encoded import Ids
+from charlm.corpus.encoded_text import Ids
 from charlm.corpus.loading import Corpus
 
 STRETCHES = 16  # in the middle of as many parts of the training text, so that what they are like is left in it
@@ -30,32 +30,32 @@ class Likeness:
         return self.validation > UNLIKE_ABOVE * self.held_out
 
 
-def compare(train: Ids, validation: Ids, alphabet_size: int) -> Likeness | None:
+def compare_splits(train: Ids, validation: Ids, alphabet_size: int) -> Likeness | None:
     """``None`` if there is too little text to tell."""
     validation = validation[:MAX_VALIDATION_CHARACTERS]
     stretch = min(len(validation), len(train) // 4) // STRETCHES
     if stretch < 16:
         return None
-    around = MAX_TRAIN_CHARACTERS // STRETCHES // 2  # characters on each side
-    kept, held_out = [], []
+    margin = MAX_TRAIN_CHARACTERS // STRETCHES // 2  # characters on each side
+    remaining, held_out = [], []
     edges = np.linspace(0, len(train), STRETCHES + 1, dtype=np.int64).tolist()
     for first, last in itertools.pairwise(edges):
         start = (first + last - stretch) // 2
         stop = start + stretch
-        kept += [train[max(first, start - around) : start], train[stop : min(last, stop + around)]]
+        remaining += [train[max(first, start - margin) : start], train[stop : min(last, stop + margin)]]
         held_out.append(train[start:stop])
-    known = np.concatenate(kept)
-    bits = [ngram_bits(known, text, alphabet_size, 1)[1] for text in (validation, np.concatenate(held_out))]
+    training = np.concatenate(remaining)
+    bits = [ngram_bits(training, text, alphabet_size, 1)[1] for text in (validation, np.concatenate(held_out))]
     return Likeness(*bits)
 
 
-def advice(corpus: Corpus, settings: CorpusSettings) -> str | None:
+def advise_shuffling(corpus: Corpus, settings: CorpusSettings) -> str | None:
     """What to do if the splits are unlike each other and shuffling could help."""
     ids, split = corpus.encoded.ids, corpus.split
     if settings.shuffle_documents:
         return None
     train, validation = (ids[part.start : part.stop] for part in (split.train, split.validation))
-    found = compare(train, validation, len(corpus.encoded.alphabet))
+    found = compare_splits(train, validation, len(corpus.encoded.alphabet))
     if found is None or not found.is_unlike:
         return None
     if len(corpus.text.document_starts):

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from charlm.corpus.analysis.sorted_index import IntArray, find_sorted
-from charlm.corpus.encoded import Ids
+from charlm.corpus.encoded_text import Ids
 
 MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2⁶⁴; else arbitrary
 CHUNK = 2**18  # characters of the training text at a time: what the processor's cache holds

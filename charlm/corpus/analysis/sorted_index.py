@@ -10,7 +10,7 @@ IntArray = NDArray[np.int64]
 
 def find_sorted(distinct: NDArray[np.integer[Any]], wanted: NDArray[np.integer[Any]]) -> IntArray:
     """Where each wanted number stands in an ascending array of distinct ones; −1 where it does not."""
-    places = np.searchsorted(distinct, wanted)
-    there = places < len(distinct)
-    there[there] = distinct[places[there]] == wanted[there]
-    return np.where(there, places, -1)
+    indices = np.searchsorted(distinct, wanted)
+    is_found = indices < len(distinct)
+    is_found[is_found] = distinct[indices[is_found]] == wanted[is_found]
+    return np.where(is_found, indices, -1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.model.cells import State
-from charlm.model.device import on_device
+from charlm.model.device import to_device
 
 
 class Packing:
@@ -34,10 +34,10 @@ class Packing:
         last_stretch[first[ends] // time] = np.flatnonzero(ends)
 
         self.lengths = torch.from_numpy(active.sum(1))  # at each step; on the CPU, where the operators want it
-        self.rows = on_device(step * self.num_lanes + lane, device)  # of the window's, for each packed one
-        self.lanes = on_device(first // time, device)
-        self.starts_from_zero = on_device(resets.T.ravel()[first], device)[:, None]
-        self.last_stretch = on_device(last_stretch, device)
+        self.rows = to_device(step * self.num_lanes + lane, device)  # of the window's, for each packed one
+        self.lanes = to_device(first // time, device)
+        self.starts_from_zero = to_device(resets.T.ravel()[first], device)[:, None]
+        self.last_stretch = to_device(last_stretch, device)
 
     def pack(self, inputs: Tensor) -> Tensor:
         """``(time, lane, …)`` → ``(row, …)``."""

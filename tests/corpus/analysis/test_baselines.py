@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charlm.corpus.analysis import baselines
-from charlm.corpus.encoded import Ids
+from charlm.corpus.encoded_text import Ids
 from charlm.corpus.vocabulary import CODE_POINTS, Vocabulary
 
 texts = st.integers(1, 4).flatmap(lambda letters: st.text("abcd"[:letters], max_size=60))
@@ -30,7 +30,7 @@ def probability(train: str, context: str, character: str, vocabulary_size: int) 
     return (followers[character] + len(followers) * lower) / Fraction(followers.total() + len(followers))
 
 
-def bits_by_hand(train: str, validation: str, vocabulary_size: int, order: int) -> float:
+def reference_bits(train: str, validation: str, vocabulary_size: int, order: int) -> float:
     return -sum(
         math.log2(probability(train, validation[max(0, place - order) : place], character, vocabulary_size))
         for place, character in enumerate(validation)
@@ -43,44 +43,44 @@ def bits_by_hand(train: str, validation: str, vocabulary_size: int, order: int) 
 @example("abcdabcdabcd", "ab", 4)  # shorter than the order
 @example("aaaaaab", "ab" * 5, 4)  # a context that ends the training text, with nothing after it
 @example("aaaaaaaa", "aaaaaaaa", 1)  # an alphabet of one
-def test_ngram_bits_are_those_of_the_formula(train: str, validation: str, vocabulary_size: int) -> None:
+def test_ngram_bits_match_formula(train: str, validation: str, vocabulary_size: int) -> None:
     bits = baselines.ngram_bits(as_ids(train), as_ids(validation), vocabulary_size, max_order=5)
-    by_hand = [bits_by_hand(train, validation, vocabulary_size, order) for order in range(6)]
+    by_hand = [reference_bits(train, validation, vocabulary_size, order) for order in range(6)]
     assert bits == pytest.approx(by_hand, abs=1e-9)
 
 
 @given(st.lists(st.integers(0, CODE_POINTS - 1), max_size=30), st.lists(st.integers(0, CODE_POINTS - 1), min_size=1))
-def test_a_vocabulary_of_all_code_points_is_none_too_many(train: list[int], validation: list[int]) -> None:
+def test_ngram_bits_with_full_unicode_vocabulary(train: list[int], validation: list[int]) -> None:
     # in a vocabulary of 1.1 million the keys are sorted, in one of 5 they are counted: both must give the formula
     distinct = sorted({*train, *validation})
     train_text, validation_text = ("".join(chr(distinct.index(id_)) for id_ in ids) for ids in (train, validation))
     bits = baselines.ngram_bits(np.array(train, np.uint32), np.array(validation, np.uint32), CODE_POINTS, max_order=2)
-    by_hand = [bits_by_hand(train_text, validation_text, CODE_POINTS, order) for order in range(3)]
+    by_hand = [reference_bits(train_text, validation_text, CODE_POINTS, order) for order in range(3)]
     assert bits == pytest.approx(by_hand, abs=1e-9)
 
 
-def test_text_of_one_character_takes_no_bits_once_it_is_all_there_is() -> None:
+def test_single_character_text_costs_zero_bits() -> None:
     assert baselines.ngram_bits(np.zeros(9, np.uint8), np.zeros(9, np.uint8), vocabulary_size=1) == [0.0] * 6
 
 
-def test_xz_takes_all_bits_of_noise_and_few_of_a_repetition() -> None:
+def test_xz_bits_of_noise_and_of_repetition() -> None:
     noise = np.random.default_rng(0).bytes(20_000)
     assert baselines.xz_bits(noise[:10_000], noise[10_000:], 10_000) == pytest.approx(8, abs=0.05)
     assert 0 <= baselines.xz_bits(noise, noise[:10_000], 10_000) < 0.5
 
 
-def test_xz_bits_are_per_character_and_not_per_byte() -> None:
+def test_xz_bits_are_per_character() -> None:
     noise = np.random.default_rng(0).bytes(2_000)
     assert baselines.xz_bits(b"", noise, 1_000) == 2 * baselines.xz_bits(b"", noise, 2_000)
 
 
-def test_the_last_of_the_training_text_and_the_first_of_the_validation_text_are_used(
+def test_end_of_training_and_start_of_validation_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(baselines, "MAX_TRAIN_CHARACTERS", 40)
     monkeypatch.setattr(baselines, "MAX_VALIDATION_CHARACTERS", 20)
     train, validation = "é" * 50 + "to be or not to be " * 2 + "\ud800.", "to be, \ud800" * 5
-    vocabulary = Vocabulary.of(train + validation)
+    vocabulary = Vocabulary.from_text(train + validation)
     found = baselines.compute_baselines(vocabulary.encode(train), vocabulary.encode(validation), vocabulary)
     assert (found.train_characters, found.validation_characters) == (40, 20)
     used = vocabulary.encode(train[-40:]), vocabulary.encode(validation[:20])
@@ -89,7 +89,7 @@ def test_the_last_of_the_training_text_and_the_first_of_the_validation_text_are_
     assert found.xz_bits == baselines.xz_bits(*used_bytes, 20)
 
 
-def test_a_text_that_is_shorter_than_the_limits_is_used_whole() -> None:
-    vocabulary = Vocabulary.of("abc")
+def test_short_text_is_used_entirely() -> None:
+    vocabulary = Vocabulary.from_text("abc")
     found = baselines.compute_baselines(vocabulary.encode("abcabc"), vocabulary.encode("abc"), vocabulary)
     assert (found.train_characters, found.validation_characters) == (6, 3)

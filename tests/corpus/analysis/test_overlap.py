@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from charlm.corpus.analysis import overlap as module
 from charlm.corpus.analysis.overlap import Overlap, Passage, find_overlap
-from charlm.corpus.encoded import Ids
+from charlm.corpus.encoded_text import Ids
 
 ALL = 10**6
 
@@ -40,7 +40,7 @@ def check_passages(found: Overlap, train: str, validation: str) -> None:
 @example("abcabc", "abc", 3, 1)  # as long as the validation text
 @example("abc", "abcabc", 3, 1)  # as long as the training text
 @example("abababababababab", "abababababab", 3, 4)
-def test_all_passages_are_found_wherever_chunks_end(train: str, validation: str, length: int, chunk: int) -> None:
+def test_all_passages_are_found_across_chunks(train: str, validation: str, length: int, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK", chunk)
         found = find_overlap(as_ids(train), as_ids(validation), length, limit=ALL)
@@ -52,9 +52,7 @@ def test_all_passages_are_found_wherever_chunks_end(train: str, validation: str,
 
 
 @given(st.permutations(range(60)), st.data(), st.integers(1, 9), st.integers(1, 30))
-def test_the_longest_is_first_where_the_training_text_repeats_nothing(
-    train: list[int], data: st.DataObject, length: int, chunk: int
-) -> None:
+def test_longest_passage_is_first(train: list[int], data: st.DataObject, length: int, chunk: int) -> None:
     slices = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda ends: train[min(ends) : max(ends)])
     validation = list(chain.from_iterable(data.draw(st.lists(slices, min_size=1, max_size=8))))
     lengths = [0]  # of what goes on side by side in both texts, up to each place of the validation text
@@ -69,7 +67,7 @@ def test_the_longest_is_first_where_the_training_text_repeats_nothing(
 
 
 @given(texts, texts, st.integers(2, 9))
-def test_texts_of_the_same_hash_are_not_taken_for_the_same(train: str, validation: str, length: int) -> None:
+def test_hash_collisions_are_dropped(train: str, validation: str, length: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MULTIPLIER", 1)  # the hash is the sum: that of every anagram
         found = find_overlap(as_ids(train), as_ids(validation), length, limit=ALL)
@@ -77,13 +75,13 @@ def test_texts_of_the_same_hash_are_not_taken_for_the_same(train: str, validatio
     check_passages(found, train, validation)
 
 
-def test_an_anagram_is_no_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anagram_is_not_an_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MULTIPLIER", 1)
     assert find_overlap(as_ids("abcd"), as_ids("dcba"), 4) == Overlap(4, 0, 4, [])
 
 
 @pytest.mark.parametrize("period", [1, 2, 99, 1000])
-def test_a_text_of_one_period_is_one_passage(period: int) -> None:
+def test_periodic_text_is_one_passage(period: int) -> None:
     text = np.resize(np.arange(period, dtype=np.uint16), 200_000)
     found = find_overlap(text, text[:100_000], 100)
     assert (found.validation_characters, len(found.longest)) == (100_000, 1)
@@ -92,13 +90,13 @@ def test_a_text_of_one_period_is_one_passage(period: int) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 40, 2**18])
-def test_of_several_places_the_one_that_goes_on_longest_is_taken(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longest_match_among_several_is_chosen(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", chunk)
     train = "x" * 10 + "y" + "x" * 300 + "z" + "x" * 20
     assert find_overlap(as_ids(train), as_ids("w" + "x" * 250), 10).longest == [Passage(1, 11, 250)]
 
 
-def test_a_part_of_the_training_text_is_found_as_a_whole_and_the_longest_few_are_listed() -> None:
+def test_copied_passage_is_found_whole_and_longest_are_listed() -> None:
     random = np.random.default_rng(0)
     train, validation = random.integers(0, 90, 1_000_000, np.uint8), random.integers(0, 90, 100_000, np.uint8)
     planted = [Passage(5_000, 900_000, 20_000), Passage(0, 999_000, 1_000), Passage(99_850, 0, 150)]
@@ -111,7 +109,7 @@ def test_a_part_of_the_training_text_is_found_as_a_whole_and_the_longest_few_are
     assert find_overlap(train, validation, 100, limit=2).longest == planted[:2]
 
 
-def test_texts_may_be_memory_maps(tmp_path: Path) -> None:
+def test_memory_mapped_texts_are_accepted(tmp_path: Path) -> None:
     np.arange(1000, dtype=np.uint32).tofile(tmp_path / "ids")
     ids = np.memmap(tmp_path / "ids", dtype=np.uint32, mode="r")
     assert find_overlap(ids[:900], ids[100:300], 100) == Overlap(100, 200, 200, [Passage(0, 100, 200)])

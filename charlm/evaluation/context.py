@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from charlm.corpus.text import Positions, Text
 from charlm.corpus.windows import IGNORE_INDEX
-from charlm.evaluation.passes import Evaluation, Losses, OnProgress, iter_predictions, target_losses
-from charlm.model.language_model import CharacterModel, evaluating
+from charlm.evaluation.loss import Evaluation, Losses, OnProgress, iter_predictions, target_losses
+from charlm.model.language_model import CharacterModel, eval_mode
 
 LANES = 128  # windows that are read side by side
 CURVE_STARTS = 1024
@@ -63,7 +63,7 @@ def loss_by_context(
     return points
 
 
-def curve_characters(text: Text) -> int:
+def count_curve_characters(text: Text) -> int:
     """How many characters are read for the curve."""
     return len(_curve_starts(text)) * min(MAX_CONTEXT, len(text))
 
@@ -78,7 +78,7 @@ def _losses_from_zero_state(
     model: CharacterModel, text: Text, starts: Positions, length: int, on_progress: OnProgress
 ) -> Iterator[tuple[Losses, NDArray[np.int64]]]:
     """The nats of characters, and how many were read before each since the last zero state, window by window."""
-    with evaluating(model):
+    with eval_mode(model):
         for first in range(0, len(starts), LANES):
             lanes = starts[first : first + LANES]
             context = np.full(len(lanes), -1)  # before the last character

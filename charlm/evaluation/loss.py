@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from charlm.corpus.text import Positions, Text
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.corpus.windows import Window, walk
-from charlm.model.device import full_fp32
-from charlm.model.language_model import CharacterModel, Predictions, evaluating
+from charlm.model.device import no_tf32
+from charlm.model.language_model import CharacterModel, Predictions, eval_mode
 
 WARMUP_CHARACTERS = 1000  # that a lane reads before those that count; what lies further back hardly matters
 MIN_CHARACTERS_PER_LANE = 4 * WARMUP_CHARACTERS  # so that warming up stays a small part of the work
@@ -88,7 +88,7 @@ def evaluate(
     lane_starts = np.arange(lanes) * lane_length
     warmup = WARMUP_CHARACTERS if lanes > 1 else 0
     total, unknown = 0.0, 0
-    with evaluating(model):
+    with eval_mode(model):
         for window, predictions in iter_predictions(
             model, text, lane_starts, lane_length, warmup, precision, chunk, on_progress
         ):
@@ -116,7 +116,7 @@ def iter_predictions(
     state = model.zero_state(lanes)
     for window in walk(text, lane_starts, lane_length, chunk, warmup):
         # Not around the yield: whoever reads this may do something else in between
-        with full_fp32() if precision == "fp32" else nullcontext():
+        with no_tf32() if precision == "fp32" else nullcontext():
             predictions = model.predict(window, state, precision)
         state = predictions.state
         if window.is_predicted:
@@ -128,5 +128,5 @@ def target_losses(window: Window, predictions: Predictions, vocabulary: Vocabula
     """The nats of each target, ``(time, lane)``, with the cost of unknown characters; 0 where it does not count."""
     nats = predictions.losses().cpu().numpy().astype(np.float64)  # not every device has float64
     if vocabulary.unknown_id is not None:
-        nats[window.targets == vocabulary.unknown_id] += vocabulary.unknown_nats
+        nats[window.targets == vocabulary.unknown_id] += vocabulary.unknown_penalty_nats
     return nats

@@ -24,7 +24,7 @@ def saved(make_trainer: Make) -> Path:
     """A sound checkpoint."""
     trainer = make_trainer(max_steps=2, save_every_minutes=1e-9, keep_checkpoints=9)
     trainer.train()
-    return runs.checkpoints(trainer.run)[0]
+    return runs.list_checkpoints(trainer.run)[0]
 
 
 def replace(folder: Path, name: str, data: bytes) -> None:
@@ -41,60 +41,60 @@ def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -> N
     replace(folder, name, json.dumps(content).encode())
 
 
-def refused(folder: Path) -> None:
+def assert_rejected(folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         loading.load_checkpoint(folder).model.build_model(torch.device("cpu"))
     assert caught.value.exit_code == 3
 
 
-def test_the_checkpoint_itself_is_sound(saved: Path) -> None:
+def test_unmodified_checkpoint_is_valid(saved: Path) -> None:
     loading.load_checkpoint(saved).model.build_model(torch.device("cpu"))
 
 
-class Harm:
+class MaliciousPickle:
     def __reduce__(self) -> Any:
         return Path.touch, (Path("harmed"),)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
-def test_a_pickle_is_not_run(saved: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_is_not_executed(saved: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    replace(saved, name, pickle.dumps(Harm()))
-    refused(saved)
+    replace(saved, name, pickle.dumps(MaliciousPickle()))
+    assert_rejected(saved)
     assert not (tmp_path / "harmed").exists()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state.safetensors"])
 @pytest.mark.parametrize("claimed", [10**12, 2**63, 0])
-def test_a_header_that_claims_more_than_there_is(saved: Path, name: str, claimed: int) -> None:
+def test_oversized_safetensors_header_is_rejected(saved: Path, name: str, claimed: int) -> None:
     data = (saved / name).read_bytes()
     replace(saved, name, struct.pack("<Q", claimed) + data[8:])
-    refused(saved)
+    assert_rejected(saved)
 
 
-def test_a_tensor_that_claims_a_terabyte(saved: Path) -> None:
+def test_terabyte_tensor_is_rejected(saved: Path) -> None:
     header = json.dumps(
         {"embedding.weight": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}
     )
     replace(saved, "model.safetensors", struct.pack("<Q", len(header)) + header.encode())
-    refused(saved)
+    assert_rejected(saved)
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "manifest.json"])
 @pytest.mark.parametrize("text", ["[" * 10_000, '{"a":' * 10_000, "", "null", "[]", "{}", "\xff", "NaN"])
-def test_json_that_is_deep_or_none(saved: Path, name: str, text: str) -> None:
+def test_malformed_or_deeply_nested_json_is_rejected(saved: Path, name: str, text: str) -> None:
     data = text.encode("latin-1")
     if name == MANIFEST:
         (saved / name).write_bytes(data)
     else:
         replace(saved, name, data)
-    refused(saved)
+    assert_rejected(saved)
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "num_layers", "embedding_size"])
-def test_settings_that_claim_a_giant_are_refused_before_it_is_made(saved: Path, name: str) -> None:
+def test_oversized_model_is_rejected_before_allocation(saved: Path, name: str) -> None:
     edit(saved, "config.json", lambda config: config["settings"].update({name: 10**9}))
-    refused(saved)
+    assert_rejected(saved)
 
 
 @pytest.mark.parametrize(
@@ -111,44 +111,44 @@ def test_settings_that_claim_a_giant_are_refused_before_it_is_made(saved: Path, 
         lambda config: config["settings"].update(hidden_size="64"),
     ],
 )
-def test_a_config_that_makes_no_sense(saved: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_inconsistent_config_is_rejected(saved: Path, change: Callable[[dict[str, Any]], None]) -> None:
     edit(saved, "config.json", change)
-    refused(saved)
+    assert_rejected(saved)
 
 
 @pytest.mark.parametrize("key", ["settings", "metrics", "environment"])
-def test_names_in_a_config_do_not_command_the_terminal(saved: Path, key: str) -> None:
+def test_names_in_config_are_sanitized(saved: Path, key: str) -> None:
     edit(saved, "config.json", lambda config: config[key].update({"\x1b]0;owned\x07": [None]}))
     with pytest.raises(CheckpointError, match="owned") as caught:
         loading.load_checkpoint(saved)
     assert caught.value.message.isprintable()
 
 
-def test_a_manifest_that_names_other_files(saved: Path, tmp_path: Path) -> None:
+def test_manifest_with_foreign_files_is_rejected(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     manifest = json.loads((saved / MANIFEST).read_text())
     manifest["../secret"] = manifest.pop("model.safetensors")
     (saved / MANIFEST).write_text(json.dumps(manifest))
-    refused(saved)
+    assert_rejected(saved)
 
 
 @pytest.mark.parametrize("name", [*DATA_FILES, MANIFEST])
-def test_a_link_is_read_only_if_the_hash_of_what_it_leads_to_is_right(saved: Path, name: str, tmp_path: Path) -> None:
+def test_symbolic_link_target_must_match_hash(saved: Path, name: str, tmp_path: Path) -> None:
     (saved / name).rename(tmp_path / "elsewhere")
     (saved / name).symlink_to(tmp_path / "elsewhere")
     loading.load_checkpoint(saved).model.build_model(torch.device("cpu"))
     (tmp_path / "other").write_text("secret")
     (saved / name).unlink()
     (saved / name).symlink_to(tmp_path / "other")
-    refused(saved)
+    assert_rejected(saved)
 
 
 @pytest.mark.parametrize("name", DATA_FILES)
-def test_files_of_two_checkpoints_swapped(saved: Path, name: str) -> None:
-    (other,) = [folder for folder in runs.checkpoints(saved.parent) if folder != saved]
+def test_swapped_files_of_two_checkpoints_are_rejected(saved: Path, name: str) -> None:
+    (other,) = [folder for folder in runs.list_checkpoints(saved.parent) if folder != saved]
     data = (other / name).read_bytes()
     if data == (saved / name).read_bytes():  # the vocabulary is the same: nothing to notice
         assert name == "vocabulary.json"
         return
     (saved / name).write_bytes(data)
-    refused(saved)
+    assert_rejected(saved)

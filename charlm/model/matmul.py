@@ -30,49 +30,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Product = Callable[[], Any]
+MatMul = Callable[[], Any]
 """Computes ``hidden @ weight.T + bias`` from what ``hidden`` holds now: a numpy array on a CPU, else a tensor."""
-MakeProduct = Callable[[Tensor, Tensor, Tensor], Product]
+MatMulFactory = Callable[[Tensor, Tensor, Tensor], MatMul]
 """From ``weight`` ``(row, column)``, ``bias`` ``(row,)`` and ``hidden`` ``(lane, column)``, which is within -1 to 1."""
 
-INT8_FROM = 1 << 19  # weights of the largest matrix; with fewer, numpy's fp32 was measured to be as fast
-ONEDNN_FROM = 1 << 22  # weights of the largest matrix; with fewer, numpy's was measured to be faster for one lane
-CHANGES_PROCESS = threading.RLock()  # torch's engine and the filters of warnings are those of all threads
-STEPS = 127  # from 0 to the largest number of a weight's row, and of the hidden state
-FEWER_STEPS = 63  # of the hidden state, which is shifted to 0 … 2 × 63: 2 × (126 × 127) fits in 16 bits with a sign
-UNSHARED = 1 << 18  # weights; OpenBLAS multiplies a vector by so few in the calling thread alone
+INT8_MIN_WEIGHTS = 1 << 19  # weights of the largest matrix; with fewer, numpy's fp32 was measured to be as fast
+ONEDNN_MIN_WEIGHTS = (
+    1 << 22
+)  # weights of the largest matrix; with fewer, numpy's was measured to be faster for one lane
+PROCESS_LOCK = threading.RLock()  # torch's engine and the filters of warnings are those of all threads
+INT8_LEVELS = 127  # from 0 to the largest number of a weight's row, and of the hidden state
+INT7_LEVELS = 63  # of the hidden state, which is shifted to 0 … 2 × 63: 2 × (126 × 127) fits in 16 bits with a sign
+SINGLE_THREAD_MAX_WEIGHTS = 1 << 18  # weights; OpenBLAS multiplies a vector by so few in the calling thread alone
 
 
-def choose_product(weights: int, lanes: int, precision: str, device: torch.device) -> MakeProduct:
+def choose_matmul(weights: int, lanes: int, precision: str, device: torch.device) -> MatMulFactory:
     """The kind of product for a network whose largest matrix has this many weights. ``precision``: auto or fp32."""
     if device.type != "cpu":
-        return torch_product
-    candidates: list[MakeProduct] = []
-    if precision == "auto" and weights >= INT8_FROM:
-        candidates += [int8_product, int7_product]
-    if lanes > 1 or weights >= ONEDNN_FROM:
-        candidates.append(onednn_product)
-    return next(filter(works, candidates), numpy_product if lanes == 1 else torch_product)
+        return torch_matmul
+    candidates: list[MatMulFactory] = []
+    if precision == "auto" and weights >= INT8_MIN_WEIGHTS:
+        candidates += [int8_matmul, int7_matmul]
+    if lanes > 1 or weights >= ONEDNN_MIN_WEIGHTS:
+        candidates.append(onednn_matmul)
+    return next(filter(is_supported, candidates), numpy_matmul if lanes == 1 else torch_matmul)
 
 
-def int8_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
-    return _fbgemm_product(weight, bias, hidden, STEPS)
+def int8_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
+    return _fbgemm_matmul(weight, bias, hidden, INT8_LEVELS)
 
 
-def int7_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
-    return _fbgemm_product(weight, bias, hidden, FEWER_STEPS)
+def int7_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
+    return _fbgemm_matmul(weight, bias, hidden, INT7_LEVELS)
 
 
-def _fbgemm_product(weight: Tensor, bias: Tensor, hidden: Tensor, hidden_steps: int) -> Product:
+def _fbgemm_matmul(weight: Tensor, bias: Tensor, hidden: Tensor, hidden_levels: int) -> MatMul:
     # _op is what torch's wrapper calls after a search among the arguments for what is only there while it compiles
     multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
-    scales = (weight.abs().amax(1) / STEPS).clamp_min(torch.finfo(weight.dtype).tiny)
+    scales = (weight.abs().amax(1) / INT8_LEVELS).clamp_min(torch.finfo(weight.dtype).tiny)
     rounded = (weight / scales[:, None]).round_().to(torch.int8)
     no_shift = torch.zeros(len(weight), dtype=torch.long)
-    with CHANGES_PROCESS, warnings.catch_warnings():  # torch means to take this away some day; then the check fails
+    with PROCESS_LOCK, warnings.catch_warnings():  # torch means to take this away some day; then the check fails
         warnings.simplefilter("ignore", UserWarning)
         quantized = torch._make_per_channel_quantized_tensor(rounded, scales.double(), no_shift, 0)
-    with CHANGES_PROCESS:
+    with PROCESS_LOCK:
         engine = torch.backends.quantized.engine
         torch.backends.quantized.engine = "fbgemm"  # decides how weights are laid out; the only one that can do this
         try:
@@ -80,24 +82,24 @@ def _fbgemm_product(weight: Tensor, bias: Tensor, hidden: Tensor, hidden_steps: 
         finally:
             torch.backends.quantized.engine = engine
 
-    def product() -> Any:
+    def matmul() -> Any:
         # Else torch asks the packed weights whether they override its functions; their no is a C++ exception, 15 µs
         with torch._C.DisableTorchFunctionSubclass():
-            return multiply(hidden, 1 / hidden_steps, hidden_steps, packed).numpy()
+            return multiply(hidden, 1 / hidden_levels, hidden_levels, packed).numpy()
 
-    return product
+    return matmul
 
 
-def onednn_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
+def onednn_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
     multiply = torch.ops.mkldnn._linear_pointwise.default._op
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(hidden))
     return lambda: multiply(hidden, packed, bias, "none", [], "").numpy()
 
 
-def numpy_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
+def numpy_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
     """For one lane, in blocks of rows that numpy's BLAS does not divide among its threads."""
     rows, columns = weight.shape
-    block = min(rows, max(1, UNSHARED // columns))
+    block = min(rows, max(1, SINGLE_THREAD_MAX_WEIGHTS // columns))
     padding = torch.zeros(-rows % block, columns)
     blocks = torch.cat([weight, padding]).view(-1, block, columns).numpy()
     sums = np.empty(blocks.shape[:2], dtype=np.float32)  # (block, row of it)
@@ -111,14 +113,14 @@ def numpy_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
     return multiply
 
 
-def torch_product(weight: Tensor, bias: Tensor, hidden: Tensor) -> Product:
+def torch_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
     if hidden.device.type != "cpu":
         return lambda: torch.addmm(bias, hidden, weight.T)
     return lambda: torch.addmm(bias, hidden, weight.T).numpy()
 
 
 @cache
-def works(make: MakeProduct) -> bool:
+def is_supported(make_matmul: MatMulFactory) -> bool:
     """Whether a product is there and right, for the largest sums and for mixed ones, both exact in 8 bits and in 7."""
     weight = torch.ones(32, 64)
     weight[1::2, ::2] = -1
@@ -126,7 +128,7 @@ def works(make: MakeProduct) -> bool:
     hidden[1, ::4] = -1
     bias = torch.arange(32.0)
     try:
-        product = make(weight, bias, hidden)()
+        product = make_matmul(weight, bias, hidden)()
     except (AttributeError, NotImplementedError, RuntimeError):  # no such operator, or not on this machine
         return False
     return np.allclose(product, (hidden @ weight.T + bias).numpy(), rtol=0, atol=1e-3)

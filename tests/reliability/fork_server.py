@@ -17,17 +17,19 @@ from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 
 
-def train(order: dict[str, Any]) -> None:
-    layers = [SettingsSource("test", order["settings"])]
-    plan_training(TrainingRequest([order["text"]], layers, out=Path(order["run"]), resume="auto")).train(quiet=True)
+def train(request: dict[str, Any]) -> None:
+    sources = [SettingsSource("test", request["settings"])]
+    plan_training(TrainingRequest([request["text"]], sources, out=Path(request["run"]), resume="auto")).train(
+        quiet=True
+    )
 
 
-def child(order: dict[str, Any]) -> int:
+def fork_training(request: dict[str, Any]) -> int:
     process = os.fork()
     if process == 0:
         code = 1
         try:
-            train(order)
+            train(request)
             code = 0
         finally:
             sys.stderr.flush()
@@ -35,17 +37,17 @@ def child(order: dict[str, Any]) -> int:
     return process
 
 
-def ended(process: int) -> int | None:
+def poll_exit_code(process: int) -> int | None:
     pid, status = os.waitpid(process, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if pid else None
 
 
 def main() -> None:
     for line in sys.stdin:
-        order = json.loads(line)
-        process = child(order)
-        deadline = time.monotonic() + order["kill_after_seconds"]
-        while (code := ended(process)) is None and time.monotonic() < deadline:
+        request = json.loads(line)
+        process = fork_training(request)
+        deadline = time.monotonic() + request["kill_after_seconds"]
+        while (code := poll_exit_code(process)) is None and time.monotonic() < deadline:
             time.sleep(0.001)
         if code is None:
             os.kill(process, signal.SIGKILL)

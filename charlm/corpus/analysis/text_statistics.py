@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from charlm.corpus.analysis.sorted_index import IntArray
-from charlm.corpus.encoded import Ids, blocks
-from charlm.corpus.vocabulary import Vocabulary, describe
+from charlm.corpus.encoded_text import Ids, iter_blocks
+from charlm.corpus.vocabulary import Vocabulary, describe_character
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ class CharacterCount:
     count: int
 
 
-def line_lengths(ids: Ids, vocabulary: Vocabulary) -> LineLengths:
+def measure_line_lengths(ids: Ids, vocabulary: Vocabulary) -> LineLengths:
     """Lengths of the lines of a text; characters after the last ``\\n`` are a line too. No text, no lines: zeros."""
     # As a histogram: lines of n different lengths take at least n² / 2 characters, so there are never many
     lines: Counter[int] = Counter()
-    begun = 0  # characters of the line that goes on in the next chunk
-    for _, chunk in blocks(ids):
-        ends = np.flatnonzero(chunk == _id("\n", vocabulary))
-        lengths, counts = np.unique(np.diff(ends, prepend=-1 - begun) - 1, return_counts=True)
+    unfinished = 0  # characters of the line that goes on in the next chunk
+    for _, chunk in iter_blocks(ids):
+        ends = np.flatnonzero(chunk == _id_of("\n", vocabulary))
+        lengths, counts = np.unique(np.diff(ends, prepend=-1 - unfinished) - 1, return_counts=True)
         lines.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
-        begun = len(chunk) - 1 - int(ends[-1]) if ends.size else begun + len(chunk)
-    if begun:
-        lines[begun] += 1
+        unfinished = len(chunk) - 1 - int(ends[-1]) if ends.size else unfinished + len(chunk)
+    if unfinished:
+        lines[unfinished] += 1
     if not lines:
         return LineLengths(0, 0.0, 0.0, 0)
     lengths = np.array(sorted(lines))
@@ -63,11 +63,11 @@ def line_lengths(ids: Ids, vocabulary: Vocabulary) -> LineLengths:
     return LineLengths(count, float(middle.mean()), total / count, int(lengths[-1]))
 
 
-def line_ends(ids: Ids, vocabulary: Vocabulary) -> LineEndings:
+def count_line_endings(ids: Ids, vocabulary: Vocabulary) -> LineEndings:
     carriage_returns = line_feeds = pairs = 0
     after_carriage_return = False
-    for _, chunk in blocks(ids):
-        is_cr, is_lf = chunk == _id("\r", vocabulary), chunk == _id("\n", vocabulary)
+    for _, chunk in iter_blocks(ids):
+        is_cr, is_lf = chunk == _id_of("\r", vocabulary), chunk == _id_of("\n", vocabulary)
         carriage_returns += int(np.count_nonzero(is_cr))
         line_feeds += int(np.count_nonzero(is_lf))
         pairs += int(np.count_nonzero(is_cr[:-1] & is_lf[1:])) + (after_carriage_return and bool(is_lf[0]))
@@ -75,13 +75,13 @@ def line_ends(ids: Ids, vocabulary: Vocabulary) -> LineEndings:
     return LineEndings(pairs, line_feeds - pairs, carriage_returns - pairs)
 
 
-def control_characters(characters: Sequence[str], counts: IntArray) -> list[CharacterCount]:
+def find_control_characters(characters: Sequence[str], counts: IntArray) -> list[CharacterCount]:
     """Characters that text seldom means to hold, the most frequent first."""
     found = [counted for counted in _count_characters(characters, counts) if _is_control(counted.character)]
     return sorted(found, key=lambda counted: (-counted.count, counted.character))
 
 
-def rare_characters(characters: Sequence[str], counts: IntArray, fewer_than: int = 10) -> list[CharacterCount]:
+def find_rare_characters(characters: Sequence[str], counts: IntArray, fewer_than: int = 10) -> list[CharacterCount]:
     """Characters that occur, but too seldom to be learned, the rarest first."""
     found = [counted for counted in _count_characters(characters, counts) if counted.count < fewer_than]
     return sorted(found, key=lambda counted: (counted.count, counted.character))
@@ -93,16 +93,16 @@ def _is_control(character: str) -> bool:
     """
     code_point = ord(character)
     is_noncharacter = code_point & 0xFFFE == 0xFFFE or 0xFDD0 <= code_point <= 0xFDEF  # Unicode, section 23.7
-    is_odd = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") and character not in "\t\n\r"
-    return is_odd or is_noncharacter or character == "\N{REPLACEMENT CHARACTER}"
+    is_invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") and character not in "\t\n\r"
+    return is_invisible or is_noncharacter or character == "\N{REPLACEMENT CHARACTER}"
 
 
 def _count_characters(characters: Sequence[str], counts: IntArray) -> Iterator[CharacterCount]:
     """Those that occur."""
     for id_ in np.flatnonzero(counts).tolist():
-        yield CharacterCount(characters[id_], describe(characters[id_]), int(counts[id_]))
+        yield CharacterCount(characters[id_], describe_character(characters[id_]), int(counts[id_]))
 
 
-def _id(character: str, vocabulary: Vocabulary) -> int:
+def _id_of(character: str, vocabulary: Vocabulary) -> int:
     """The id of a character, or −1, which no character has."""
     return vocabulary.characters.index(character) if character in vocabulary.characters else -1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 68, 56  # margins of the axes
 TICK_STEPS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # bits
-MOST_TICKS = 8
+MAX_TICKS = 8
 
 STYLE = """
 svg { color-scheme: light dark; background: #fff; color: #222; font: 14px system-ui, sans-serif }
@@ -22,7 +22,7 @@ text { fill: currentColor } .title { font-size: 16px; font-weight: 600 }
 """
 
 
-def picture(context: Sequence[int], bits: Sequence[float], exact_bits: float, unit: str, title: str) -> str:
+def render_context_plot(context: Sequence[int], bits: Sequence[float], exact_bits: float, unit: str, title: str) -> str:
     """Bits per character (or per byte: ``unit``) by context length, each length double the one before, after 0.
 
     The dashed line is the exact loss, for which the state is carried through the whole text.
@@ -60,7 +60,7 @@ def picture(context: Sequence[int], bits: Sequence[float], exact_bits: float, un
 
 def _ticks(lowest: float, highest: float) -> list[float]:
     """Round numbers around all values, and not too many."""
-    step = next((step for step in TICK_STEPS if (highest - lowest) / step < MOST_TICKS - 1), TICK_STEPS[-1])
+    step = next((step for step in TICK_STEPS if (highest - lowest) / step < MAX_TICKS - 1), TICK_STEPS[-1])
     first, last = math.floor(lowest / step), math.floor(highest / step) + 1
     return [round(number * step, 2) for number in range(first, last + 1)]
 

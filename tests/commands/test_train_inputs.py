@@ -17,10 +17,10 @@ import pytest
 
 from charlm import runs
 from charlm.checkpoint.contents import SavedModel
-from charlm.corpus import encoded, streams
+from charlm.corpus import encoded_text, streams
 from charlm.run_corpus import CorpusFile
 from tests.commands.conftest import Cli
-from tests.commands.test_bad_input import refused
+from tests.commands.test_bad_input import assert_rejected
 from tests.conftest import SMALL
 from tests.corpus.test_decoding import SCRIPTS
 
@@ -51,7 +51,7 @@ def files_of(saved: SavedModel) -> list[str]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_is_learned_and_written(cli: Cli, tmp_path: Path, script: str) -> None:
+def test_all_scripts_are_trained_on_and_generated(cli: Cli, tmp_path: Path, script: str) -> None:
     (tmp_path / "text.txt").write_text(SCRIPTS[script] * 30, encoding="utf-8")
     saved = trained(cli, "text.txt")
     assert saved.vocabulary.characters == sorted(set(SCRIPTS[script]))
@@ -65,16 +65,14 @@ def test_every_script_is_learned_and_written(cli: Cli, tmp_path: Path, script: s
 @pytest.mark.parametrize(
     ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
 )
-def test_a_compressed_file(
-    cli: Cli, tmp_path: Path, poem: str, suffix: str, compress: Callable[[bytes], bytes]
-) -> None:
+def test_compressed_file(cli: Cli, tmp_path: Path, poem: str, suffix: str, compress: Callable[[bytes], bytes]) -> None:
     (tmp_path / f"poem.txt{suffix}").write_bytes(compress(poem.encode()))
     saved = trained(cli, f"poem.txt{suffix}")
     assert saved.corpus.name == "poem"
     assert saved.corpus.length == len(poem)
 
 
-def test_a_folder_and_a_pattern_and_several_together(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_folder_pattern_and_files_together(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "plays").mkdir()
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / "plays" / name).write_text(poem, encoding="utf-8")
@@ -84,7 +82,7 @@ def test_a_folder_and_a_pattern_and_several_together(cli: Cli, tmp_path: Path, p
     ]
 
 
-def test_standard_input_and_a_resume_without_it(cli: Cli, pipe: Pipe, poem: str) -> None:
+def test_resume_of_stdin_run_uses_cache(cli: Cli, pipe: Pipe, poem: str) -> None:
     pipe(poem.encode())
     assert trained(cli, "-").corpus.name == "stdin"
     pipe(b"")
@@ -93,29 +91,29 @@ def test_standard_input_and_a_resume_without_it(cli: Cli, pipe: Pipe, poem: str)
     assert runs.load_model(Path("checkpoints/stdin"), "latest").step == 4
 
 
-def test_standard_input_that_is_no_longer_kept_is_asked_for_again(
-    cli: Cli, pipe: Pipe, tmp_path: Path, poem: str
-) -> None:
+def test_resume_from_stdin_without_cache_asks_for_text(cli: Cli, pipe: Pipe, tmp_path: Path, poem: str) -> None:
     pipe(poem.encode())
     trained(cli, "-", "--cache-dir", "kept")
     shutil.rmtree("kept")
-    refused(cli, 2, "train", "--resume", "checkpoints/stdin", "--cache-dir", "kept", says=("-", "charlm train TEXT"))
+    assert_rejected(
+        cli, 2, "train", "--resume", "checkpoints/stdin", "--cache-dir", "kept", expected=("-", "charlm train TEXT")
+    )
     pipe(poem.encode())
     result = cli("train", "-", "--resume", "checkpoints/stdin", "--max-steps", "4", "--cache-dir", "kept", "--quiet")
     assert result.code == 0, result.err
 
 
-def test_a_text_that_is_gone_goes_on_from_the_cache_and_an_edited_one_does_not(cli: Cli, poem_file: Path) -> None:
+def test_resume_uses_cache_if_file_is_missing_but_not_if_edited(cli: Cli, poem_file: Path) -> None:
     trained(cli, poem_file, "--out", "run")
     text = poem_file.read_bytes()
     poem_file.write_bytes(text + b"more")
-    refused(
+    assert_rejected(
         cli,
         2,
         "train",
         "--resume",
         "run",
-        says=(
+        expected=(
             "poem.txt",
             "charlm train TEXT",
         ),
@@ -133,7 +131,7 @@ def test_bytes_of_any_file_are_learned_and_given_back(cli: Cli, tmp_path: Path) 
     assert len(result.data) == 300
 
 
-def test_rare_characters_are_said_and_never_written(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_rare_characters_are_reported_and_never_generated(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "poem.txt").write_text(poem + "☃" * 4 + "☀" * 4, encoding="utf-8")
     result = cli("train", "poem.txt", *SMALL, "--min-count", "5")
     assert "2 rare characters (8 occurrences)" in result.err
@@ -141,7 +139,7 @@ def test_rare_characters_are_said_and_never_written(cli: Cli, tmp_path: Path, po
     assert set(sampled) <= set(poem)
 
 
-def test_documents_are_said(cli: Cli, tmp_path: Path) -> None:
+def test_number_of_documents_is_reported(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("Anna\nBert\nCleo\n" * 40)
     result = cli("train", "names.txt", *SMALL, "--document-separator", r"\n")
     assert result.code == 0, result.err
@@ -159,7 +157,7 @@ def test_finetuning(cli: Cli, poem_file: Path, tmp_path: Path) -> None:
     assert runs.load_model(Path("checkpoints/new")).settings.hidden_size == 16
 
 
-def test_the_cache_is_where_it_is_said_to_be(cli: Cli, poem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_dir_option_and_variable(cli: Cli, poem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(cli, poem_file, "--cache-dir", "here", "--out", "one")
     assert list(Path("here/encoded").iterdir())
     monkeypatch.setenv("CHARLM_CACHE_DIR", "there")
@@ -175,46 +173,46 @@ def test_the_cache_is_where_it_is_said_to_be(cli: Cli, poem_file: Path, monkeypa
 # What is wrong
 
 
-def test_an_empty_text_of_every_kind(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
+def test_empty_input_of_every_kind_is_rejected(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
     (tmp_path / "empty.gz").write_bytes(gzip.compress(b""))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "empty.txt").touch()
     pipe(b"")
     for name in ("empty.gz", "folder", "-"):
-        refused(cli, 1, "train", name, says=(name.removesuffix("folder"), "empty"))
+        assert_rejected(cli, 1, "train", name, expected=(name.removesuffix("folder"), "empty"))
 
 
-def test_a_short_text_of_every_kind(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
+def test_short_input_of_every_kind_is_rejected(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
     (tmp_path / "short.gz").write_bytes(gzip.compress(b"ab" * 35))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "short.txt").write_bytes(b"ab" * 35)
     pipe(b"ab" * 35)
     for name in ("short.gz", "folder", "-"):
-        refused(cli, 1, "train", name, says=("70 characters", "at least 72"))
+        assert_rejected(cli, 1, "train", name, expected=("70 characters", "at least 72"))
 
 
-def test_bytes_that_do_not_decode_of_every_kind(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
+def test_undecodable_input_of_every_kind_is_rejected(cli: Cli, pipe: Pipe, tmp_path: Path) -> None:
     text = b"one\ntwo caf\xe9 au lait\n" * 300
     (tmp_path / "latin.gz").write_bytes(gzip.compress(text))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "latin.txt").write_bytes(text)
     pipe(text)
     for name in ("latin.gz", "folder", "-"):
-        refused(cli, 1, "train", name, says=("0xe9", "offset 11", "line 2", "cp1252"))
+        assert_rejected(cli, 1, "train", name, expected=("0xe9", "offset 11", "line 2", "cp1252"))
 
 
-def test_a_truncated_gzip(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_truncated_gzip_is_rejected(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "poem.gz").write_bytes(gzip.compress(poem.encode())[:-20])
-    refused(cli, 1, "train", "poem.gz", says=("poem.gz", "damaged"))
+    assert_rejected(cli, 1, "train", "poem.gz", expected=("poem.gz", "damaged"))
 
 
-def test_a_binary_file_by_mistake(cli: Cli, tmp_path: Path) -> None:
+def test_binary_file_is_rejected(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" * 200)
-    refused(cli, 1, "train", "picture.png", says=("picture.png", "binary", "--unit byte"))
+    assert_rejected(cli, 1, "train", "picture.png", expected=("picture.png", "binary", "--unit byte"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
-def test_a_fifo(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_named_pipe_as_input(cli: Cli, tmp_path: Path, poem: str) -> None:
     os.mkfifo(tmp_path / "pipe")  # type: ignore[attr-defined, unused-ignore]
     writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(poem,), kwargs={"encoding": "utf-8"})
     writer.start()
@@ -222,37 +220,37 @@ def test_a_fifo(cli: Cli, tmp_path: Path, poem: str) -> None:
     writer.join()
 
 
-def test_no_room_for_the_cache(cli: Cli, poem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_under_cache_is_reported(cli: Cli, poem_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(encoded.Spool, "add", full)
-    refused(cli, 1, "train", poem_file, says=("No space left", "--cache-dir", "charlm cache clear"))
+    monkeypatch.setattr(encoded_text.IdWriter, "add", full)
+    assert_rejected(cli, 1, "train", poem_file, expected=("No space left", "--cache-dir", "charlm cache clear"))
 
 
-def test_a_cache_that_is_a_file(cli: Cli, poem_file: Path) -> None:
-    refused(cli, 2, "train", poem_file, "--cache-dir", poem_file, says=("--cache-dir",), lines=3)
+def test_cache_dir_that_is_a_file_is_rejected(cli: Cli, poem_file: Path) -> None:
+    assert_rejected(cli, 2, "train", poem_file, "--cache-dir", poem_file, expected=("--cache-dir",), lines=3)
 
 
 @pytest.mark.parametrize("name", ["encoding", "decode-errors", "newline", "normalize", "min-count"])
-def test_what_is_of_characters_does_not_go_with_bytes(cli: Cli, poem_file: Path, name: str) -> None:
+def test_character_settings_are_rejected_with_unit_byte(cli: Cli, poem_file: Path, name: str) -> None:
     value = {"encoding": "latin-1", "decode-errors": "replace", "newline": "lf", "normalize": "nfc", "min-count": "2"}
     says = (f"--{name} ", "bytes")
-    refused(cli, 2, "train", poem_file, "--unit", "byte", f"--{name}", value[name], says=says)
+    assert_rejected(cli, 2, "train", poem_file, "--unit", "byte", f"--{name}", value[name], expected=says)
 
 
-def test_a_separator_that_is_not_in_the_text(cli: Cli, poem_file: Path) -> None:
-    refused(cli, 1, "train", poem_file, "--document-separator", "§", says=("'§'", "no document"))
+def test_missing_document_separator_is_rejected(cli: Cli, poem_file: Path) -> None:
+    assert_rejected(cli, 1, "train", poem_file, "--document-separator", "§", expected=("'§'", "no document"))
 
 
-def test_a_min_count_that_leaves_nothing(cli: Cli, poem_file: Path) -> None:
-    refused(cli, 1, "train", poem_file, "--min-count", "1000000", says=("--min-count 1000000",))
+def test_min_count_without_remaining_characters_is_rejected(cli: Cli, poem_file: Path) -> None:
+    assert_rejected(cli, 1, "train", poem_file, "--min-count", "1000000", expected=("--min-count 1000000",))
 
 
 @pytest.mark.parametrize(
     ("written", "meant"), [(r"\n", "\n"), (r"\\n", r"\n"), (r"\r\n", "\r\n"), (r"\\title", r"\title"), ("\n", "\n")]
 )
-def test_escapes_of_a_separator(cli: Cli, tmp_path: Path, written: str, meant: str) -> None:
+def test_document_separator_escapes_are_decoded(cli: Cli, tmp_path: Path, written: str, meant: str) -> None:
     (tmp_path / "names.txt").write_text(f"Anna{meant}Bert{meant}Cleo{meant}" * 40, newline="")
     saved = trained(cli, "names.txt", "--document-separator", written)
     assert saved.settings.document_separator == meant
@@ -263,13 +261,21 @@ def test_escapes_of_a_separator(cli: Cli, tmp_path: Path, written: str, meant: s
     assert runs.load_model(Path("two")).settings.document_separator == meant
 
 
-def test_a_separator_that_is_no_text(cli: Cli, poem_file: Path) -> None:
-    refused(
-        cli, 2, "train", poem_file, "--unit", "byte", "--document-separator", "\udcff", says=("--document-separator",)
+def test_undecodable_document_separator_is_rejected(cli: Cli, poem_file: Path) -> None:
+    assert_rejected(
+        cli,
+        2,
+        "train",
+        poem_file,
+        "--unit",
+        "byte",
+        "--document-separator",
+        "\udcff",
+        expected=("--document-separator",),
     )
 
 
-def test_a_text_called_python_is_that_text_and_not_the_built_in_one(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_file_named_python_is_used_instead_of_built_in_corpus(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "python.txt").write_text(poem, encoding="utf-8")
     result = cli("train", "python.txt", *SMALL, "--max-steps", "2")
     assert result.code == 0, result.err
@@ -282,16 +288,16 @@ def test_a_text_called_python_is_that_text_and_not_the_built_in_one(cli: Cli, tm
     assert files_of(runs.load_model(Path("checkpoints/python"))) == ["python.txt"]
 
 
-def test_a_run_from_a_pipe_that_was_killed_before_its_first_checkpoint(cli: Cli, pipe: Pipe, poem: str) -> None:
+def test_run_from_pipe_killed_before_first_checkpoint(cli: Cli, pipe: Pipe, poem: str) -> None:
     pipe(poem.encode())
     trained(cli, "-")
-    for folder in runs.checkpoints(Path("checkpoints/stdin")):
+    for folder in runs.list_checkpoints(Path("checkpoints/stdin")):
         shutil.rmtree(folder)
     pipe(b"")
     assert cli("train", "--resume", "checkpoints/stdin", "--quiet").code == 0
 
 
-def test_a_resumed_folder_keeps_its_name(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_resumed_folder_corpus_keeps_its_name(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "letters").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "letters" / name).write_text(poem, encoding="utf-8")
@@ -302,7 +308,7 @@ def test_a_resumed_folder_keeps_its_name(cli: Cli, tmp_path: Path, poem: str) ->
     assert (record.name, record.inputs) == ("letters", ["letters"])
 
 
-def test_cleaning_up_touches_nothing_that_is_not_charlms(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_cache_clear_keeps_foreign_files(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "encoded").mkdir()
     for name in ("mine.txt", "0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef.json"):
         (tmp_path / "encoded" / name).write_text(poem, encoding="utf-8")
@@ -314,43 +320,45 @@ def test_cleaning_up_touches_nothing_that_is_not_charlms(cli: Cli, tmp_path: Pat
     assert left == [name for name in before if name.startswith(("mine", "0123"))]
 
 
-def test_another_start_on_a_resume_is_refused(cli: Cli, poem_file: Path) -> None:
+def test_changed_init_from_on_resume_is_rejected(cli: Cli, poem_file: Path) -> None:
     trained(cli, poem_file)
-    refused(cli, 2, "train", "--resume", "checkpoints/poem", "--init-from", "checkpoints/poem", says=("init_from",))
+    assert_rejected(
+        cli, 2, "train", "--resume", "checkpoints/poem", "--init-from", "checkpoints/poem", expected=("init_from",)
+    )
 
 
-def test_a_corpus_that_was_downloaded_can_be_called_by_its_name(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_downloaded_corpus_is_found_by_name(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "tinyshakespeare.txt").write_text(poem, encoding="utf-8")
     saved = trained(cli, "tinyshakespeare")
     assert saved.corpus.name == "tinyshakespeare"
 
 
-def test_zst_in_a_folder_or_pattern_is_refused_by_name(
+def test_unsupported_zst_in_folder_or_pattern_is_rejected(
     cli: Cli, tmp_path: Path, poem_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(streams.DECOMPRESSORS, ".zst", raising=False)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.zst").write_bytes(b"\x28\xb5\x2f\xfd")
     for name in ("folder", "folder/*.zst", "folder/a.zst"):
-        refused(cli, 2, "train", name, says=("a.zst", "Python 3.14"))
+        assert_rejected(cli, 2, "train", name, expected=("a.zst", "Python 3.14"))
 
 
-def test_a_pattern_that_is_none(cli: Cli) -> None:
-    refused(cli, 2, "train", "texts/**.txt", says=("texts/**.txt", "folder/**/*.txt"))
+def test_invalid_pattern_is_rejected(cli: Cli) -> None:
+    assert_rejected(cli, 2, "train", "texts/**.txt", expected=("texts/**.txt", "folder/**/*.txt"))
 
 
-def test_a_folder_that_cannot_be_looked_into(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_rejected(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(folder: Path, onerror: Callable[[OSError], None]) -> list[object]:
         onerror(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "secret")))
         return []
 
     (tmp_path / "folder").mkdir()
     monkeypatch.setattr(os, "walk", denied)  # permissions do not bind the superuser, who may run this
-    refused(cli, 2, "train", "folder", says=("secret", "Permission denied"))
+    assert_rejected(cli, 2, "train", "folder", expected=("secret", "Permission denied"))
 
 
-def test_a_binary_file_that_decodes_is_warned_of(cli: Cli, tmp_path: Path, poem: str) -> None:
+def test_decodable_binary_file_warns(cli: Cli, tmp_path: Path, poem: str) -> None:
     (tmp_path / "archive.tar").write_bytes(b"name\0\0\0" * 1000 + poem.encode())
     result = cli("train", "archive.tar", *SMALL, "--max-steps", "1")
     assert result.code == 0, result.err
@@ -358,12 +366,12 @@ def test_a_binary_file_that_decodes_is_warned_of(cli: Cli, tmp_path: Path, poem:
     assert "--unit byte" in result.err
 
 
-def test_all_characters_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_unicode_characters_at_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     (tmp_path / "all.txt").write_bytes(everything.encode())
     monkeypatch.setattr("charlm.training.estimate.read_memory_bytes", lambda: 16 * 10**9)
-    refused(cli, 1, "train", "all.txt", says=("1,112,064 characters", "GB", "--min-count"))
+    assert_rejected(cli, 1, "train", "all.txt", expected=("1,112,064 characters", "GB", "--min-count"))
 
 
-def test_a_start_that_is_no_run(cli: Cli, poem_file: Path) -> None:
-    refused(cli, 2, "train", poem_file, "--init-from", "nowhere", says=("nowhere", "no such run"))
+def test_init_from_missing_run_is_rejected(cli: Cli, poem_file: Path) -> None:
+    assert_rejected(cli, 2, "train", poem_file, "--init-from", "nowhere", expected=("nowhere", "no such run"))

@@ -13,18 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.config import CorpusSettings, SampleSettings
-from charlm.corpus.decoding import as_read
-from charlm.corpus.vocabulary import UNKNOWN_SHOWN_AS, Vocabulary
+from charlm.corpus.decoding import normalize_text
+from charlm.corpus.vocabulary import UNKNOWN_PLACEHOLDER, Vocabulary
 from charlm.errors import TextError
-from charlm.generation.filters import draw, mask_of, weigh
+from charlm.generation.filters import filter_logits, make_mask, sample_ids
 from charlm.model.cells import State
-from charlm.model.device import full_fp32
-from charlm.model.language_model import CharacterModel, evaluating
-from charlm.model.stepper import Steppers, read
+from charlm.model.device import no_tf32
+from charlm.model.language_model import CharacterModel, eval_mode
+from charlm.model.stepper import StepperPool, prefill
 
-AS_IT_IS = CorpusSettings()  # of a text: nothing in it is changed
+NO_NORMALIZATION = CorpusSettings()  # of a text: nothing in it is changed
 BATCH = 256  # samples that are made side by side; memory grows with it, and hardly the speed beyond
-BLOCK = 256  # random numbers of a stream that are made at once
+RANDOM_BLOCK = 256  # random numbers of a stream that are made at once
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Sample:
     seed: int  # of all samples of one sampler; (seed, index) decide what is drawn
     characters: list[str] = field(default_factory=list)
     log_probability_nats: float = 0.0  # of what was drawn, by the distributions that it was drawn from
-    newest: str = ""  # the text of the last step; nothing while a character of several bytes is under way
+    last_piece: str = ""  # the text of the last step; nothing while a character of several bytes is under way
     finish_reason: str = ""  # "length", "stop" or "newline"; empty until the sample ends
     pieces: list[str] = field(default_factory=list)  # of the text
     decoder: codecs.IncrementalDecoder | None = None  # where characters are bytes
@@ -55,17 +55,17 @@ class Sample:
         return "".join(self.characters[first:]).encode("utf-8" if self.decoder is None else "latin-1")
 
     def add(self, character: str) -> None:
-        self.newest = character
+        self.last_piece = character
         if self.decoder is not None:  # text is told in whole characters
-            self.newest = self.decoder.decode(character.encode("latin-1"), final=bool(self.finish_reason))
-        self.pieces.append(self.newest)
+            self.last_piece = self.decoder.decode(character.encode("latin-1"), final=bool(self.finish_reason))
+        self.pieces.append(self.last_piece)
 
 
 class Sampler:
     """Generates ``settings.num_samples`` texts from one model and one prompt.
 
-    ``corpus``: how the text was read that the model was trained on. The prompt is read the same way; after what ended a
-    document there, a sample begins a new one, from a fresh state. ``steppers``: those of the model, where it has some.
+    ``corpus``: preprocessing settings of the training text, also applied to the prompt. After a document separator, the
+    state is reset and a new document begins. ``stepper_pool``: that of the model, if it has one.
 
     Raises ``TextError`` if the prompt has unknown characters, ``UsageError`` if nothing may be drawn.
     """
@@ -75,93 +75,93 @@ class Sampler:
         model: CharacterModel,
         vocabulary: Vocabulary,
         settings: SampleSettings,
-        corpus: CorpusSettings = AS_IT_IS,
-        steppers: Steppers | None = None,
+        corpus: CorpusSettings = NO_NORMALIZATION,
+        stepper_pool: StepperPool | None = None,
     ) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.settings = settings
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
-        self.mask = mask_of(vocabulary, settings)
-        self.stops = [vocabulary.spelled(stop) for stop in settings.stop]
-        self.shown = [*vocabulary.characters, UNKNOWN_SHOWN_AS]
-        self.steppers = steppers or Steppers(model)
-        self.arithmetic = full_fp32 if settings.precision == "fp32" else nullcontext
-        self.separator = vocabulary.spelled(corpus.document_separator)
-        self.prompt_ids = self._encoded(as_read(settings.prompt, corpus), corpus.document_separator)
-        not_enough = len(self.separator) - 1  # characters, to be a whole separator
-        self.prompt_end = [self.shown[id_] for id_ in self.prompt_ids[max(0, len(self.prompt_ids) - not_enough) :]]
+        self.mask = make_mask(vocabulary, settings)
+        self.stops = [vocabulary.to_units(stop) for stop in settings.stop]
+        self.display = [*vocabulary.characters, UNKNOWN_PLACEHOLDER]
+        self.stepper_pool = stepper_pool or StepperPool(model)
+        self.precision_context = no_tf32 if settings.precision == "fp32" else nullcontext
+        self.separator = vocabulary.to_units(corpus.document_separator)
+        self.prompt_ids = self._encode_prompt(normalize_text(settings.prompt, corpus), corpus.document_separator)
+        max_partial = len(self.separator) - 1  # characters, to be a whole separator
+        self.prompt_end = [self.display[id_] for id_ in self.prompt_ids[max(0, len(self.prompt_ids) - max_partial) :]]
 
-    def _encoded(self, prompt: str, separator: str) -> list[int]:
+    def _encode_prompt(self, prompt: str, separator: str) -> list[int]:
         """The ids of a prompt from its last document on."""
         try:
             ids = self.vocabulary.encode(
                 prompt.rpartition(separator)[2] if separator else prompt, self.settings.unknown
             )
         except TextError as error:
-            ways = "skip drops them" + ", replace maps them to the unknown token" * self.vocabulary.has_unknown
-            raise TextError(error.message, f"--unknown {ways}; charlm info lists the vocabulary.") from None
+            choices = "skip drops them" + ", replace maps them to the unknown token" * self.vocabulary.has_unknown
+            raise TextError(error.message, f"--unknown {choices}; charlm info lists the vocabulary.") from None
         return [int(id_) for id_ in ids]
 
-    def after(self, ids: list[int]) -> tuple[NDArray[np.float32], State]:
+    def prefill(self, ids: list[int]) -> tuple[NDArray[np.float32], State]:
         """Logits and state after a text that starts with these ids."""
         read_ids = torch.tensor([self.vocabulary.start_id, *ids], device=self.model.output_bias.device)
-        with evaluating(self.model), self.arithmetic():
-            return read(self.model, read_ids[:, None])
+        with eval_mode(self.model), self.precision_context():
+            return prefill(self.model, read_ids[:, None])
 
     @cached_property
-    def after_prompt(self) -> tuple[NDArray[np.float32], State]:
-        return self.after(self.prompt_ids)
+    def prompt_state(self) -> tuple[NDArray[np.float32], State]:
+        return self.prefill(self.prompt_ids)
 
     @cached_property
-    def after_start(self) -> tuple[NDArray[np.float32], State]:
+    def start_state(self) -> tuple[NDArray[np.float32], State]:
         """Before a document's first character."""
-        return self.after([])
+        return self.prefill([])
 
     def next_characters(self, count: int) -> list[tuple[str, float]]:
         """The most probable characters after the prompt, with the model's own probabilities: nothing narrows them, and
         they are of fp32. Bytes are shown as the characters of their numbers, the unknown symbol as U+FFFD.
         """
-        with full_fp32():
-            logits = self.after(self.prompt_ids)[0][0].astype(np.float64)
+        with no_tf32():
+            logits = self.prefill(self.prompt_ids)[0][0].astype(np.float64)
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         first = np.argsort(-probabilities, kind="stable")[:count]
-        return [(self.shown[id_], float(probabilities[id_])) for id_ in first]
+        return [(self.display[id_], float(probabilities[id_])) for id_ in first]
 
     def stream(self) -> Iterator[str]:
         """The characters of the first sample."""
-        samples = self.begin(range(1))
-        for _ in self.write(samples):
-            yield samples[0].newest
+        samples = self.new_samples(range(1))
+        for _ in self.generate(samples):
+            yield samples[0].last_piece
 
     def stream_bytes(self) -> Iterator[bytes]:
         """The same, each character as its bytes."""
-        samples = self.begin(range(1))
-        for _ in self.write(samples):
+        samples = self.new_samples(range(1))
+        for _ in self.generate(samples):
             yield samples[0].data_from(-1)
 
-    def samples(self) -> list[Sample]:
+    def generate_all(self) -> list[Sample]:
         """All samples, finished."""
-        return [sample for sample in self.in_order() if sample.finish_reason]
+        return [sample for sample in self.iter_in_order() if sample.finish_reason]
 
-    def in_order(self) -> Iterator[Sample]:
+    def iter_in_order(self) -> Iterator[Sample]:
         """Samples in the order of their indices, each as often as it may have grown, the last time finished.
 
         They are generated a batch at a time, so memory does not grow with their number.
         """
         for first in range(0, self.settings.num_samples, BATCH):
-            batch = self.begin(range(first, min(first + BATCH, self.settings.num_samples)))
+            batch = self.new_samples(range(first, min(first + BATCH, self.settings.num_samples)))
             finished = 0
-            for _ in chain([None], self.write(batch)):
+            for _ in chain([None], self.generate(batch)):
                 while finished < len(batch):
                     yield batch[finished]
                     if not batch[finished].finish_reason:
                         break
                     finished += 1
 
-    def begin(self, indices: Sequence[int] | None = None) -> list[Sample]:
-        """The samples of these indices, or all, before their first characters, for :meth:`write`."""
+    def new_samples(self, indices: Sequence[int] | None = None) -> list[Sample]:
+        """The samples of these indices, or all, before their first characters, for :meth:`generate`."""
         finish_reason = "" if self.settings.length else "length"
         indices = range(self.settings.num_samples) if indices is None else indices
         samples = [Sample(index, self.seed, finish_reason=finish_reason) for index in indices]
@@ -170,38 +170,38 @@ class Sampler:
                 sample.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return samples
 
-    def write(self, samples: list[Sample]) -> Iterator[None]:
+    def generate(self, samples: list[Sample]) -> Iterator[None]:
         """At each step, add a character to every sample that has not ended."""
-        logits, state = self.after_prompt
+        logits, state = self.prompt_state
         logits = logits.repeat(len(samples), axis=0)
         stepper = None
         indices = [sample.index for sample in samples]
-        with ExitStack() as lent:
-            for numbers in uniform_numbers(self.seed, indices) if self.settings.length else ():
-                ids, log_probabilities = draw(weigh(logits, self.mask, self.settings), numbers)
+        with ExitStack() as stack:
+            for uniform in uniform_numbers(self.seed, indices) if self.settings.length else ():
+                ids, log_probabilities = sample_ids(filter_logits(logits, self.mask, self.settings), uniform)
                 for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
                     self._add(sample, self.vocabulary.characters[id_], nats)
                 yield
                 if all(sample.finish_reason for sample in samples):
                     return
-                with self.arithmetic():
+                with self.precision_context():
                     if stepper is None:  # no sooner: the first characters are there before it is laid out
-                        stepper = lent.enter_context(self.steppers.lent(len(samples), self.settings.precision))
-                        stepper.start(state)
+                        stepper = stack.enter_context(self.stepper_pool.borrow(len(samples), self.settings.precision))
+                        stepper.set_state(state)
                     logits = stepper.step(ids)
                     ended = [lane for lane, sample in enumerate(samples) if self._ends_document(sample)]
                     if ended:
                         logits = logits.copy()
-                        logits[ended], fresh = self.after_start
-                        stepper.start(fresh, ended)
+                        logits[ended], start_state = self.start_state
+                        stepper.set_state(start_state, ended)
 
     def _add(self, sample: Sample, character: str, nats: float) -> None:
         if sample.finish_reason:  # it keeps its place among the others, and what is drawn for it does not count
-            sample.newest = ""
+            sample.last_piece = ""
             return
         sample.characters.append(character)
         sample.log_probability_nats += nats
-        if self.stops and any(self._ends(sample, stop) for stop in self.stops):
+        if self.stops and any(self._ends_with(sample, stop) for stop in self.stops):
             sample.finish_reason = "stop"
         elif self.settings.stop_at_newline and character == "\n":
             sample.finish_reason = "newline"
@@ -209,7 +209,7 @@ class Sampler:
             sample.finish_reason = "length"
         sample.add(character)
 
-    def _ends(self, sample: Sample, text: str) -> bool:
+    def _ends_with(self, sample: Sample, text: str) -> bool:
         return sample.characters[-len(text) :] == list(text)
 
     def _ends_document(self, sample: Sample) -> bool:
@@ -222,12 +222,12 @@ class Sampler:
 
 def uniform_numbers(seed: int, indices: Sequence[int]) -> Iterator[NDArray[np.float64]]:
     """Numbers from 0 to below 1, ``(stream,)`` at each step; those of a stream depend on the seed and its index."""
-    generators = [np.random.Generator(np.random.PCG64(mix(seed, index))) for index in indices]
+    generators = [np.random.Generator(np.random.PCG64(derive_seed(seed, index))) for index in indices]
     while True:
-        yield from np.stack([generator.random(BLOCK) for generator in generators], axis=1)
+        yield from np.stack([generator.random(RANDOM_BLOCK) for generator in generators], axis=1)
 
 
-def mix(seed: int, index: int) -> int:
+def derive_seed(seed: int, index: int) -> int:
     """A seed for each index, far from those of neighbouring seeds: splitmix64 (Steele, Lea and Flood 2014)."""
     mask = (1 << 64) - 1
     z = (seed + (index + 1) * 0x9E3779B97F4A7C15) & mask

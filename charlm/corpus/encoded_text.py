@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 
 from charlm import files, reading
 from charlm.config import CorpusSettings
-from charlm.corpus.decoding import characters
+from charlm.corpus.decoding import decode_stream
 from charlm.corpus.record import FileRecord, hash_files
 from charlm.corpus.streams import open_source
-from charlm.corpus.vocabulary import CODE_POINTS, code_points
+from charlm.corpus.vocabulary import CODE_POINTS, to_code_points
 
 Ids = NDArray[np.integer[Any]]
 
 FORMAT_VERSION = 2  # of the cache; raise it when what is stored, or what it means, changes
 IDS = "ids.bin"
 METADATA = "metadata.json"
-METADATA_AT_MOST_BYTES = 1 << 30
+MAX_METADATA_BYTES = 1 << 30
 BLOCK = 1 << 20  # ids that are in memory at a time
-TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
+ID_TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedText:
     """``ids``: a memory map, ``(characters,)``; ``alphabet``: the character of each id; ``counts``: how often."""
 
     folder: Path
@@ -53,41 +53,41 @@ class Encoded:
         return (np.cumsum(lengths) - lengths)[lengths > 0]
 
 
-def build(
+def encode_files(
     folder: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: Callable[[int], object]
 ) -> list[FileRecord]:
     """Read files once and write their ids to ``folder``; ``on_bytes`` is told the bytes read since it was told last.
 
-    Raises what :func:`charlm.corpus.streams.open_source` and :func:`charlm.corpus.decoding.characters` raise.
+    Raises what :func:`charlm.corpus.streams.open_source` and :func:`charlm.corpus.decoding.decode_stream` raise.
     """
-    read = []
-    with files.scratch(folder / IDS) as file:
-        spool = Spool(file)
+    records = []
+    with files.create_synced(folder / IDS) as file:
+        writer = IdWriter(file)
         for path in paths:
-            before, told = spool.length, 0
+            before, reported = writer.length, 0
             with open_source(path) as (stream, hashed):
-                for piece in characters(stream, path, settings):
-                    spool.add(code_points(piece))
-                    on_bytes(hashed.size_bytes - told)
-                    told = hashed.size_bytes
-            sha256, length = hashed.digest.hexdigest(), spool.length - before
-            read.append(FileRecord(path=str(path), size_bytes=hashed.size_bytes, sha256=sha256, length=length))
+                for piece in decode_stream(stream, path, settings):
+                    writer.add(to_code_points(piece))
+                    on_bytes(hashed.size_bytes - reported)
+                    reported = hashed.size_bytes
+            sha256, length = hashed.digest.hexdigest(), writer.length - before
+            records.append(FileRecord(path=str(path), size_bytes=hashed.size_bytes, sha256=sha256, length=length))
     metadata = {
         "format_version": FORMAT_VERSION,
-        "length": spool.length,
-        "dtype": spool.type.name,
-        "alphabet": "".join(map(chr, spool.seen)),
-        "counts": spool.counts[spool.seen].tolist(),
-        "files": [file.model_dump() for file in read],
+        "length": writer.length,
+        "dtype": writer.type.name,
+        "alphabet": "".join(map(chr, writer.seen_code_points)),
+        "counts": writer.counts[writer.seen_code_points].tolist(),
+        "files": [file.model_dump() for file in records],
     }
-    with files.scratch(folder / METADATA) as file:
+    with files.create_synced(folder / METADATA) as file:
         file.write(json.dumps(metadata).encode("ascii"))
-    return read
+    return records
 
 
-def opened(folder: Path) -> Encoded:
-    """What :func:`build` wrote. Raises ``OSError`` or ``ValueError`` if it is missing, damaged or of another format."""
-    metadata = json.loads(reading.read_file(folder / METADATA, METADATA_AT_MOST_BYTES))
+def open_encoded(folder: Path) -> EncodedText:
+    """What :func:`encode_files` wrote. Raises ``OSError`` or ``ValueError`` if that is missing or damaged."""
+    metadata = json.loads(reading.read_file(folder / METADATA, MAX_METADATA_BYTES))
     if metadata["format_version"] != FORMAT_VERSION:
         raise ValueError(f"{folder}: format {metadata['format_version']}, not {FORMAT_VERSION}")
     length, dtype = metadata["length"], np.dtype(metadata["dtype"]).newbyteorder("<")
@@ -96,29 +96,29 @@ def opened(folder: Path) -> Encoded:
     ids = np.memmap(folder / IDS, dtype=dtype, mode="r") if length else np.empty(0, dtype)
     if len(ids) != length:
         raise ValueError(f"{folder}: {len(ids)} ids of {length}")
-    read = [FileRecord(**record) for record in metadata["files"]]
-    return Encoded(folder, ids, list(metadata["alphabet"]), np.array(metadata["counts"], dtype=np.int64), read)
+    records = [FileRecord(**record) for record in metadata["files"]]
+    return EncodedText(folder, ids, list(metadata["alphabet"]), np.array(metadata["counts"], dtype=np.int64), records)
 
 
-class Spool:
+class IdWriter:
     """Ids in the smallest type that holds those seen so far."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.type = TYPES[0]
+        self.type = ID_TYPES[0]
         self.length = 0
-        self.seen: list[int] = []  # code points: that of each id
+        self.seen_code_points: list[int] = []  # code points: that of each id
         self.counts = np.zeros(CODE_POINTS, dtype=np.int64)
         self.table = np.zeros(CODE_POINTS, dtype=self.type)  # id of each code point that was seen
 
     def add(self, points: NDArray[np.unsignedinteger[Any]]) -> None:
-        counts = _counts(points)
+        counts = _count_code_points(points)
         present = np.flatnonzero(counts)
         new = present[self.counts[present] == 0]
         self.counts[present] += counts[present]
-        ids = np.arange(len(self.seen), len(self.seen) + len(new))
-        self.seen += new.tolist()
-        smallest = _smallest_type(len(self.seen))
+        ids = np.arange(len(self.seen_code_points), len(self.seen_code_points) + len(new))
+        self.seen_code_points += new.tolist()
+        smallest = _smallest_type(len(self.seen_code_points))
         if smallest != self.type:
             self._widen(smallest)
         self.table[new] = ids
@@ -136,7 +136,7 @@ class Spool:
         self.table, self.type = self.table.astype(new_type), new_type
 
 
-def _counts(points: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.integer[Any]]:
+def _count_code_points(points: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.integer[Any]]:
     """How often each code point occurs; two at a time where they are bytes, which is twice as fast."""
     if points.dtype.itemsize > 1:
         return np.bincount(points)
@@ -147,10 +147,10 @@ def _counts(points: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.integer[Any]
 
 
 def _smallest_type(distinct: int) -> np.dtype[Any]:
-    return next(kind for kind in TYPES if distinct <= 1 << (8 * kind.itemsize))
+    return next(kind for kind in ID_TYPES if distinct <= 1 << (8 * kind.itemsize))
 
 
-def blocks(ids: Ids, overlap: int = 0) -> Iterable[tuple[int, Ids]]:
+def iter_blocks(ids: Ids, overlap: int = 0) -> Iterable[tuple[int, Ids]]:
     """An array in pieces, each with its first position; each begins ``overlap`` before the last one ended."""
     for start in range(0, len(ids), BLOCK):
         first = max(0, start - overlap)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from charlm import runs
 from charlm.config import SampleSettings
 from charlm.errors import TextError
-from charlm.generation.streams import Sampler
+from charlm.generation.sampler import Sampler
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 
@@ -40,7 +40,7 @@ LAYERS = [
 
 @settings(max_examples=40)
 @given(TEXTS)
-def test_any_unicode_from_file_to_checkpoint_to_sample(text: str) -> None:
+def test_any_unicode_survives_training_and_sampling(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.txt"
         path.write_bytes(text.encode())
@@ -61,7 +61,7 @@ def test_any_unicode_from_file_to_checkpoint_to_sample(text: str) -> None:
 
 
 @pytest.mark.parametrize("before", ["", "abc\n", "é" * 100 + "\n\n"])
-def test_surrogates_as_bytes_are_refused_with_their_offset(before: str, tmp_path: Path) -> None:
+def test_encoded_surrogates_are_rejected_with_offset(before: str, tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(before.encode() + "\ud800".encode("utf-8", "surrogatepass") + b"more" * 100)
     with pytest.raises(TextError, match=rf"offset {len(before.encode())} \(line {before.count(chr(10)) + 1}\)"):

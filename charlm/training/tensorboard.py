@@ -31,7 +31,7 @@ CUSTOM_SCALARS = {
 }
 
 
-class Board:
+class TensorBoardLogger:
     """Writes events from the step on at which it is opened."""
 
     def __init__(self, run: Path) -> None:
@@ -44,7 +44,7 @@ class Board:
     def start(self, first_step: int) -> None:
         """Has TensorBoard drop what an earlier process wrote of later steps."""
         self.hook = threading.excepthook
-        threading.excepthook = self._in_thread
+        threading.excepthook = self._on_thread_error
         self._try(lambda: self._open(first_step))
 
     def _open(self, first_step: int) -> None:
@@ -59,37 +59,37 @@ class Board:
         name = str(self.run)
         return name if _encodable(name) == name else str(files.link_folder(self.run))
 
-    def scalars(self, step: int, figures: dict[str, float]) -> None:
+    def log_scalars(self, step: int, values: dict[str, float]) -> None:
         """Training and validation are one tag of two runs, so that TensorBoard draws them in one card."""
-        for tag, value in figures.items():
-            self._try(partial(self._scalar, tag, value, step))
+        for tag, value in values.items():
+            self._try(partial(self._add_scalar, tag, value, step))
 
     def histograms(self, step: int, distributions: dict[str, Tensor]) -> None:
         for tag, values in distributions.items():
             self._try(partial(self._histogram, tag, values, step))
 
-    def text(self, step: int, tag: str, markdown: str) -> None:
+    def log_text(self, step: int, tag: str, markdown: str) -> None:
         encodable = _encodable(markdown)
         self._try(lambda: self.writer and self.writer.add_text(tag, encodable, step))
 
-    def verbatim(self, step: int, tag: str, text: str) -> None:
-        self.text(step, tag, f"<pre>{html.escape(text)}</pre>")
+    def log_preformatted(self, step: int, tag: str, text: str) -> None:
+        self.log_text(step, tag, f"<pre>{html.escape(text)}</pre>")
 
-    def describe(self, settings: TrainSettings, parameters: int) -> None:
+    def log_settings(self, settings: TrainSettings, parameters: int) -> None:
         """Settings as a table, as hyperparameters, and the page of pictures: once, at the start of a run."""
         dumped = settings.model_dump()
         values = {name: _encodable(value) if isinstance(value, str) else value for name, value in dumped.items()}
         names = [(section, name) for section, kind in SECTIONS.items() for name in kind.model_fields]
         rows = [f"| {section} | `{name}` | `{values[name]}` |" for section, name in names]
         table = "\n".join(["| | setting | value |", "| --- | --- | --- |", *rows, f"| | parameters | {parameters:,} |"])
-        self.text(0, "settings", table)
+        self.log_text(0, "settings", table)
         self._try(lambda: self.writer and self.writer.add_custom_scalars(CUSTOM_SCALARS))
         # SummaryWriter.add_hparams would open a sub-run for this; these are the same records, in the run itself.
         metrics = dict.fromkeys(("loss", f"bits_per_{settings.unit}"), None)
         for record in hparams({**values, "parameters": parameters}, metrics):
-            self._try(partial(self._record, _of_validation(record)))
+            self._try(partial(self._add_record, _of_validation(record)))
 
-    def _scalar(self, tag: str, value: float, step: int) -> None:
+    def _add_scalar(self, tag: str, value: float, step: int) -> None:
         tag, _, part = tag.partition("/") if tag.endswith(("/train", f"/{VALIDATION}")) else (tag, "", "")
         writer = self.validation_writer if part == VALIDATION else self.writer
         if writer is not None:
@@ -99,7 +99,7 @@ class Board:
         if self.writer is not None:
             self.writer.add_histogram(tag, values, step, bins="auto")
 
-    def _record(self, record: Any) -> None:
+    def _add_record(self, record: Any) -> None:
         if self.writer is not None:
             self.writer._get_file_writer().add_summary(record)
 
@@ -112,16 +112,16 @@ class Board:
         try:
             write()
         except Exception as error:  # a convenience, which nothing that goes wrong in it may end
-            self._give_up(error)
+            self._disable(error)
 
-    def _in_thread(self, details: threading.ExceptHookArgs) -> None:
+    def _on_thread_error(self, details: threading.ExceptHookArgs) -> None:
         """The writer works in a thread of its own; what fails there must not end as a traceback on the terminal."""
         if isinstance(details.exc_value, Exception) and type(details.thread).__module__.startswith("tensorboard."):
-            self._give_up(details.exc_value)
+            self._disable(details.exc_value)
         else:
             self.hook(details)
 
-    def _give_up(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         self.writer = self.validation_writer = None
         if not self.failed:
             self.failed = True

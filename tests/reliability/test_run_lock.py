@@ -45,7 +45,7 @@ def training(tmp_path: Path, poem_file: Path) -> Iterator["subprocess.Popen[str]
         text=True,
     ) as process:
         deadline = time.monotonic() + 60
-        while not runs.checkpoints(tmp_path / "checkpoints" / "poem"):
+        while not runs.list_checkpoints(tmp_path / "checkpoints" / "poem"):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)
@@ -53,7 +53,7 @@ def training(tmp_path: Path, poem_file: Path) -> Iterator["subprocess.Popen[str]
         process.kill()
 
 
-def test_a_second_training_in_the_same_folder_is_refused(
+def test_second_training_process_is_rejected(
     training: "subprocess.Popen[str]", charlm: Run, poem_file: Path, tmp_path: Path
 ) -> None:
     for arguments in (("train", "--resume", "checkpoints/poem"), ("train", poem_file, *SMALL, "--overwrite")):
@@ -66,14 +66,14 @@ def test_a_second_training_in_the_same_folder_is_refused(
     assert after.returncode == 0, after.stderr  # the lock died with its process
 
 
-def test_reading_from_a_run_that_trains_always_works(training: "subprocess.Popen[str]", tmp_path: Path) -> None:
+def test_reading_during_training_always_works(training: "subprocess.Popen[str]", tmp_path: Path) -> None:
     run = tmp_path / "checkpoints" / "poem"
     steps = {runs.load_model(run, which).step for _ in range(150) for which in ("best", "latest")}
     assert training.poll() is None
     assert len(steps) > 3
 
 
-def test_what_changed_between_looking_and_locking_is_noticed(make_trainer: Make, poem_file: Path) -> None:
+def test_change_between_planning_and_locking_is_detected(make_trainer: Make, poem_file: Path) -> None:
     trainer = make_trainer(max_steps=2)
     trainer.train()
     plan = plan_training(

@@ -12,11 +12,11 @@ from torch import nn
 from charlm.config import CorpusSettings, ModelSettings, RegularizationSettings, SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
-from charlm.generation import streams
-from charlm.generation.streams import BLOCK, Sampler, mix, uniform_numbers
-from charlm.model import products, stepper
+from charlm.generation import sampler
+from charlm.generation.sampler import RANDOM_BLOCK, Sampler, derive_seed, uniform_numbers
+from charlm.model import matmul, stepper
 from charlm.model.language_model import CharacterModel
-from charlm.model.stepper import Stepper, Steppers
+from charlm.model.stepper import Stepper, StepperPool
 
 VOCABULARY = Vocabulary(list("\nabcdefg"))
 
@@ -36,7 +36,7 @@ def sampler_of(model: CharacterModel, **settings: object) -> Sampler:
 
 
 def texts(model: CharacterModel, count: int = 1, **settings: object) -> list[str]:
-    return [sample.text for sample in sampler_of(model, num_samples=count, **settings).samples()]
+    return [sample.text for sample in sampler_of(model, num_samples=count, **settings).generate_all()]
 
 
 @torch.inference_mode()
@@ -48,12 +48,12 @@ def next_probabilities(model: CharacterModel, text: str) -> torch.Tensor:
     return torch.softmax(logits[-1, 0], -1)
 
 
-def test_the_same_seed_gives_the_same_text_and_another_seed_another(model: CharacterModel) -> None:
+def test_seed_determines_text(model: CharacterModel) -> None:
     assert texts(model) == texts(model)
     assert texts(model, seed=6) != texts(model)
 
 
-def test_a_random_seed_is_said_and_gives_the_same_text_when_given(model: CharacterModel) -> None:
+def test_reported_random_seed_reproduces_sample(model: CharacterModel) -> None:
     first = Sampler(model, VOCABULARY, SampleSettings(length=60))
     second = Sampler(model, VOCABULARY, SampleSettings(length=60))
     assert first.seed != second.seed
@@ -61,11 +61,11 @@ def test_a_random_seed_is_said_and_gives_the_same_text_when_given(model: Charact
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-@pytest.mark.parametrize("threshold", [1, products.INT8_FROM])
-def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(
+@pytest.mark.parametrize("threshold", [1, matmul.INT8_MIN_WEIGHTS])
+def test_sample_does_not_depend_on_number_of_samples(
     cell: str, threshold: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "INT8_FROM", threshold)
+    monkeypatch.setattr(matmul, "INT8_MIN_WEIGHTS", threshold)
     settings = ModelSettings(cell=cell, hidden_size=16, embedding_size=8, num_layers=2)
     model = CharacterModel(len(VOCABULARY), settings, RegularizationSettings(dropout=0.5))
     for parameter in model.parameters():
@@ -75,32 +75,32 @@ def test_a_sample_does_not_depend_on_how_many_are_made_beside_it(
     assert texts(model, 1, length=300) == sixteen[:1]
 
 
-def test_a_stream_is_the_first_sample(model: CharacterModel) -> None:
+def test_stream_equals_first_sample(model: CharacterModel) -> None:
     assert "".join(sampler_of(model, num_samples=3).stream()) == texts(model, 3)[0]
 
 
-def test_a_sampler_can_write_again(model: CharacterModel) -> None:
+def test_sampler_can_be_reused(model: CharacterModel) -> None:
     sampler = sampler_of(model, num_samples=2)
-    assert sampler.samples() == sampler.samples()
+    assert sampler.generate_all() == sampler.generate_all()
 
 
-def test_texts_that_are_written_in_turns_do_not_disturb_one_another(model: CharacterModel) -> None:
+def test_interleaved_streams_are_independent(model: CharacterModel) -> None:
     sampler = sampler_of(model)
     in_turns = list(zip(sampler.stream(), sampler.stream(), strict=True))
     assert ["".join(text) for text in zip(*in_turns, strict=True)] == texts(model) * 2
 
 
-def test_the_weights_are_laid_out_once_for_all_texts(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_packed_once(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[object, ...]] = []
     monkeypatch.setattr(stepper, "Stepper", lambda *details: made.append(details[1:]) or Stepper(*details))
-    steppers = Steppers(model)
+    steppers = StepperPool(model)
     for prompt in ("a", "b", "c"):
-        Sampler(model, VOCABULARY, SampleSettings(prompt=prompt, length=5), steppers=steppers).samples()
-    Sampler(model, VOCABULARY, SampleSettings(num_samples=2, length=5), steppers=steppers).samples()
+        Sampler(model, VOCABULARY, SampleSettings(prompt=prompt, length=5), stepper_pool=steppers).generate_all()
+    Sampler(model, VOCABULARY, SampleSettings(num_samples=2, length=5), stepper_pool=steppers).generate_all()
     assert made == [(1, "auto"), (2, "auto")]
 
 
-def test_fp32_is_all_of_fp32_and_so_are_probabilities(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp32_and_next_probabilities_use_full_precision(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def noted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,13 +110,13 @@ def test_fp32_is_all_of_fp32_and_so_are_probabilities(model: CharacterModel, mon
 
         return wrapper
 
-    monkeypatch.setattr(streams, "read", noted(streams.read))
+    monkeypatch.setattr(sampler, "prefill", noted(sampler.prefill))
     monkeypatch.setattr(Stepper, "step", noted(Stepper.step))
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
         for precision, expected in (("auto", "tf32"), ("fp32", "ieee")):
-            sampler_of(model, length=3, precision=precision).samples()
+            sampler_of(model, length=3, precision=precision).generate_all()
             assert seen == [expected] * 3  # the prompt, two steps
             seen.clear()
             sampler_of(model, precision=precision).next_characters(1)
@@ -127,27 +127,27 @@ def test_fp32_is_all_of_fp32_and_so_are_probabilities(model: CharacterModel, mon
         torch.backends.cuda.matmul.fp32_precision = before
 
 
-def test_each_step_adds_a_character_to_each_sample_that_goes_on(model: CharacterModel) -> None:
+def test_each_step_extends_unfinished_samples(model: CharacterModel) -> None:
     sampler = sampler_of(model, num_samples=4, stop=("a", "bc"))
-    samples, written = sampler.begin(), [""] * 4
-    for _ in sampler.write(samples):
-        assert any(sample.newest for sample in samples)
-        written = [text + sample.newest for text, sample in zip(written, samples, strict=True)]
+    samples, written = sampler.new_samples(), [""] * 4
+    for _ in sampler.generate(samples):
+        assert any(sample.last_piece for sample in samples)
+        written = [text + sample.last_piece for text, sample in zip(written, samples, strict=True)]
         assert written == [sample.text for sample in samples]
     assert len(set(map(len, written))) > 1  # they have ended at different times
-    assert samples == sampler.samples()
+    assert samples == sampler.generate_all()
 
 
-def test_samples_of_one_seed_differ(model: CharacterModel) -> None:
+def test_samples_with_one_seed_differ(model: CharacterModel) -> None:
     assert len(set(texts(model, 10))) == 10
 
 
-def test_neighbouring_seeds_share_no_samples(model: CharacterModel) -> None:
+def test_neighboring_seeds_share_no_samples(model: CharacterModel) -> None:
     assert not set(texts(model, 10, seed=5)) & set(texts(model, 10, seed=6))
 
 
 @pytest.mark.parametrize("prompt", ["", "abacab\n"])
-def test_greedy_is_the_most_probable_character_each_time(model: CharacterModel, prompt: str) -> None:
+def test_greedy_takes_likeliest_character(model: CharacterModel, prompt: str) -> None:
     (text,) = texts(model, prompt=prompt, temperature=0.0, length=30)
     for position, character in enumerate(text):
         probabilities = next_probabilities(model, prompt + text[:position])
@@ -160,7 +160,7 @@ def chi_squared(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("prompt", ["", "gab"])
-def test_first_characters_are_as_frequent_as_the_model_says(model: CharacterModel, prompt: str) -> None:
+def test_first_character_frequencies_match_model(model: CharacterModel, prompt: str) -> None:
     probabilities = next_probabilities(model, prompt)
     assert probabilities.min() > 0.001
     drawn = [
@@ -172,7 +172,7 @@ def test_first_characters_are_as_frequent_as_the_model_says(model: CharacterMode
     assert chi_squared(counts, probabilities.roll(1)) > 24.3  # the test can tell
 
 
-def test_characters_of_one_stream_are_as_frequent_as_the_model_says(model: CharacterModel) -> None:
+def test_stream_character_frequencies_match_model(model: CharacterModel) -> None:
     # Each draw is compared with the distribution of its own place: of the probabilities of what was drawn,
     # the mean over many draws is that of the squared probabilities.
     (text,) = texts(model, length=1500, temperature=1.0)
@@ -188,7 +188,7 @@ def test_characters_of_one_stream_are_as_frequent_as_the_model_says(model: Chara
     assert abs(deviations) < 3.3
 
 
-def test_top_k_draws_nothing_else(model: CharacterModel) -> None:
+def test_top_k_excludes_other_characters(model: CharacterModel) -> None:
     best = set(next_probabilities(model, "").topk(3).indices.tolist())
     drawn = {
         VOCABULARY.characters.index(text) for text in texts(model, 300, length=1, seed=0, temperature=2.0, top_k=3)
@@ -196,24 +196,24 @@ def test_top_k_draws_nothing_else(model: CharacterModel) -> None:
     assert drawn == best
 
 
-def test_the_prompt_is_read_and_not_repeated(model: CharacterModel) -> None:
+def test_prompt_is_not_part_of_sample(model: CharacterModel) -> None:
     with_prompt, without = texts(model, 10, prompt="abc", length=20), texts(model, 10, length=20)
     assert all(len(text) == 20 for text in with_prompt)
     assert with_prompt != without
 
 
 @pytest.mark.parametrize("length", [0, 1, 7])
-def test_as_many_characters_as_asked_for(model: CharacterModel, length: int) -> None:
+def test_length_is_exact(model: CharacterModel, length: int) -> None:
     assert [len(text) for text in texts(model, 2, length=length)] == [length, length]
 
 
-def test_characters_come_as_they_are_made(model: CharacterModel) -> None:
+def test_characters_are_streamed_immediately(model: CharacterModel) -> None:
     (text,) = texts(model)
     endless = Sampler(model, VOCABULARY, SampleSettings(length=10**12, seed=5)).stream()
     assert "".join(itertools.islice(endless, 60)) == text
 
 
-def test_unknown_characters_of_a_prompt_are_refused_and_listed(model: CharacterModel) -> None:
+def test_unknown_prompt_characters_are_listed(model: CharacterModel) -> None:
     with pytest.raises(TextError) as caught:
         Sampler(model, VOCABULARY, SampleSettings(prompt="abé☃a☃"))
     assert "2 characters" in str(caught.value)
@@ -224,7 +224,7 @@ def test_unknown_characters_of_a_prompt_are_refused_and_listed(model: CharacterM
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_nothing_of_the_training_is_touched(model: CharacterModel, training: bool) -> None:
+def test_sampling_leaves_training_state_unchanged(model: CharacterModel, training: bool) -> None:
     model.train(training)
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     generator = torch.get_rng_state()
@@ -234,7 +234,7 @@ def test_nothing_of_the_training_is_touched(model: CharacterModel, training: boo
     assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
 
 
-def test_a_refused_prompt_leaves_the_model_in_training_too(model: CharacterModel) -> None:
+def test_rejected_prompt_restores_model_mode(model: CharacterModel) -> None:
     model.train()
     with pytest.raises(TextError):
         Sampler(model, VOCABULARY, SampleSettings(prompt="é"))
@@ -246,8 +246,8 @@ def test_dropout_is_off_while_sampling(model: CharacterModel) -> None:
     assert texts(model.eval()) == trained
 
 
-def test_the_log_probability_is_that_of_the_path_under_the_models_own_distribution(model: CharacterModel) -> None:
-    for sample in sampler_of(model, num_samples=3, temperature=1.0, prompt="ab", length=20).samples():
+def test_log_probability_sums_over_sampled_path(model: CharacterModel) -> None:
+    for sample in sampler_of(model, num_samples=3, temperature=1.0, prompt="ab", length=20).generate_all():
         expected = 0.0
         for position, character in enumerate(sample.text):
             probabilities = next_probabilities(model, "ab" + sample.text[:position])
@@ -255,17 +255,17 @@ def test_the_log_probability_is_that_of_the_path_under_the_models_own_distributi
         assert sample.log_probability_nats == pytest.approx(expected, abs=1e-3)
 
 
-def test_what_is_drawn_from_fewer_characters_is_more_probable(model: CharacterModel) -> None:
-    (greedy,) = sampler_of(model, temperature=0).samples()
+def test_filtering_raises_log_probability(model: CharacterModel) -> None:
+    (greedy,) = sampler_of(model, temperature=0).generate_all()
     assert greedy.log_probability_nats == 0  # it could not have been another
     for filtered in ({"top_k": 2}, {"top_p": 0.4}, {"min_p": 0.9}):
-        for sample in sampler_of(model, num_samples=5, temperature=3.0, **filtered).samples():
+        for sample in sampler_of(model, num_samples=5, temperature=3.0, **filtered).generate_all():
             assert -60 * math.log(len(VOCABULARY)) < sample.log_probability_nats <= 0
-    (two,) = sampler_of(model, top_k=2, temperature=1e6).samples()
+    (two,) = sampler_of(model, top_k=2, temperature=1e6).generate_all()
     assert two.log_probability_nats == pytest.approx(-60 * math.log(2), rel=1e-3)
 
 
-def test_banned_characters_are_never_drawn_and_only_allowed_ones_are(model: CharacterModel) -> None:
+def test_ban_and_allow_restrict_sampling(model: CharacterModel) -> None:
     free = "".join(texts(model, 20))
     assert "a" in free
     assert set("".join(texts(model, 20, ban="ac"))) == set(free) - set("ac")
@@ -275,9 +275,9 @@ def test_banned_characters_are_never_drawn_and_only_allowed_ones_are(model: Char
         texts(model, allow="☃")
 
 
-def test_a_sample_ends_with_the_first_stop_text_or_its_length(model: CharacterModel) -> None:
-    free = sampler_of(model, num_samples=30).samples()
-    stopped = sampler_of(model, num_samples=30, stop=("ab", "c\nc")).samples()
+def test_sample_ends_at_first_stop_text_or_length(model: CharacterModel) -> None:
+    free = sampler_of(model, num_samples=30).generate_all()
+    stopped = sampler_of(model, num_samples=30, stop=("ab", "c\nc")).generate_all()
     assert {sample.finish_reason for sample in free} == {"length"}
     assert {sample.finish_reason for sample in stopped} == {"stop", "length"}
     for whole, sample in zip(free, stopped, strict=True):
@@ -286,10 +286,10 @@ def test_a_sample_ends_with_the_first_stop_text_or_its_length(model: CharacterMo
         assert sample.finish_reason == ("stop" if ends else "length")
 
 
-def test_a_sample_ends_with_its_line(model: CharacterModel) -> None:
+def test_stop_at_newline_ends_sample(model: CharacterModel) -> None:
     free = texts(model, 30, length=8)
     for whole, sample in zip(
-        free, sampler_of(model, num_samples=30, length=8, stop_at_newline=True).samples(), strict=True
+        free, sampler_of(model, num_samples=30, length=8, stop_at_newline=True).generate_all(), strict=True
     ):
         line, end, _ = whole.partition("\n")
         assert sample.text == line + end
@@ -297,16 +297,16 @@ def test_a_sample_ends_with_its_line(model: CharacterModel) -> None:
     assert len({"\n" in text for text in free}) == 2
 
 
-def test_samples_say_which_they_are(model: CharacterModel) -> None:
-    samples = sampler_of(model, num_samples=3, length=0).samples()
+def test_samples_have_index_and_seed(model: CharacterModel) -> None:
+    samples = sampler_of(model, num_samples=3, length=0).generate_all()
     assert [(sample.index, sample.seed, sample.finish_reason) for sample in samples] == [
         (n, 5, "length") for n in range(3)
     ]
 
 
-def test_random_numbers_of_a_stream_depend_on_nothing_but_its_seed_and_index() -> None:
+def test_random_numbers_depend_only_on_seed_and_index() -> None:
     def numbers(seed: int, streams: int) -> "list[list[float]]":
-        steps = itertools.islice(uniform_numbers(seed, range(streams)), 2 * BLOCK + 1)
+        steps = itertools.islice(uniform_numbers(seed, range(streams)), 2 * RANDOM_BLOCK + 1)
         return [list(stream) for stream in zip(*(step.tolist() for step in steps), strict=True)]
 
     five = numbers(3, 5)
@@ -317,29 +317,29 @@ def test_random_numbers_of_a_stream_depend_on_nothing_but_its_seed_and_index() -
     assert numbers(4, 1)[0] != five[0]
 
 
-def test_mix_spreads_neighbouring_seeds_and_indices() -> None:
-    seeds = [mix(seed, index) for seed in range(100) for index in range(100)]
+def test_derive_seed_spreads_neighboring_seeds() -> None:
+    seeds = [derive_seed(seed, index) for seed in range(100) for index in range(100)]
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert len(set(seeds)) == len(seeds)
     flips = [(a ^ b).bit_count() for a, b in itertools.pairwise(seeds)]
     assert 30 < sum(flips) / len(flips) < 33  # half of the 63 bits
 
 
-def test_mix_takes_the_largest_seed() -> None:
-    assert 0 <= mix(2**63 - 1, 10**6) < 2**63
+def test_derive_seed_accepts_largest_seed() -> None:
+    assert 0 <= derive_seed(2**63 - 1, 10**6) < 2**63
 
 
 # What is not a plain text of known characters
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 9.0}, {"temperature": 0.0}, {"allow": "ab\N{SNOWMAN}"}])
-def test_the_unknown_symbol_is_never_emitted(model: CharacterModel, settings: dict[str, object]) -> None:
+def test_unknown_token_is_never_sampled(model: CharacterModel, settings: dict[str, object]) -> None:
     with torch.no_grad():
         model.output_bias[-1] += 50  # it would be drawn every time
     vocabulary = Vocabulary(VOCABULARY.characters[:-1], has_unknown=True)
     assert len(vocabulary) == len(VOCABULARY)
     options = SampleSettings(**{"length": 200, "seed": 5, "num_samples": 3, **settings})
-    for sample in Sampler(model, vocabulary, options).samples():
+    for sample in Sampler(model, vocabulary, options).generate_all():
         assert len(sample.text) == 200
         assert set(sample.text) <= set(vocabulary.characters)
 
@@ -353,42 +353,44 @@ def byte_model(bytes_: bytes) -> CharacterModel:
     return model
 
 
-def test_bytes_come_as_whole_characters() -> None:
+def test_bytes_are_streamed_as_whole_characters() -> None:
     model = byte_model("€".encode())
-    sampler = Sampler(model, Vocabulary.of_bytes(), SampleSettings(length=600, seed=1, prompt="é"))
+    sampler = Sampler(model, Vocabulary.for_bytes(), SampleSettings(length=600, seed=1, prompt="é"))
     pieces = list(sampler.stream())
     assert len(pieces) == 600
     assert "€" in pieces  # by chance, when its three bytes came in order
     assert "" in pieces  # while they came
     assert {"€", "\N{REPLACEMENT CHARACTER}"} <= set("".join(pieces))
-    assert sampler.samples()[0].text == "".join(pieces)
+    assert sampler.generate_all()[0].text == "".join(pieces)
 
 
-def test_bytes_that_end_in_the_middle_of_a_character_are_shown_as_one_that_is_missing() -> None:
-    sampler = Sampler(byte_model("€".encode()[:1]), Vocabulary.of_bytes(), SampleSettings(length=1, seed=1))
+def test_incomplete_final_character_is_replaced() -> None:
+    sampler = Sampler(byte_model("€".encode()[:1]), Vocabulary.for_bytes(), SampleSettings(length=1, seed=1))
     assert list(sampler.stream()) == ["\N{REPLACEMENT CHARACTER}"]
 
 
-def test_bytes_stop_at_a_text_and_are_allowed_and_banned() -> None:
+def test_stop_ban_and_allow_for_bytes() -> None:
     settings = SampleSettings(length=5000, seed=1, stop=("€b",))
-    (sample,) = Sampler(byte_model("€b".encode()), Vocabulary.of_bytes(), settings).samples()
+    (sample,) = Sampler(byte_model("€b".encode()), Vocabulary.for_bytes(), settings).generate_all()
     assert sample.finish_reason == "stop"
     assert sample.text.endswith("€b")
     everything = byte_model(bytes(range(256)))
-    (sample,) = Sampler(everything, Vocabulary.of_bytes(), SampleSettings(length=99, allow="ab", ban="b")).samples()
+    (sample,) = Sampler(
+        everything, Vocabulary.for_bytes(), SampleSettings(length=99, allow="ab", ban="b")
+    ).generate_all()
     assert set(sample.text) == {"a"}
 
 
 @pytest.mark.parametrize("settings", [{"ban": "é"}, {"allow": "aé"}])
-def test_bytes_are_not_named_by_characters_that_are_several(settings: dict[str, Any]) -> None:
+def test_ban_with_multibyte_character_is_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"--ban and --allow .* ASCII"):
-        Sampler(byte_model(b"a"), Vocabulary.of_bytes(), SampleSettings(**settings))
+        Sampler(byte_model(b"a"), Vocabulary.for_bytes(), SampleSettings(**settings))
 
 
-def test_a_sample_begins_a_new_document_after_each_separator(model: CharacterModel) -> None:
+def test_separator_starts_new_document(model: CharacterModel) -> None:
     options = SampleSettings(length=300, seed=5, num_samples=4, temperature=1.0)
     sampler = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n"))
-    for sample in sampler.samples():
+    for sample in sampler.generate_all():
         *ended, last = sample.text.split("a\n")
         assert ended  # with so few characters, some document ends
         expected = 0.0
@@ -399,7 +401,7 @@ def test_a_sample_begins_a_new_document_after_each_separator(model: CharacterMod
         assert sample.log_probability_nats == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_prompt_is_read_from_its_last_document_on(model: CharacterModel) -> None:
+def test_prompt_is_cut_to_its_last_document(model: CharacterModel) -> None:
     def continued(prompt: str) -> list[str]:
         options = SampleSettings(length=60, seed=5, prompt=prompt)
         return list(Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).stream())
@@ -408,9 +410,9 @@ def test_a_prompt_is_read_from_its_last_document_on(model: CharacterModel) -> No
     assert continued("bca\n") == continued("")
 
 
-def test_a_document_that_began_in_the_prompt_ends_with_the_separator(model: CharacterModel) -> None:
+def test_separator_may_start_in_prompt(model: CharacterModel) -> None:
     options = SampleSettings(length=2, seed=5, prompt="bcda", temperature=1.0, num_samples=40)
-    samples = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).samples()
+    samples = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).generate_all()
     ending = [sample for sample in samples if sample.text[0] == "\n"]
     assert ending
     for sample in ending:
@@ -419,22 +421,22 @@ def test_a_document_that_began_in_the_prompt_ends_with_the_separator(model: Char
         assert sample.log_probability_nats == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_sample_that_has_ended_begins_no_document(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_sample_starts_no_document(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
-    start = Stepper.start
+    start = Stepper.set_state
 
     def noted(self: Stepper, state: Any, lanes: Any = slice(None)) -> None:
         started.append(lanes)
         start(self, state, lanes)
 
-    monkeypatch.setattr(Stepper, "start", noted)
+    monkeypatch.setattr(Stepper, "set_state", noted)
     options = SampleSettings(length=300, seed=5, num_samples=4, stop=("a\n",))
-    samples = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).samples()
+    samples = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).generate_all()
     assert [sample.finish_reason for sample in samples] == ["stop"] * 4
     assert started == [slice(None)]
 
 
-def test_a_prompt_is_read_as_the_text_of_the_training_was(model: CharacterModel) -> None:
+def test_prompt_is_preprocessed_like_training_text(model: CharacterModel) -> None:
     lines = CorpusSettings(newline="lf", normalize="nfc")
     sampler = Sampler(model, VOCABULARY, SampleSettings(prompt="ab\r\nc\r"), lines)
     assert sampler.prompt_ids == VOCABULARY.encode("ab\nc\n").tolist()

@@ -12,44 +12,44 @@ from charlm import runs
 from charlm.checkpoint import environment
 from charlm.config import SettingsSource, TrainSettings
 from charlm.errors import CharlmError, TrainingInterruptedError
-from charlm.model.device import explained_memory
+from charlm.model.device import report_out_of_memory
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.training.conftest import (
     SETTINGS,
-    Interrupt,
     Make,
+    SendSignal,
     assert_same_training,
     entries,
-    evaluations,
-    interrupt,
+    fake_validation_losses,
     make_trainer,
+    send_signal_at_step,
 )
 
-__all__ = ["interrupt", "make_trainer"]  # fixtures
+__all__ = ["make_trainer", "send_signal_at_step"]  # fixtures
 
 
-def test_early_stopping_goes_on_counting(
-    make_trainer: Make, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+def test_patience_counter_survives_resume(
+    make_trainer: Make, interrupt: SendSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = [9.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     settings = {"max_steps": 20, "evaluate_every": 2, "patience": 3}
-    evaluations(monkeypatch, losses)
+    fake_validation_losses(monkeypatch, losses)
     alone = make_trainer("alone", **settings)
     alone.train()
-    evaluations(monkeypatch, losses[:4])  # before learning, then at the steps 2, 4 and 6
+    fake_validation_losses(monkeypatch, losses[:4])  # before learning, then at the steps 2, 4 and 6
     stopped = make_trainer("stopped", **settings)
     interrupt(stopped, 7)
     with pytest.raises(TrainingInterruptedError):
         stopped.train()
-    evaluations(monkeypatch, losses[4:])
+    fake_validation_losses(monkeypatch, losses[4:])
     resumed = make_trainer(resume=stopped.run)
     resumed.train()
     assert alone.counters.steps == resumed.counters.steps == 8
     assert_same_training(runs.load_checkpoint(alone.run), runs.load_checkpoint(resumed.run))
 
 
-def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) -> None:
+def test_training_minutes_survive_resume(make_trainer: Make, interrupt: SendSignal) -> None:
     trainer = make_trainer(max_steps=0, max_minutes=10.0)
     interrupt(trainer, 5)
     with pytest.raises(TrainingInterruptedError):
@@ -60,7 +60,7 @@ def test_the_minutes_spent_are_kept(make_trainer: Make, interrupt: Interrupt) ->
     assert resumed.policy.progress(resumed.counters, resumed.seconds) == pytest.approx(spent / 600)
 
 
-def test_with_a_constant_rate_a_run_made_longer_is_exactly_the_long_run(make_trainer: Make) -> None:
+def test_extended_run_with_constant_rate_equals_long_run(make_trainer: Make) -> None:
     settings = {"schedule": "constant", "dropout": 0.3, "warmup_steps": 3}
     make_trainer("long", max_steps=12, **settings).train()
     short = make_trainer("short", max_steps=7, **settings)
@@ -72,7 +72,7 @@ def test_with_a_constant_rate_a_run_made_longer_is_exactly_the_long_run(make_tra
     assert_same_training(ours, theirs)
 
 
-def test_a_resume_elsewhere_says_that_the_bits_may_differ(
+def test_resume_in_changed_environment_warns(
     make_trainer: Make, poem_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer()
@@ -88,9 +88,9 @@ def test_a_resume_elsewhere_says_that_the_bits_may_differ(
     assert f"processor {here} → Another CPU (AVX512)" in " ".join(same.startup_messages())
 
 
-def test_a_run_killed_before_its_first_save_starts_again_with_its_settings(make_trainer: Make) -> None:
+def test_run_killed_before_first_save_restarts_with_its_settings(make_trainer: Make) -> None:
     trainer = make_trainer(hidden_size=24)
-    assert not runs.checkpoints(trainer.run)
+    assert not runs.list_checkpoints(trainer.run)
     again = plan_training(
         TrainingRequest([], [SettingsSource("test", {"max_steps": 2})], resume=str(trainer.run))
     ).trainer(quiet=True)
@@ -109,14 +109,14 @@ def test_a_run_killed_before_its_first_save_starts_again_with_its_settings(make_
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …"),
     ],
 )
-def test_running_out_of_memory_names_what_to_lower(error: Exception) -> None:
-    with pytest.raises(CharlmError, match="--batch-size") as caught, explained_memory(TrainSettings()):
+def test_out_of_memory_error_names_settings(error: Exception) -> None:
+    with pytest.raises(CharlmError, match="--batch-size") as caught, report_out_of_memory(TrainSettings()):
         raise error
     assert caught.value.exit_code == 1
 
 
-def test_other_faults_are_not_taken_for_a_lack_of_memory() -> None:
-    with pytest.raises(RuntimeError, match="shape"), explained_memory(TrainSettings()):
+def test_unrelated_runtime_error_is_not_reported_as_oom() -> None:
+    with pytest.raises(RuntimeError, match="shape"), report_out_of_memory(TrainSettings()):
         raise RuntimeError("shape")
 
 
@@ -126,7 +126,7 @@ def fill(path: Path) -> None:
             pass
 
 
-def test_a_real_disk_that_is_full(make_trainer: Make, tmp_path: Path) -> None:
+def test_full_disk_ends_training_and_keeps_checkpoints(make_trainer: Make, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
