@@ -102,7 +102,7 @@ def test_corpus_does_not_import_analysis() -> None:
 @each_module
 def test_only_the_board_has_a_writer_of_tensorboard(path: Path) -> None:
     """What else writes files is in tests/test_files.py."""
-    assert ("SummaryWriter" in path.read_text(encoding="utf-8")) == (path.name == "board.py")
+    assert ("SummaryWriter" in path.read_text(encoding="utf-8")) == (path.name == "tensorboard.py")
 
 
 @each_module

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import charlm
-from charlm.evaluation.context import windowed
+from charlm.evaluation.context import independent_window_loss
 from charlm.evaluation.scores import score_characters
 from charlm.model.device import no_tf32
 from charlm.model.stepper import MAX_IDLE, StepperPool
@@ -116,7 +116,7 @@ def test_waiting_stream_leaves_process_settings_alone(model: charlm.Model, what:
     before, found = process_wide(), []
     text = model._encode_text("Die Schafe")
     if what == "windowed":
-        windowed(model.network, text, 3, on_progress=lambda _: found.append(process_wide()))
+        independent_window_loss(model.network, text, 3, on_progress=lambda _: found.append(process_wide()))
     elif what == "scores":
         stretches = score_characters(model.network, text)
         next(stretches)

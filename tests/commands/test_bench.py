@@ -16,7 +16,7 @@ SIZES = ("--hidden-size", "8", "--embedding-size", "4", "--batch-size", "2", "--
 def test_json_contains_speed_of_every_candidate(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, cell: str, bf16: bool
 ) -> None:
-    monkeypatch.setattr("charlm.benchmark.multiplies_bf16", lambda device: bf16)
+    monkeypatch.setattr("charlm.benchmark.has_fast_bf16", lambda device: bf16)
     result = cli("bench", *SIZES, "--cell", cell, "--rounds", "1", "--json")
     assert result.code == 0, result.err
     shown = json.loads(result.out)

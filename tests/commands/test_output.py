@@ -220,7 +220,12 @@ def test_unwritable_output_fails_before_computation(
     from charlm import benchmark, runs, summary
     from charlm.corpus import loading
 
-    for module, work in ((benchmark, "run"), (runs, "load_model"), (summary, "summarize"), (loading, "load")):
+    for module, work in (
+        (benchmark, "run_benchmark"),
+        (runs, "load_model"),
+        (summary, "summarize"),
+        (loading, "load_corpus"),
+    ):
         monkeypatch.setattr(module, work, lambda *_, **__: pytest.fail("the work was begun"))
     command = commands(trained, poem_file)[name]
     (tmp_path / "folder").mkdir()

@@ -1,5 +1,6 @@
 """The README: its commands run and print what it shows, its numbers are those of the benchmarks, its links work."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -87,7 +88,7 @@ def check_output(code: str, shown: str, printed: str) -> None:
 
 
 def test_readme_commands_print_the_shown_output(
-    cli: Cli, page: ModuleType, corpora: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cli: Cli, page: ModuleType, corpora: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHARLM_CACHE_DIR", "cache")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
@@ -96,9 +97,9 @@ def test_readme_commands_print_the_shown_output(
     for example in examples:
         if example.language == "python":
             short = f"{', '.join(f'{name}={value}' for name, value in SMALL_SETTINGS.items())}"
-            capsys.readouterr()
-            exec(example.code.replace("max_steps=200", short), {})
-            printed = capsys.readouterr().out
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                exec(example.code.replace("max_steps=200", short), {})
+            printed = output.getvalue()
         else:
             arguments = shlex.split(example.code)[1:]
             if arguments[0] == "train":

@@ -144,10 +144,12 @@ def test_divergence_is_detected_at_any_periodic_work(make_trainer: Make, setting
     assert "NaN" not in (trainer.run / runs.METRICS).read_text()
 
 
-def test_signal_after_divergence_does_not_save_nonfinite_weights(make_trainer: Make, interrupt: SendSignal) -> None:
+def test_signal_after_divergence_does_not_save_nonfinite_weights(
+    make_trainer: Make, send_signal_at_step: SendSignal
+) -> None:
     trainer = make_trainer(log_every=100, evaluate_every=100)
     diverge(trainer, 3)
-    interrupt(trainer, 4)
+    send_signal_at_step(trainer, 4)
     with pytest.raises((DivergedError, TrainingInterruptedError)):
         trainer.train()
     assert_checkpoints_are_finite(trainer.run)

@@ -43,7 +43,7 @@ Request = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def request(tmp_path: Path, poem_file: Path) -> Iterator[Request]:
+def fork_request(tmp_path: Path, poem_file: Path) -> Iterator[Request]:
     """Has a child train in a run folder until it is done or killed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -72,7 +72,7 @@ def request(tmp_path: Path, poem_file: Path) -> Iterator[Request]:
         nursery.stdin.close()
 
 
-def test_killed_and_resumed_run_equals_uninterrupted(request: Request, tmp_path: Path, poem_file: Path) -> None:
+def test_killed_and_resumed_run_equals_uninterrupted(fork_request: Request, tmp_path: Path, poem_file: Path) -> None:
     alone = tmp_path / "alone"
     plan_training(TrainingRequest([str(poem_file)], [SettingsSource("test", SETTINGS)], out=alone)).train(quiet=True)
     expected = runs.load_checkpoint(alone)
@@ -81,7 +81,7 @@ def test_killed_and_resumed_run_equals_uninterrupted(request: Request, tmp_path:
     while kills < KILLS:
         number += 1
         run = tmp_path / f"run-{number}"
-        while (answer := request(run, chance.uniform(0.05, 2.0)))["killed"]:
+        while (answer := fork_request(run, chance.uniform(0.05, 2.0)))["killed"]:
             kills += 1
             for folder in runs.list_checkpoints(run):
                 loading.load_checkpoint(folder)

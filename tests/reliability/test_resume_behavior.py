@@ -30,7 +30,7 @@ __all__ = ["make_trainer", "send_signal_at_step"]  # fixtures
 
 
 def test_patience_counter_survives_resume(
-    make_trainer: Make, interrupt: SendSignal, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Make, send_signal_at_step: SendSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = [9.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     settings = {"max_steps": 20, "evaluate_every": 2, "patience": 3}
@@ -39,7 +39,7 @@ def test_patience_counter_survives_resume(
     alone.train()
     fake_validation_losses(monkeypatch, losses[:4])  # before learning, then at the steps 2, 4 and 6
     stopped = make_trainer("stopped", **settings)
-    interrupt(stopped, 7)
+    send_signal_at_step(stopped, 7)
     with pytest.raises(TrainingInterruptedError):
         stopped.train()
     fake_validation_losses(monkeypatch, losses[4:])
@@ -49,9 +49,9 @@ def test_patience_counter_survives_resume(
     assert_same_training(runs.load_checkpoint(alone.run), runs.load_checkpoint(resumed.run))
 
 
-def test_training_minutes_survive_resume(make_trainer: Make, interrupt: SendSignal) -> None:
+def test_training_minutes_survive_resume(make_trainer: Make, send_signal_at_step: SendSignal) -> None:
     trainer = make_trainer(max_steps=0, max_minutes=10.0)
-    interrupt(trainer, 5)
+    send_signal_at_step(trainer, 5)
     with pytest.raises(TrainingInterruptedError):
         trainer.train()
     spent = runs.load_model(trainer.run, "latest").progress.training_seconds

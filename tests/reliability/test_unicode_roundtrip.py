@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm import runs
-from charlm.config import SampleSettings
+from charlm.config import SampleSettings, SettingsSource
 from charlm.errors import TextError
 from charlm.generation.sampler import Sampler
 from charlm.training.plan import plan_training
@@ -20,8 +20,8 @@ SPECIAL = st.sampled_from(
 )
 TEXTS = st.lists(st.one_of(SPECIAL, st.characters(exclude_categories=["Cs"])), min_size=2).map("".join)
 
-LAYERS = [
-    (
+SOURCES = [
+    SettingsSource(
         "test",
         {
             "hidden_size": 4,
@@ -46,7 +46,7 @@ def test_any_unicode_survives_training_and_sampling(text: str) -> None:
         path.write_bytes(text.encode())
         read = text.removeprefix("\ufeff")
         try:
-            plan = plan_training(TrainingRequest([str(path)], LAYERS, out=Path(folder) / "run"))
+            plan = plan_training(TrainingRequest([str(path)], SOURCES, out=Path(folder) / "run"))
         except TextError:
             assert len(read) < 8 or len(set(read)) < 2
             return
@@ -65,5 +65,5 @@ def test_encoded_surrogates_are_rejected_with_offset(before: str, tmp_path: Path
     path = tmp_path / "text.txt"
     path.write_bytes(before.encode() + "\ud800".encode("utf-8", "surrogatepass") + b"more" * 100)
     with pytest.raises(TextError, match=rf"offset {len(before.encode())} \(line {before.count(chr(10)) + 1}\)"):
-        plan_training(TrainingRequest([str(path)], LAYERS, out=tmp_path / "run"))
+        plan_training(TrainingRequest([str(path)], SOURCES, out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
