@@ -45,7 +45,7 @@ from charlm.model.stepper import StepperPool
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 
-AnyPath = str | os.PathLike[str]  # a Run is one too
+AnyPath = str | os.PathLike[str]  # a Run is also one
 CorpusPaths = AnyPath | Iterable[AnyPath]
 
 
@@ -57,7 +57,7 @@ class Run:
     validation: Evaluation
 
     def __fspath__(self) -> str:
-        """A run can be given wherever a path is wanted."""
+        """A run can be passed wherever a path is expected."""
         return str(self.folder)
 
     def load(self, checkpoint: str | int = "best", device: str = "auto") -> "Model":
@@ -145,10 +145,10 @@ class Model:
         return self.checkpoint.vocabulary
 
     def save(self, folder: AnyPath) -> None:
-        """Save the model alone, without the state of its training, as a new folder.
+        """Save the model without its training state, as a new folder.
 
         The folder can be given to :func:`load`, to ``charlm sample``, ``eval``, ``score`` and ``info``, and to
-        ``init_from``; training cannot be resumed from it. Raises ``UsageError`` if something stands there already,
+        ``init_from``; training cannot be resumed from it. Raises ``UsageError`` if the path already exists,
         ``CharlmError`` if it cannot be written.
         """
         path = check_path(folder, "save(): folder")

@@ -1,8 +1,8 @@
-"""Speed on this machine, beside plain torch: all contestants take turns in one run, and medians are compared.
+"""Benchmark charlm against plain PyTorch: all candidates are interleaved in one run, and medians are compared.
 
-The peers are what one writes first with ``torch.nn.LSTM``: fp32, one call a window for training, one call a character
-for sampling, and for sampling ``torch.nn.LSTMCell`` too. Each contestant lives in a process of its own, so that what
-charlm sets for a whole process (allocator, denormals) is neither given to the peers nor taken from charlm.
+The baselines are straightforward ``torch.nn.LSTM`` implementations: fp32, one call per window for training, one call
+per character for sampling, and for sampling ``torch.nn.LSTMCell`` as well. Each candidate has its own process, so that
+charlm's process-wide settings (allocator, denormals) do not affect the baselines.
 """
 
 import multiprocessing
@@ -32,13 +32,13 @@ from charlm.model.sharing import choose_threads
 from charlm.training.optimizer import make_optimizer
 from charlm.training.step import take_step
 
-VOCABULARY_SIZE = 65  # that of tiny Shakespeare
-SAMPLED_CHARACTERS = 100  # characters of each stream in one turn
-BATCH_SIZES = (1, 64)  # texts side by side
+VOCABULARY_SIZE = 65  # of tiny Shakespeare
+SAMPLED_CHARACTERS = 100  # per text and timed step
+BATCH_SIZES = (1, 64)  # texts sampled in parallel
 TEMPERATURE = 0.8
 MATRIX_SIZE = 1024
-MATMULS_PER_ROUND = 50  # of one turn
-SETTLE_SECONDS = 0.1  # the threads of the one before spin a little while before they sleep
+MATMULS_PER_ROUND = 50  # per timed step
+SETTLE_SECONDS = 0.1  # the previous candidate's threads spin for a moment before they sleep
 
 TimedStep = Callable[[], object]
 CandidateFactory = Callable[[BenchSettings, torch.device], TimedStep]
@@ -62,7 +62,7 @@ class TorchModel(nn.Module):
 
 
 class TorchCellModel(nn.Module):
-    """Embedding, one ``nn.LSTMCell`` (``nn.GRUCell``, ``nn.RNNCell``) a layer, linear: one character at a time."""
+    """Embedding, one ``nn.LSTMCell`` (``nn.GRUCell``, ``nn.RNNCell``) per layer, linear; one character at a time."""
 
     def __init__(self, settings: BenchSettings) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class TorchCellModel(nn.Module):
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """Characters per second, medians of all rounds, by what was measured."""
+    """Characters per second: the median of all rounds, for each candidate."""
 
     settings: BenchSettings
     rounds: int
@@ -106,7 +106,7 @@ def run_benchmark(
         "char-rnn-like model, nn.LSTM fp32": (torch_training, char_rnn_settings),
     }
     matmuls = {"fp32": (matmul_fp32, settings)}
-    if has_fast_bf16(device):  # a processor without the instructions takes minutes
+    if has_fast_bf16(device):  # takes minutes on a processor without the instructions
         matmuls["bf16"] = (matmul_bf16, settings)
 
     def sample(texts: int) -> dict[str, float]:
@@ -131,12 +131,12 @@ def run_benchmark(
 
 
 def count_measurements(rounds: int) -> int:
-    """How often ``on_progress`` is called."""
+    """Count the calls of ``on_progress``."""
     return (3 + 3 * len(BATCH_SIZES) + 2) * (rounds + 1)
 
 
 def training_flops(settings: BenchSettings) -> float:
-    """Multiplications and additions of the matrix products for one character: 2 a weight forward, 4 back."""
+    """Floating-point operations of the matrix multiplications per character: 2 per weight forward, 4 backward."""
     model = CharacterModel(VOCABULARY_SIZE, settings)
     weights = sum(weight.numel() for name, weight in model.named_parameters() if "weight_" in name)
     return 6.0 * (weights + model.output_matrix().numel())
@@ -145,7 +145,7 @@ def training_flops(settings: BenchSettings) -> float:
 def _measure_speeds(
     candidates: Mapping[str, Candidate], amount: float, rounds: int, on_progress: Callable[[], object]
 ) -> dict[str, float]:
-    """What each does in a second, where a turn does this ``amount``."""
+    """The ``amount`` of work of one timed step, per second, for each candidate."""
     seconds = _time_interleaved(candidates, rounds, on_progress)
     return {name: amount / time_ for name, time_ in seconds.items()}
 
@@ -153,7 +153,7 @@ def _measure_speeds(
 def _time_interleaved(
     candidates: Mapping[str, Candidate], rounds: int, on_progress: Callable[[], object]
 ) -> dict[str, float]:
-    """Median seconds of a turn of each; the first turn warms up and does not count."""
+    """Median seconds per timed step of each candidate; the first step is a warmup and is not counted."""
     spawn = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     processes = []
@@ -180,8 +180,8 @@ def _time_interleaved(
 
 
 def _run_candidate(connection: Connection, make_step: CandidateFactory, settings: BenchSettings) -> None:
-    """The process of one contestant: at each message a turn, and how many seconds it took."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its children
+    """The process of one candidate: on each message, run a step and send back how many seconds it took."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and ends its children
     try:
         torch.manual_seed(0)
         if settings.threads:

@@ -1,9 +1,9 @@
-"""All that is written for people: messages and progress bars, on standard error, whatever has become of it.
+"""Messages and progress bars on standard error, even if that is missing or closed.
 
 A program that uses charlm as a library gets the messages through ``logging`` instead, from the logger ``charlm``.
 
 Standard error may be missing (``pythonw``), be an object that only has ``write``, be closed, or lead to a terminal or a
-pipe that is gone. None of this may end a run, so whatever it raises ends here, and what was written is lost.
+pipe that is gone. None of this may end a run, so these errors are suppressed and the output is lost.
 """
 
 import logging
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("charlm")  # what is below WARNING goes nowhere, unless somebody asked for it
 
-# There is no stream, or not all of one; it cannot be written; it is closed
+# The stream is missing or incomplete, cannot be written, or is closed
 STREAM_ERRORS = (AttributeError, OSError, ValueError)
 
 
 class Console:
-    """Standard error as it is at the time of each call. It looks like a stream, for tqdm."""
+    """The current standard error at each call. A stream-like object, for tqdm."""
 
     def write(self, text: str) -> int:
         with suppress(*STREAM_ERRORS):
@@ -37,7 +37,7 @@ class Console:
 
     def print_line(self, text: str) -> None:
         """Write a line, above a progress bar if there is one."""
-        from tqdm import tqdm  # not before it is needed: the help of a command is there at once
+        from tqdm import tqdm  # imported late, so that help appears immediately
 
         tqdm.write(text, file=cast(Any, self))
         self.flush()
@@ -48,7 +48,7 @@ class Console:
         return False
 
     def fileno(self) -> int:
-        return sys.stderr.fileno()  # tqdm asks for it to learn the terminal's width, and can do without
+        return sys.stderr.fileno()  # tqdm uses it to find the terminal's width, if possible
 
     @property
     def encoding(self) -> str:
@@ -71,19 +71,19 @@ def announce(text: str, quiet: bool) -> None:
 
 
 def is_notebook() -> bool:
-    """Whether this is a notebook, which shows progress bars of its own."""
+    """Whether this is a notebook, which has its own progress bars."""
     ipython = sys.modules.get("IPython")
     shell = getattr(ipython, "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def is_watched() -> bool:
-    """Whether somebody sees a progress bar move: on a terminal or in a notebook."""
+    """Whether a progress bar is visible: on a terminal or in a notebook."""
     return console.isatty() or is_notebook()
 
 
 def open_bar(quiet: bool = False, **options: Any) -> "tqdm[Any]":
-    """A progress bar, hidden if ``quiet`` or where nobody sees it move."""
+    """A progress bar, hidden if ``quiet`` or if it would not be visible."""
     hidden = quiet or not is_watched()
     if is_notebook() and not hidden:
         from tqdm.auto import tqdm as notebook_bar

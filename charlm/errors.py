@@ -1,4 +1,4 @@
-"""Errors for people: what is wrong and where, what to do next, and the exit code that scripts see."""
+"""Errors with a message, a hint and an exit code."""
 
 import difflib
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class CharlmError(Exception):
-    """A known fault: ``message`` says what is wrong and where, ``hint`` what to do next. Exit code 1."""
+    """A known error: ``message`` says what is wrong and where, ``hint`` what to do next. Exit code 1."""
 
     exit_code = 1
 
@@ -22,7 +22,7 @@ class CharlmError(Exception):
 
 
 class TextError(CharlmError):
-    """The text cannot be used: it does not decode, is too short, or lacks what is asked of it."""
+    """The text cannot be used: it is undecodable, too short, or lacks something required."""
 
 
 class UsageError(CharlmError):
@@ -32,7 +32,7 @@ class UsageError(CharlmError):
 
 
 class CheckpointError(CharlmError):
-    """A checkpoint is damaged, is not one, or does not fit what is asked of it."""
+    """A checkpoint is damaged, invalid, or does not fit the request."""
 
     exit_code = 3
 
@@ -42,7 +42,7 @@ class VersionError(CheckpointError):
 
 
 class UnreadableError(CharlmError):
-    """A file of a run cannot be read just now, which does not mean that it is damaged: nothing may be concluded."""
+    """A file of a run is currently unreadable. It may not be damaged, so nothing must be concluded from it."""
 
     def __init__(self, path: object, error: OSError) -> None:
         super().__init__(
@@ -52,13 +52,13 @@ class UnreadableError(CharlmError):
 
 
 class DivergedError(CharlmError):
-    """Training diverged: the loss is not a finite number any more."""
+    """Training diverged: the loss is no longer finite."""
 
     exit_code = 4
 
 
 class TrainingInterruptedError(CharlmError):
-    """A signal stopped the training, after it was saved."""
+    """A signal stopped training, after a checkpoint was saved."""
 
     def __init__(self, message: str, hint: str, signal_number: int) -> None:
         super().__init__(message, hint)
@@ -66,27 +66,27 @@ class TrainingInterruptedError(CharlmError):
 
 
 class CharlmWarning(UserWarning):
-    """Something that people should know and that stops nothing."""
+    """A warning that does not stop anything."""
 
 
 _warned: set[str] = set()
 
 
 def warn_once(about: str, message: str) -> None:
-    """Warn, but only the first time in this process that it is ``about`` this."""
+    """Warn once per process and topic (``about``)."""
     if about not in _warned:
         _warned.add(about)
         warnings.warn(message, CharlmWarning, stacklevel=3)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean …?``, or nothing where no known name is near."""
+    """`` Did you mean …?``, or empty if no known name is similar."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {nearest[0]}?" if nearest else ""
 
 
 def quote(path: Path | str) -> str:
-    """A path as it is to be typed: in quotes if it has spaces or other characters that mean something to shells."""
+    """Quote a path for the shell if needed."""
     return shlex.quote(str(path))
 
 

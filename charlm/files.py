@@ -1,8 +1,8 @@
-"""Writing that lasts: the only module that opens for writing, syncs, renames and unlinks.
+"""Durable, atomic writes. The only module that opens files for writing, syncs, renames or deletes.
 
-A file or folder appears under its name complete or not at all: it is written beside its place under a temporary name,
-synced, and renamed. The order of operations follows Pillai et al., "All File Systems Are Not Created Equal" (OSDI
-2014): data is synced before the rename that publishes it, and the parent folder after.
+Files and folders are written under a temporary name in the same directory, synced, and renamed, so readers never see
+partial results. The order of operations follows Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014):
+data is synced before the rename that publishes it, and the parent folder after.
 """
 
 import atexit
@@ -26,7 +26,7 @@ from charlm.errors import warn_once
 TEMPORARY_INFIX = ".writing-"
 BUILDING_PREFIX = ".building-"
 MAX_NAME_PREFIX = 40  # characters, 160 bytes at most, of the 255 that a name may have
-UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems say of what they cannot do
+UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # how file systems report unsupported operations
 CANNOT_SYNC = (*UNSUPPORTED, errno.EINVAL)
 CANNOT_LOCK = (*UNSUPPORTED, errno.ENOLCK)
 
@@ -40,14 +40,14 @@ def make_folder(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``, whole or not at all, replacing what stood there."""
+    """Write ``data`` to ``path`` atomically, replacing an existing file."""
     with atomic_writer(path) as file:
         file.write(data)
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of ``path`` if the block ends well and is removed if it does not."""
+    """Open a temporary file that replaces ``path`` if the block succeeds and is removed if it fails."""
     temporary = _temporary_sibling(path)
     try:
         with create_synced(temporary) as file:
@@ -61,15 +61,15 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def build_folder(parent: Path) -> Iterator["FolderBuild"]:
-    """A folder to fill, which gets its name, set in the block, when that has ended well, and is gone if it has not.
+    """Build a folder under a temporary name; rename it to ``build.path`` on success, delete it on failure.
 
-    What the block writes it must sync itself: see :func:`create_synced`. If a folder of that name stands there by then,
-    because another process was faster, that one stays. A lock beside the folder says that its builder lives.
+    Files in it must be synced by the caller: see :func:`create_synced`. If the target already exists, because another
+    process was faster, it is kept. A lock file marks folders that are still being built.
     """
     build = FolderBuild(parent / f"{BUILDING_PREFIX}{secrets.token_hex(8)}")
     lock = build.folder.with_suffix(".lock")
     try:
-        with file_lock(lock, wait=True):  # who clears away may look whether it is held
+        with file_lock(lock, wait=True):  # remove_stale_builds may be testing it
             build.folder.mkdir()
             yield build
             assert build.path is not None
@@ -81,13 +81,13 @@ def build_folder(parent: Path) -> Iterator["FolderBuild"]:
                     raise
             _sync_folder(parent)
     finally:
-        shutil.rmtree(build.folder, ignore_errors=True)  # where it still has this name
+        shutil.rmtree(build.folder, ignore_errors=True)  # if it was not renamed
         lock.unlink(missing_ok=True)
 
 
 @dataclass
 class FolderBuild:
-    """A folder that is being filled, and the path that it is to have: known, perhaps, only when it is full."""
+    """A folder under construction, and its final path, which may be set at the end."""
 
     folder: Path
     path: Path | None = None
@@ -95,7 +95,7 @@ class FolderBuild:
 
 @contextmanager
 def create_synced(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write and read, which is on the disk when the block ends."""
+    """Create a file for reading and writing; it is synced when the block ends."""
     with path.open("x+b") as file:
         yield file
         file.flush()
@@ -124,7 +124,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file. A line that was torn by a crash before is ended first."""
+    """Append a line to a text file. A partial line left by a crash is terminated first."""
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -134,17 +134,18 @@ def append_line(path: Path, line: str) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Have what was appended to a file, where there is one, on the disk."""
+    """Sync a file, if it exists."""
     with suppress(FileNotFoundError), path.open("ab") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
 def file_lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold ``path`` as a lock, which ends with the block or, however it dies, with the process.
+    """Hold an exclusive lock on ``path``, released when the block or the process ends.
 
-    Raises ``BlockingIOError`` if another process holds it, at once or, ``wait``, after a while. The file stays:
-    removing it would let two processes hold locks on two files of one name. Where there are no locks it goes without.
+    Raises ``BlockingIOError`` if another process holds it, immediately or, with ``wait``, after 10 seconds. The lock
+    file is not deleted: otherwise two processes could lock two different files of the same name. On file systems
+    without locks, it only warns.
     """
     lock = FileLock(path, timeout=10 if wait else 0, fallback_to_soft=False)
     try:
@@ -166,10 +167,10 @@ def file_lock(path: Path, wait: bool = False) -> Iterator[None]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that no reader takes a half-removed one for whole: rename it first, then empty it."""
+    """Remove a folder. It is renamed first, so that no reader sees a partially removed one."""
     trash = _temporary_sibling(path)
     path.rename(trash)
-    if trash.is_symlink():  # what it leads to belongs to somebody else
+    if trash.is_symlink():  # its target is not ours
         trash.unlink()
     else:
         shutil.rmtree(trash)
@@ -191,7 +192,7 @@ def rename(old: Path, new: Path) -> None:
 
 
 def remove_stale_temporaries(folder: Path) -> None:
-    """Clear away what a killed process left half written in ``folder``."""
+    """Remove temporary files that killed processes left in ``folder``."""
     for path in folder.glob(f".*{TEMPORARY_INFIX}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -200,7 +201,7 @@ def remove_stale_temporaries(folder: Path) -> None:
 
 
 def remove_stale_builds(parent: Path) -> None:
-    """Clear away what killed processes were building in ``parent``; what one builds still stays."""
+    """Remove folders that killed processes were building in ``parent``; those still being built are kept."""
     for lock in parent.glob(f"{BUILDING_PREFIX}*.lock"):
         with suppress(BlockingIOError), file_lock(lock):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
@@ -208,18 +209,18 @@ def remove_stale_builds(parent: Path) -> None:
 
 
 def write_stderr_unbuffered(text: str) -> None:
-    """To standard error past all buffers, which may be in the middle of a write when a signal is handled."""
+    """Write to standard error without buffers, which a signal handler may have interrupted during a write."""
     with suppress(OSError):
         os.write(2, text.encode())
 
 
 def open_devnull(mode: Literal["r", "w"]) -> TextIO:
-    """What stands in for a standard stream that is closed: nothing comes from it, and what is written is gone."""
+    """The null device, as a replacement for a closed standard stream."""
     return cast(TextIO, Path(os.devnull).open(mode, encoding="utf-8"))
 
 
 def write_temp_log(text: str) -> Path:
-    """Keep ``text`` in a new file of the system's temporary folder, and say which."""
+    """Write ``text`` to a new file in the system's temporary folder. Returns its path."""
     handle, name = tempfile.mkstemp(prefix="charlm-", suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8") as log:
         log.write(text)
@@ -228,26 +229,26 @@ def write_temp_log(text: str) -> Path:
 
 @functools.cache
 def process_folder() -> Path:
-    """A temporary folder of this process, which is removed when it ends. Raises ``OSError`` if there can be none."""
+    """A temporary folder that is removed when this process ends. Raises ``OSError`` if it cannot be created."""
     folder = Path(tempfile.mkdtemp(prefix="charlm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def link_folder(folder: Path) -> Path:
-    """Another name for a folder, for as long as this process lives."""
+    """A symbolic link to a folder, removed when this process ends."""
     link = process_folder() / secrets.token_hex(4)
     link.symlink_to(folder.absolute(), target_is_directory=True)
     return link
 
 
 def _temporary_sibling(path: Path) -> Path:
-    prefix = path.name[:MAX_NAME_PREFIX]  # the whole name may be as long as names can be
+    prefix = path.name[:MAX_NAME_PREFIX]  # the full name may already have the maximum length
     return path.parent / f".{prefix}{TEMPORARY_INFIX}{secrets.token_hex(4)}"
 
 
 def _sync(descriptor: int, path: Path) -> None:
-    """Wait until data is on the disk, where the file system can tell."""
+    """Wait until data is on disk, if the file system supports it."""
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""What this process may use of the machine: processors and memory; and how its threads wait for one another.
+"""The processors and memory that this process may use, and how its threads wait for one another.
 
-Nothing here imports torch: :func:`shorten_thread_waits` works only before it is imported.
+This module does not import torch, because :func:`shorten_thread_waits` works only before that.
 """
 
 import os
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-SPIN_COUNT = 10_000  # turns of an empty loop, some 10 µs; GNU OpenMP's own number is 300,000
-BLOCK_TIME_MS = 1  # of LLVM OpenMP (macOS, Windows), whose own number is 200
+SPIN_COUNT = 10_000  # iterations of an empty loop, about 10 µs; GNU OpenMP's default is 300,000
+BLOCK_TIME_MS = 1  # of LLVM OpenMP (macOS, Windows), whose default is 200
 UNLIMITED = 1 << 60  # version 1 of control groups says "no limit" with a number above this
 
 
 def shorten_thread_waits() -> None:
-    """Have the threads of a product that wait for one another soon go to sleep, unless the user has said otherwise.
+    """Let threads that wait at a barrier sleep soon, unless the user configured it otherwise.
 
     At each barrier, the threads of OpenMP spin until the last one is there. While another program holds a processor,
     the thread that runs on it is late by a whole time slice, and by default all others burn theirs until it comes: two
@@ -31,7 +31,7 @@ def shorten_thread_waits() -> None:
 
 @contextmanager
 def default_thread_waits() -> Iterator[None]:
-    """Processes that are started inside have their threads wait as OpenMP's own defaults say, or the user."""
+    """Processes started in this block use OpenMP's default waits, or the user's."""
     ours = {"GOMP_SPINCOUNT": str(SPIN_COUNT), "KMP_BLOCKTIME": str(BLOCK_TIME_MS)}
     taken = {variable: os.environ.pop(variable) for variable in ours if os.environ.get(variable) == ours[variable]}
     try:
@@ -41,7 +41,7 @@ def default_thread_waits() -> Iterator[None]:
 
 
 def count_processors(root: Path = Path("/")) -> int:
-    """How many processors this process may keep busy: its affinity, and the CPU quota of its container."""
+    """The number of processors that this process may use, according to its affinity and its container's CPU quota."""
     quotas = [
         *(_quota(_read_words(folder / "cpu.max")) for folder in _control_groups("cpu", root)),
         *(
@@ -53,7 +53,7 @@ def count_processors(root: Path = Path("/")) -> int:
 
 
 def read_memory_bytes(root: Path = Path("/")) -> int:
-    """How much memory this process may use: that of the machine, or less in a container."""
+    """The memory that this process may use: that of the machine, or its container's limit."""
     import psutil
 
     limits = [
@@ -66,9 +66,10 @@ def read_memory_bytes(root: Path = Path("/")) -> int:
 
 
 class LoadMeter:
-    """Measures how many processors other programs have kept busy, of those that this process may run on.
+    """Measures how many of this process's processors are busy with other programs.
 
-    The work of programs that were started with ``nice`` does not count, unless this process was too: they give way.
+    Programs started with ``nice`` are not counted, because they yield to this one, unless it was started with ``nice``
+    itself.
     """
 
     def __init__(self) -> None:
@@ -80,11 +81,13 @@ class LoadMeter:
 
     @property
     def seconds(self) -> float:
-        """How long it has been measuring."""
+        """Seconds since the last restart."""
         return time.monotonic() - self.started_at
 
     def read(self) -> float:
-        """Processors kept busy by others, on average since the last restart; 0 where the system does not tell."""
+        """The average number of processors busy with other programs since the last restart; 0 if the system does not
+        report it.
+        """
         return max(0.0, (self._busy_seconds() - self.busy_before) / self.seconds) if self.seconds else 0.0
 
     def _busy_seconds(self) -> float:
@@ -98,7 +101,7 @@ class LoadMeter:
 
 
 def _affinity() -> list[int]:
-    """The numbers of the processors that this process may run on."""
+    """The processors on which this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
@@ -124,7 +127,7 @@ def _control_groups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _quota(words: list[str]) -> float | None:
-    """Processors that a quota and its period, in microseconds, come to; ``None`` where there is no limit."""
+    """The number of processors of a quota and its period (in microseconds), or ``None`` without a limit."""
     if len(words) != 2 or not all(word.isdigit() for word in words) or not int(words[1]):
         return None
     return int(words[0]) / int(words[1])

@@ -1,4 +1,4 @@
-"""Where training is, in numbers, as a checkpoint stores it."""
+"""The counters of training progress, as stored in checkpoints."""
 
 import math
 from typing import Annotated
@@ -10,11 +10,11 @@ NullableLoss = Annotated[
     BeforeValidator(lambda loss: math.inf if loss is None else loss),
     PlainSerializer(lambda loss: loss if math.isfinite(loss) else None),
 ]
-"""Infinite while there is none, which JSON writes as null."""
+"""Infinite if there is no loss yet; null in JSON."""
 
 
 class ThreadChange(BaseModel):
-    """From ``step`` on, ``threads`` threads computed: other work came to the machine, or went."""
+    """A change of the number of threads at ``step``, because the load of other programs changed."""
 
     model_config = ConfigDict(strict=True)
 
@@ -23,12 +23,12 @@ class ThreadChange(BaseModel):
 
 
 class TrainingProgress(BaseModel):
-    """Where training is, in numbers: with the tensors of the training state, all that a resume needs."""
+    """The counters of training: with the tensors of the training state, everything needed to resume."""
 
     model_config = ConfigDict(strict=True)
 
-    steps: int = Field(0, ge=0)  # taken, skipped ones too
-    windows_seen: int = Field(0, ge=0)  # through all epochs: the position in the training text
+    steps: int = Field(0, ge=0)  # including skipped ones
+    windows_seen: int = Field(0, ge=0)  # across epochs: the position in the training text
     training_seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     best_validation_loss: NullableLoss = math.inf
     evaluations_without_improvement: int = Field(0, ge=0)

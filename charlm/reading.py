@@ -1,7 +1,7 @@
-"""Reading what anyone may have put there: the kind and the size of a file are checked before a byte of it is read.
+"""Read untrusted files: their type and size are checked before any content is read.
 
-A pipe in place of a file would be waited for, and a sparse file can claim any size. Links are followed: what counts is
-the file at their end. Kind and size are those of the open file, so nothing can take its place in between.
+A named pipe would block, and a sparse file can claim any size. Symbolic links are followed. Type and size are those of
+the open file, so it cannot be replaced between check and read.
 """
 
 import errno
@@ -24,7 +24,7 @@ KINDS = {
 
 
 def open_descriptor(path: Path) -> int:
-    """Open anything for reading: a pipe is not waited for, and a terminal does not become this process's own."""
+    """Open any path for reading, without blocking on a pipe or acquiring a controlling terminal."""
     extra = 0
     for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):  # the last: Windows leaves line ends alone
         extra |= getattr(os, name, 0)
@@ -32,7 +32,7 @@ def open_descriptor(path: Path) -> int:
 
 
 class UnsuitableFileError(OSError):
-    """What lies there is no regular file, or is too large. The message says which."""
+    """Not a regular file, or too large; the message says which."""
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -41,7 +41,7 @@ def open_regular(path: Path) -> BufferedReader:
     Raises ``UnsuitableFileError`` if it is something else, a broken link or a loop of links; else what opening raises.
     """
     try:
-        _check_kind(path.stat())  # opening a device may already do something
+        _check_kind(path.stat())  # opening a device can have side effects
         descriptor = open_descriptor(path)
     except FileNotFoundError:
         if path.is_symlink():
@@ -61,10 +61,10 @@ def open_regular(path: Path) -> BufferedReader:
 
 @contextmanager
 def open_limited(path: Path, max_bytes: int) -> Iterator[tuple[BufferedReader, int]]:
-    """A regular file that has at most so many bytes, and its size; the block reads all of it.
+    """Open a regular file of at most ``max_bytes`` bytes; yields it and its size. The block must read all of it.
 
-    Raises ``UnsuitableFileError`` if it has more, or other than these when the block ends, and what
-    :func:`open_regular` raises.
+    Raises ``UnsuitableFileError`` if it is larger, or has changed when the block ends, and what :func:`open_regular`
+    raises.
     """
     with open_regular(path) as file:
         size_bytes = os.fstat(file.fileno()).st_size
@@ -76,13 +76,15 @@ def open_limited(path: Path, max_bytes: int) -> Iterator[tuple[BufferedReader, i
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file that has at most so many. Raises what :func:`open_limited` raises."""
+    """Read a regular file of at most ``max_bytes`` bytes. Raises what :func:`open_limited` raises."""
     with open_limited(path, max_bytes) as (file, size_bytes):
         return file.read(size_bytes)
 
 
 def read_json_lines(path: Path, max_bytes: int) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file that are whole; none where there is no file. Raises what reading it raises."""
+    """Yield the complete objects of a JSON Lines file; none if it does not exist. Raises what :func:`read_file`
+    raises.
+    """
     try:
         text = read_file(path, max_bytes).decode(errors="replace")
     except FileNotFoundError:
@@ -101,5 +103,5 @@ def _check_kind(status: os.stat_result) -> None:
 
 
 def printable(name: str) -> str:
-    """A name out of a file that anybody may have written."""
+    """A name from an untrusted file, escaped if it is not printable."""
     return name if name.isprintable() else ascii(name)

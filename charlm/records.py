@@ -1,4 +1,4 @@
-"""JSON from the types of reports: the one place where fields become keys."""
+"""Convert report types to JSON: the only place where fields become keys."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 
 def to_json(value: Any, unit: str = "character") -> Any:
-    """What ``json.dumps`` takes.
+    """Convert a value for ``json.dumps``.
 
     The keys of a dataclass are the names of its fields, or the ``key`` in their metadata, with the ``unit`` of the
-    model: byte in place of character. A field that is ``None`` by default is left out where it is.
+    model: byte in place of character. Fields whose default is ``None`` are omitted if they are ``None``.
     """
     if isinstance(value, BaseModel):
         return value.model_dump()

@@ -1,7 +1,7 @@
-"""The text of a run: what the run recorded about it, and where that text is now; never a different text.
+"""The corpus of a run: its record, and how to find the same text again.
 
-Every checkpoint holds a short record, whose size does not depend on the number of files. The ``corpus.json`` of the run
-adds the list of files, once, and where they were.
+Every checkpoint contains a short record, whose size does not depend on the number of files. The ``corpus.json`` of the
+run adds the list of files and their locations, once.
 """
 
 import os
@@ -27,7 +27,7 @@ MAX_BYTES = 1 << 28  # more than a million files
 
 
 class CorpusFile(CorpusRecord):
-    """The content of ``corpus.json``: the record, and where the text was."""
+    """The content of ``corpus.json``: the record, and the location of the text."""
 
     inputs: list[Name]  # files, folders and patterns as given; none: the built-in corpus
     working_folder: Name  # absolute: paths of files that are not are relative to it
@@ -59,7 +59,7 @@ class CorpusFile(CorpusRecord):
 
     @classmethod
     def find(cls, run: Path, record: CorpusRecord) -> "CorpusFile | None":
-        """The file of a run if it is there, valid and about that very corpus."""
+        """The ``corpus.json`` of a run, or ``None`` if it is missing, invalid or describes another corpus."""
         try:
             found = cls.read(run)
         except CheckpointError:
@@ -67,7 +67,7 @@ class CorpusFile(CorpusRecord):
         return found if found.files_sha256 == record.files_sha256 else None
 
     def encode(self) -> bytes:
-        """The file's bytes. Raises ``TextError`` if they would be too many to be read again."""
+        """The content as bytes. Raises ``TextError`` if it is too large to be read again."""
         data = encode_json(self.model_dump())
         if len(data) > MAX_BYTES:
             raise TextError(
@@ -77,14 +77,14 @@ class CorpusFile(CorpusRecord):
         return data
 
     def absolute_files(self) -> list[FileRecord]:
-        """The files, named so that it does not matter from where: but for standard input."""
+        """The files with absolute paths, except standard input."""
         return [
             file if file.path == "-" else file.model_copy(update={"path": str(Path(self.working_folder, file.path))})
             for file in self.files
         ]
 
     def candidate_paths(self, path: str, run: Path) -> list[Path]:
-        """Where a file may be now: where it was as seen from the run, which may have been moved, then where it was."""
+        """Candidate paths of a file: relative to the run, which may have been moved, then the original path."""
         absolute = Path(self.working_folder, path)
         try:
             from_run = os.path.relpath(absolute, self.run_folder)
@@ -95,7 +95,7 @@ class CorpusFile(CorpusRecord):
 
 @dataclass(frozen=True)
 class RunCorpus:
-    """What a run knows about its text. ``file``: its ``corpus.json``, if there is one about that text."""
+    """The recorded corpus of a run. ``file``: its ``corpus.json``, if it describes the same text."""
 
     run: Path  # the folder
     record: CorpusRecord
@@ -105,22 +105,22 @@ class RunCorpus:
 
     @classmethod
     def to_resume(cls, path: Path, run: Path, record: CorpusRecord) -> "RunCorpus":
-        """The text of a run that is resumed; ``path``: the run or checkpoint as it was named."""
+        """The corpus of a resumed run; ``path``: the run or checkpoint as named by the user."""
         finetune = f"charlm train TEXT --init-from {quote(path)} --out NEW_RUN"
         another = f"To train the model on another text, or on more: {finetune}"
         return cls(run, record, CorpusFile.find(run, record), _missing_text_hint(path), another)
 
     @classmethod
     def to_restart(cls, run: Path) -> "RunCorpus":
-        """The text of a run without a checkpoint. Raises ``CheckpointError`` if it cannot be told which it was."""
+        """The corpus of a run without a checkpoint. Raises ``CheckpointError`` if its record is unreadable."""
         file = CorpusFile.read(run)
         return cls(run, file, file, _missing_text_hint(run), _missing_text_hint(run))
 
     @classmethod
     def to_evaluate(cls, run: Path, record: CorpusRecord, instead: str = "pass another one: RUN TEXT") -> "RunCorpus":
-        """The text of a run whose model is evaluated on it, or compared with it.
+        """The corpus of a run whose model is evaluated.
 
-        ``instead``: what can be done in place of restoring a text that is gone or has changed.
+        ``instead``: an alternative to restoring a missing or changed text, for the hint.
         """
         hint = f"Restore the original text (charlm info RUN --json lists its files), or {instead}."
         return cls(run, record, CorpusFile.find(run, record), hint, hint)
@@ -133,7 +133,7 @@ class RunCorpus:
         cache_folder: Path | None = None,
         quiet: bool = True,
     ) -> Corpus:
-        """The corpus of the run: from the ``given`` names, or found again if there are none.
+        """Load the run's corpus from the ``given`` names, or from its recorded location if there are none.
 
         ``vocabulary``: that of the model; ``None``: make it from the text. Raises ``UsageError`` if the text is missing
         or is not the recorded one.
@@ -142,7 +142,7 @@ class RunCorpus:
             given = []
         encoded = None
         if not given and (self.record.built_in or not self._locate()):
-            # A text that has gone or came through a pipe; the standard library, which an update of Python replaces
+            # Missing texts and texts from a pipe; and the standard library, which Python updates replace
             encoded = cache.find_by_hash(cache_folder or cache.default_folder(), self.record.files_sha256, settings)
             if encoded is not None and self.file:
                 encoded = replace(encoded, files=self.file.absolute_files())
@@ -160,20 +160,20 @@ class RunCorpus:
         return replace(corpus, name=self.record.name, names=[] if self.record.built_in else list(inputs))
 
     def _candidates(self) -> list[list[str]]:
-        """Names that may be those of the text now, the likeliest first."""
+        """Possible names of the text, the likeliest first."""
         ways = [self._locate(), self._locate(moved=False), *([[]] if self.record.built_in else [])]
         return [names for i, names in enumerate(ways) if names not in ways[:i] and (names or self.record.built_in)]
 
     def _locate(self, moved: bool = True) -> list[str]:
-        """The recorded files where they are now, first as seen from the run if that was ``moved``.
+        """The current paths of the recorded files, relative to the run first if it was ``moved``.
 
-        Nothing unless all of them are there.
+        Empty unless all of them exist.
         """
         found = [self._places(file)[:: 1 if moved else -1][:1] for file in self.file.files] if self.file else []
         return [str(places[0]) for places in found] if all(found) else []
 
     def _places(self, file: FileRecord) -> list[Path]:
-        """Where there is a file now; those of the recorded size, if there are any: others have another text."""
+        """Existing candidates of a file; only those of the recorded size, if there are any."""
         assert self.file is not None
         if file.path == str(STANDARD_INPUT):
             return []

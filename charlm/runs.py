@@ -1,6 +1,6 @@
-"""A run folder: what is in it, which checkpoint is the newest and which the best, what is kept.
+"""Run folders: their checkpoints, which of them is best and latest, and which are kept.
 
-None of that is stored anywhere: it is read off the checkpoints, so it cannot disagree with them.
+None of this is stored; it is derived from the checkpoints and therefore always consistent.
 """
 
 import json
@@ -23,16 +23,16 @@ from charlm.run_corpus import CorpusFile
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 METRICS = "metrics.jsonl"
 VALIDATION_EVENTS = "validation"  # TensorBoard's folder for the validation curve
-MAX_METRICS_BYTES = 1 << 30  # five million log points
+MAX_METRICS_BYTES = 1 << 30  # five million log entries
 LOCK = ".lock"
-READ_ATTEMPTS = 3  # at a run that is being trained, before it is believed that no checkpoint is whole
+READ_ATTEMPTS = 3  # of a run in training, before concluding that no checkpoint is valid
 
 
 Loaded = TypeVar("Loaded")
 
 
 def create_run(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
-    """Make the run folder with ``config.toml`` and ``corpus.json``."""
+    """Create the run folder with ``config.toml`` and ``corpus.json``."""
     files.make_folder(run)
     files.remove_stale_temporaries(run)
     files.write_file(run / "config.toml", to_toml(settings).encode())
@@ -40,7 +40,7 @@ def create_run(run: Path, settings: TrainSettings, record: CorpusFile) -> None:
 
 
 def save_checkpoint(run: Path, saved: Checkpoint, keep: int) -> Path:
-    """Commit a checkpoint to its run, then prune. Returns the checkpoint's folder."""
+    """Save a checkpoint in its run, then prune. Returns the checkpoint's folder."""
     folder = run / f"step-{saved.model.step:08d}"
     if folder.exists():
         try:
@@ -53,20 +53,20 @@ def save_checkpoint(run: Path, saved: Checkpoint, keep: int) -> Path:
         writing.write_checkpoint(folder, saved)
     try:
         prune_checkpoints(run, keep)
-    except (OSError, UnreadableError) as error:  # room is lost, nothing else; the next one tries again
+    except (OSError, UnreadableError) as error:  # only disk space is lost; the next save tries again
         reason = getattr(error, "strerror", None) or error
         warnings.warn(f"{run}: cannot remove an old checkpoint: {reason}.", CharlmWarning, stacklevel=2)
     return folder
 
 
 def is_nonempty(run: Path) -> bool:
-    """Whether something stands in the folder, be it a run or not."""
+    """Whether the folder contains anything, a run or not."""
     return run.is_dir() and any(path.name != LOCK and files.TEMPORARY_INFIX not in path.name for path in run.iterdir())
 
 
 @contextmanager
 def lock_run(run: Path) -> Iterator[None]:
-    """Be the only one that trains in this run folder. Raises ``UsageError`` if another process does."""
+    """Lock the run folder for training. Raises ``UsageError`` if another process holds the lock."""
     files.make_folder(run)
     with ExitStack() as stack:
         try:
@@ -80,7 +80,9 @@ def lock_run(run: Path) -> Iterator[None]:
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
-    """Keep the best, the newest and ``keep`` more, and all that another version wrote; remove the others."""
+    """Keep the best, the latest and ``keep`` more checkpoints, and all written by another version; remove the
+    others.
+    """
     folders = [folder for folder in list_checkpoints(run) if not _has_other_version(folder)]
     always = {*folders[:1], *sort_by_validation_loss(folders)[:1]}
     others = [folder for folder in folders if folder not in always]
@@ -89,7 +91,7 @@ def prune_checkpoints(run: Path, keep: int) -> None:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first, unverified. Raises ``UnreadableError``."""
+    """The checkpoint folders of a run, latest first, not verified. Raises ``UnreadableError``."""
     try:
         with os.scandir(run) as entries:
             found = [Path(e.path) for e in entries if CHECKPOINT_NAME.fullmatch(e.name) and e.is_dir()]
@@ -105,7 +107,7 @@ def list_later_checkpoints(run: Path, step: int) -> list[Path]:
 
 
 def sort_by_validation_loss(folders: list[Path]) -> list[Path]:
-    """Those folders that recorded a validation loss, the lowest first; the older of two equal ones first."""
+    """The folders with a validation loss, the lowest first; of equal ones the older first."""
     losses: list[tuple[float, int, Path]] = []
     for folder in folders:
         try:
@@ -118,18 +120,18 @@ def sort_by_validation_loss(folders: list[Path]) -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether charlm made this folder: its settings are charlm's, or a checkpoint is in it."""
+    """Whether charlm created this folder: it contains charlm's settings or a checkpoint."""
     return has_settings(path) or any((folder / MANIFEST).is_file() for folder in list_checkpoints(path))
 
 
 def run_folder_of(path: Path) -> Path:
-    """The run folder of a run or a checkpoint; of a model that was saved elsewhere, its own folder."""
+    """The run folder of a run or checkpoint; for a model saved elsewhere, its own folder."""
     parent = path.absolute().parent
     return parent if is_checkpoint(path) and is_run(parent) else path
 
 
 def has_settings(path: Path) -> bool:
-    """Whether ``config.toml`` is that of a run: it has most of the settings, be it of an older or newer version.
+    """Whether ``config.toml`` belongs to a run: it has most of the settings, of this or another version.
 
     Raises ``UnreadableError``.
     """
@@ -144,7 +146,7 @@ def has_settings(path: Path) -> bool:
 
 
 def check_path(path: Path) -> None:
-    """Raises ``UsageError`` if there can be no such path, or it must not be looked at."""
+    """Raise ``UsageError`` if the path is impossible or not accessible."""
     try:
         path.exists()
     except OSError as error:
@@ -152,7 +154,7 @@ def check_path(path: Path) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """A checkpoint, or what is left of one; a run may have such a name too, after a text."""
+    """Whether a path is a checkpoint or its remains. A run named after a text may have such a name, too."""
     has_name = CHECKPOINT_NAME.fullmatch(path.name) is not None
     return os.path.lexists(path / MANIFEST) or (has_name and not (path / "config.toml").exists())
 
@@ -184,7 +186,7 @@ def _load(path: Path, which: str, load: Callable[[Path], Loaded]) -> Loaded:
         return load(path)
     if which not in ("best", "latest") and not (which.isascii() and which.isdigit()):
         raise UsageError(f"--checkpoint {which}: must be best, latest or a step number.")
-    for _ in range(READ_ATTEMPTS - 1):  # a training that goes on may prune a folder while it is read
+    for _ in range(READ_ATTEMPTS - 1):  # a running training process may prune a folder while it is read
         try:
             return _load_first_valid(path, which, load)
         except CheckpointError:
@@ -203,11 +205,11 @@ def _load_first_valid(run: Path, which: str, load: Callable[[Path], Loaded]) -> 
             steps = ", ".join(str(step_of(folder)) for folder in reversed(folders))
             raise UsageError(f"{run}: no checkpoint at step {which}.", f"Available steps: {steps}.")
         return load(of_step[0])
-    others = [folder for folder in folders if _has_other_version(folder)]  # better or not: nobody knows
+    others = [folder for folder in folders if _has_other_version(folder)]  # their losses are not known
     comparable = [folder for folder in folders if folder not in others]
     candidates = folders if which == "latest" else [*others, *sort_by_validation_loss(comparable), *comparable]
     problem: CheckpointError | None = None  # with any folder
-    damaged: CheckpointError | None = None  # with one that was not just pruned
+    damaged: CheckpointError | None = None  # with a folder that was not just pruned
     for folder in dict.fromkeys(candidates):
         try:
             chosen = load(folder)
@@ -224,7 +226,7 @@ def _load_first_valid(run: Path, which: str, load: Callable[[Path], Loaded]) -> 
 
 
 def remove_run(run: Path) -> None:
-    """Remove what charlm made in a run folder, and nothing else. Raises ``UsageError`` if it is not a run."""
+    """Remove charlm's files from a run folder, and nothing else. Raises ``UsageError`` if it is not a run."""
     if not is_run(run):
         raise UsageError(f"{run}: not a charlm run; --overwrite only replaces charlm runs.", "Choose another --out.")
     files.remove_stale_temporaries(run)
@@ -239,7 +241,7 @@ def remove_run(run: Path) -> None:
 
 
 def check_later(run: Path, step: int) -> None:
-    """Raises ``VersionError`` if another version wrote a checkpoint after ``step``: continuing would discard it."""
+    """Raise ``VersionError`` if another version wrote a checkpoint after ``step``, which continuing would discard."""
     for folder in list_later_checkpoints(run, step):
         loading.check_version(folder)
 
@@ -247,7 +249,7 @@ def check_later(run: Path, step: int) -> None:
 def truncate_after(run: Path, step: int) -> None:
     """Roll a run back to ``step``: truncate ``metrics.jsonl`` and remove later checkpoints.
 
-    A later one that is damaged is set aside instead, as ``step-N.damaged``. Raises ``VersionError``, before anything is
+    Damaged later checkpoints are renamed to ``step-N.damaged`` instead. Raises ``VersionError``, before anything is
     removed, if another version wrote one of them, and ``UnreadableError`` if one cannot be read.
     """
     check_later(run, step)
@@ -269,7 +271,7 @@ def truncate_after(run: Path, step: int) -> None:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file that are whole. Raises ``CheckpointError`` if it is no regular file."""
+    """Yield the complete objects of a JSON Lines file. Raises ``CheckpointError`` if it is not a regular file."""
     try:
         yield from reading.read_json_lines(path, MAX_METRICS_BYTES)
     except reading.UnsuitableFileError as error:
@@ -293,5 +295,5 @@ def _raises(check: Callable[[Path], object], folder: Path, error: type[Checkpoin
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint that has the name that its run gave it."""
+    """The step of a checkpoint, from its folder name."""
     return int(folder.name.removeprefix("step-"))

@@ -1,4 +1,4 @@
-"""What a run is, at one of its checkpoints: what ``charlm info`` shows."""
+"""The summary of a run at one of its checkpoints, as shown by ``charlm info``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ class RunSummary:
     run: str
     step: int
     settings: TrainSettings
-    parameters: dict[str, int]  # of each part of the model, and ``total``
+    parameters: dict[str, int]  # per part of the model, and ``total``
     vocabulary: list[str]
     metrics: dict[str, float]
     training_seconds: float
@@ -33,7 +33,7 @@ def summarize(path: Path, which: str = "best") -> RunSummary:
         part = name.rsplit(".", 1)[0] if "." in name else "output"
         part = part.replace("recurrent.layers.", "layer ")
         parameters[part] = parameters.get(part, 0) + weight.numel()
-    # A file of tensors has them in any order; layer 10 comes after layer 2
+    # Tensor files have no defined order; layer 10 comes after layer 2
     parameters = dict(sorted(parameters.items(), key=lambda part: (part[0].split()[0], len(part[0]), part[0])))
     metrics = dict(model.metrics)
     for entry in runs.read_json_lines(run / runs.METRICS):

@@ -1,4 +1,4 @@
-"""What all tests share: determinism, small texts, and a runner for the command line."""
+"""Shared fixtures: determinism, small texts, and a runner for the command line."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one thread a worker
-os.environ["CHARLM_CACHE_DIR"] = tempfile.mkdtemp(prefix="charlm-test-cache-")  # never the user's own
+os.environ["CHARLM_CACHE_DIR"] = tempfile.mkdtemp(prefix="charlm-test-cache-")  # not the user's cache
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def make_text(ids: Sequence[int] | Ids, vocabulary_size: int, starts: Sequence[i
 
 
 def corpus_record(name: str = "poem") -> CorpusRecord:
-    """The record of a corpus of one file that nobody has."""
+    """The record of a fictitious corpus of one file."""
     return CorpusRecord(
         name=name,
         built_in=False,
@@ -77,12 +77,12 @@ def _deterministic() -> Iterator[None]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
-    torch.set_flush_denormal(False)  # a training flushes them in its whole process; Hypothesis wants them
+    torch.set_flush_denormal(False)  # training flushes denormals process-wide, but Hypothesis needs them
 
 
 @pytest.fixture(scope="session")
 def poem() -> str:
-    """Some 4,000 characters with structure, letters beyond ASCII and line ends."""
+    """About 4,000 structured characters, with non-ASCII letters and newlines."""
     lines = [f"Die Wölfe zählen {n} Schafe und {n * n} Träume, été après été.\n" for n in range(70)]
     return "".join(lines)
 
@@ -96,7 +96,7 @@ def poem_file(tmp_path: Path, poem: str) -> Path:
 
 @pytest.fixture
 def charlm(tmp_path: Path) -> Run:
-    """Runs ``charlm`` in a process of its own, in ``tmp_path``, and returns what came of it."""
+    """Runs ``charlm`` in a separate process in ``tmp_path`` and returns the result."""
 
     def run(
         *arguments: object, env: dict[str, str] | None = None, **options: object

@@ -1,4 +1,4 @@
-"""A checkpoint: a model, and the state of the training that it comes from.
+"""A checkpoint: a model and its training state.
 
-It is a folder that is complete in itself and never changes once it has its name.
+It is a self-contained folder that never changes once it has its final name.
 """

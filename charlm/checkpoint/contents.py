@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in two halves: a model that can be used alone, and the state of its training."""
+"""The contents of a checkpoint, in two halves: a model that can be used alone, and its training state."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from charlm.errors import CheckpointError
 from charlm.model.language_model import CharacterModel
 from charlm.progress import TrainingProgress
 
-FORMAT_VERSION = 2  # raise it to rename or remove what is stored; adding optional keys needs no other version
+FORMAT_VERSION = 2  # raise it to rename or remove a stored name; optional keys can be added without a new version
 CONFIG = "config.json"
 VOCABULARY = "vocabulary.json"
 WEIGHTS = "model.safetensors"
@@ -26,7 +26,7 @@ MAX_JSON_BYTES = 1 << 26  # a vocabulary of all of Unicode takes a quarter of it
 
 
 class CheckpointConfig(BaseModel):
-    """What ``config.json`` must hold; a later version of charlm may have added more."""
+    """The required content of ``config.json``; later versions of charlm may have added keys."""
 
     model_config = ConfigDict(strict=True)
 
@@ -43,8 +43,8 @@ class CheckpointConfig(BaseModel):
 class SavedModel:
     """The half of a checkpoint that sampling, evaluation and scoring need.
 
-    ``settings`` say how it reads a text, too; ``progress``, ``corpus``, ``environment`` and ``metrics``, those measured
-    at this very step, tell where it comes from.
+    ``settings`` also describe how it reads text. ``progress``, ``corpus``, ``environment`` and ``metrics`` (those
+    measured at this step) record its origin.
     """
 
     step: int
@@ -67,17 +67,17 @@ class SavedModel:
             raise CheckpointError(f"{self.folder}: the weights do not match the settings: {', '.join(different[:3])}.")
 
     def build_model(self, device: torch.device) -> CharacterModel:
-        """The model, ready to sample or evaluate: on a CPU, its weights are these very tensors.
+        """The model, ready to sample or evaluate. On a CPU, it shares these weight tensors.
 
         Raises ``CheckpointError`` if they do not match the settings.
         """
-        self.check_weights()  # before a model of the claimed size is made
+        self.check_weights()  # before a model of the claimed size is allocated
         return CharacterModel.from_weights(len(self.vocabulary), self.settings, self.weights).to(device).eval()
 
 
 @dataclass
 class Checkpoint:
-    """A model, and what else its training needs to be resumed."""
+    """A model, and the rest of what is needed to resume training."""
 
     model: SavedModel
     training_state: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""What computed a checkpoint: the versions, hardware and precision that decide the last bits of results."""
+"""The environment of a checkpoint: the versions, hardware and precision on which bit-identical results depend."""
 
 import platform
 from typing import Any
@@ -12,7 +12,7 @@ from charlm.model.device import processor_name
 
 
 class Environment(BaseModel):
-    """Only in the same environment are results equal bit for bit. A later version of charlm may have added more."""
+    """Results are bit-identical only in the same environment. Later versions of charlm may have added fields."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
     __pydantic_extra__: dict[str, str | int]
@@ -34,7 +34,7 @@ class Environment(BaseModel):
 
 
 def describe_environment(device: torch.device, precision: str, threads: int = 0) -> Environment:
-    """That of this process, with ``threads`` threads (0: those that it has)."""
+    """Describe this process, with ``threads`` threads (0: the current number)."""
     return Environment(
         charlm=__version__,
         python=platform.python_version(),

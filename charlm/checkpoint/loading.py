@@ -33,9 +33,9 @@ from charlm.model.sizes import max_tensor_bytes
 
 
 def load_checkpoint(folder: Path, data: bool = True) -> Checkpoint:
-    """Read a whole checkpoint, as a resume needs it. Arguments and exceptions are those of :func:`load_model`.
+    """Read a complete checkpoint, to resume training. Arguments and exceptions are those of :func:`load_model`.
 
-    Raises ``CheckpointError`` for a model that was saved alone, too.
+    Also raises ``CheckpointError`` for a model that was saved without its training state.
     """
     check_version(folder)
     manifest = read_json(folder / MANIFEST)
@@ -49,9 +49,9 @@ def load_checkpoint(folder: Path, data: bool = True) -> Checkpoint:
 
 
 def load_model(folder: Path, data: bool = True) -> SavedModel:
-    """Read the model of a checkpoint. Its training state is not looked at, and may be damaged or missing.
+    """Read the model of a checkpoint. Its training state is not read, and may be damaged or missing.
 
-    Without ``data``, all is verified, but tensors have only their types and shapes, and take no memory. Raises
+    Without ``data``, everything is verified, but tensors have only types and shapes, and take no memory. Raises
     ``VersionError`` if another version of charlm wrote it, else ``CheckpointError`` if it is damaged.
     """
     check_version(folder)
@@ -67,7 +67,7 @@ def _load_model(folder: Path, manifest: dict[str, Any], data: bool) -> SavedMode
     except ValidationError as error:
         raise damaged_error(folder, f"config.json: {describe_first_problem(error)}") from None
     for name, part in (("settings", known.settings), ("progress", known.progress)):
-        # Their defaults are for new runs
+        # Defaults apply to new runs only
         if missing := [field for field in type(part).model_fields if field not in part.model_fields_set]:
             raise damaged_error(folder, f"config.json: {name}.{missing[0]} is missing")
     if known.progress.steps != known.step:
@@ -103,9 +103,9 @@ def _load_tensors(
 
 
 def check_version(folder: Path) -> None:
-    """Raises ``VersionError`` if another version of charlm wrote a checkpoint, damaged or not.
+    """Raise ``VersionError`` if another version of charlm wrote a checkpoint, damaged or not.
 
-    What is wrong with it otherwise is for :func:`load_model` to find.
+    Other problems are left to :func:`load_model`.
     """
     try:
         data = _read(folder / CONFIG)
@@ -114,7 +114,7 @@ def check_version(folder: Path) -> None:
         return
     with suppress(CheckpointError, TypeError, KeyError):
         if read_json(folder / MANIFEST)[CONFIG]["sha256"] != files.sha256(data):
-            return  # damaged: it may have been any version
+            return  # damaged, so its version is not known
     version, settings = _version_of(config), config.get("settings")
     if version is None:
         return
@@ -148,7 +148,7 @@ def damaged_error(folder: Path, what: str) -> CheckpointError:
 
 
 def describe_first_problem(error: ValidationError) -> str:
-    """The first of the fields that are missing or of the wrong kind, in a few words."""
+    """Describe the first field that is missing or of the wrong type, in a few words."""
     problem = error.errors()[0]
     name = ".".join(reading.printable(str(part)) for part in problem["loc"])
     if problem["type"] == "missing":
@@ -178,9 +178,9 @@ def _verified_bytes(folder: Path, name: str, manifest: dict[str, Any]) -> bytes:
 
 
 def _size_and_hash(folder: Path, name: str, manifest: dict[str, Any], max_bytes: int) -> tuple[int, str | None]:
-    """What the manifest says of a file, before a byte of it is read.
+    """The size and hash of a file according to the manifest, before the file is read.
 
-    Raises ``CheckpointError`` if it cannot be as large as that, ``CharlmError`` if the memory cannot hold it.
+    Raises ``CheckpointError`` if that size is implausible, ``CharlmError`` if it does not fit into memory.
     """
     entry = manifest[name] if isinstance(manifest.get(name), dict) else {}
     size_bytes = entry.get("size_bytes")
@@ -198,7 +198,7 @@ def _read(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
 
 @contextmanager
 def _open(path: Path, max_bytes: int) -> Iterator[tuple[BufferedReader, int]]:
-    """A file of a checkpoint and its size, as :func:`charlm.reading.open_limited` gives them."""
+    """Open a file of a checkpoint; yields it and its size, like :func:`charlm.reading.open_limited`."""
     try:
         with reading.open_limited(path, max_bytes) as opened:
             yield opened

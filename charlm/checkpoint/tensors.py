@@ -1,7 +1,7 @@
-"""Tensors out of a safetensors file: each is read once, into the memory where it stays, and hashed on the way.
+"""Read tensors from a safetensors file, each once, directly into its final memory, while hashing the file.
 
-The safetensors package copies them out of the file's bytes, to addresses that are aligned in one way or another from
-one time to the next, and how memory is aligned may decide the last bits of a matrix product.
+The safetensors package copies tensors out of the file's bytes to addresses whose alignment varies between runs, and
+alignment can affect the last bits of a matrix multiplication.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class TensorEntry(BaseModel):
 
 
 class Header(BaseModel):
-    """Tensors by name, and strings that anybody may have added."""
+    """Tensors by name, and optional strings of any origin."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, TensorEntry]
@@ -52,7 +52,7 @@ class Header(BaseModel):
 
 
 class HashingReader:
-    """Reads a file from its beginning to its end, and hashes all of it."""
+    """Reads a file from start to end and hashes all of it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -79,7 +79,7 @@ class HashingReader:
 def read_tensors(file: BinaryIO, size_bytes: int, data: bool = True) -> tuple[dict[str, Tensor], str]:
     """The tensors of a file of this size, and its SHA-256. Without ``data``, they have types and shapes only.
 
-    Raises ``ValueError`` if it is no safetensors file, before any memory is taken for tensors.
+    Raises ``ValueError`` if it is not a safetensors file, before any tensor is allocated.
     """
     reader = HashingReader(file)
     header_bytes = int.from_bytes(reader.read(LENGTH_BYTES), "little")
@@ -98,7 +98,9 @@ def read_tensors(file: BinaryIO, size_bytes: int, data: bool = True) -> tuple[di
 
 
 def _in_order_of_data(header: Header, data_bytes: int) -> list[tuple[str, torch.dtype, list[int]]]:
-    """Names, types and shapes of tensors that lie one after another and fill the data."""
+    """Names, types and shapes of the tensors, in file order. Raises ``ValueError`` if they do not fill the data without
+    gaps.
+    """
     tensors, end = [], 0
     for name, entry in sorted(header.__pydantic_extra__.items(), key=lambda item: item[1].data_offsets):
         dtype = DTYPES.get(entry.dtype)

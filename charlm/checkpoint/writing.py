@@ -23,12 +23,12 @@ from charlm.errors import TextError
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint to ``folder``, which appears whole or not at all. Raises what :func:`encode_config` raises."""
+    """Write a checkpoint to ``folder``, atomically. Raises what :func:`encode_config` raises."""
     _write(folder, checkpoint.model, {TRAINING_STATE: _encode_tensors(checkpoint.training_state)})
 
 
 def write_model(folder: Path, model: SavedModel) -> None:
-    """Write a model alone, likewise."""
+    """Write a model without training state, atomically."""
     _write(folder, model, {})
 
 

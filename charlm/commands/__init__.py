@@ -1,4 +1,4 @@
-"""The command line: one file per command, which parses, calls and prints. Nothing else knows click.
+"""The command line: one file per command, which parses, calls and prints. The only package that uses click.
 
 A command's module is imported when the command is used, so ``charlm --help`` answers without importing torch.
 """
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Commands that are listed without being imported."""
+    """A group whose commands are listed without being imported."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -71,7 +71,7 @@ def command_group() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; every way it can end has its exit code, and none is a traceback."""
+    """Run the command line. Maps every outcome to an exit code, and prints no traceback unless ``--debug`` is given."""
     configure_stdio()
     shorten_thread_waits()
     if "_CHARLM_COMPLETE" in os.environ:
@@ -110,7 +110,7 @@ def main() -> NoReturn:
         summary = (str(error).splitlines() or [""])[0]
         try:
             what_to_do = f"The traceback was saved to {write_temp_log(details)}; use --debug to print it."
-        except OSError:  # no temporary folder, or no room in it
+        except OSError:  # there is no temporary folder, or it is full
             what_to_do = details.rstrip()
         console.print_line(f"charlm: {type(error).__name__}: {summary}\n{what_to_do}")
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""``charlm cache``: what is kept of texts between runs."""
+"""``charlm cache``: the cache of encoded texts."""
 
 from pathlib import Path
 

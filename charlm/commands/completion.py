@@ -1,4 +1,4 @@
-"""What the Tab key offers: runs, checkpoints, texts, presets. Importing neither torch nor numpy, it answers at once.
+"""Shell completion of runs, checkpoints, texts and presets. Imports neither torch nor numpy, to answer immediately.
 
 The shells list files and folders themselves, since they know about quotes and ``~``. Where names are offered too, this
 module gives the names, and the scripts that it gives the shells put both together.
@@ -61,7 +61,7 @@ def checkpoints(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     """Offers ``best``, ``latest`` and the steps that the run already typed has."""
     steps = []
     for run in ctx.args[:1]:  # where click leaves arguments when the value of an option is lacking
-        names = _folders_in(os.path.expanduser(run))  # noqa: PTH111  # which leaves ~nobody alone
+        names = _folders_in(os.path.expanduser(run))  # noqa: PTH111  # leaves ~nobody unchanged
         steps = [int(found[1]) for name in names if (found := STEP.fullmatch(name))]
     return _starting(incomplete, ["best", "latest", *map(str, sorted(steps))])
 
@@ -101,7 +101,7 @@ def _starting(incomplete: str, known: Iterable[str]) -> Items:
 
 
 def _paths(found: Iterable[str]) -> Items:
-    """Paths that a shell is to put in quotes where it must; not those that no line can hold."""
+    """Paths for the shell to quote if needed, without those that do not fit on a command line."""
     return [CompletionItem(path, is_path=True) for path in dict.fromkeys(found) if path.isprintable()]
 
 

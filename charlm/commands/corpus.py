@@ -1,4 +1,4 @@
-"""``charlm corpus``: get texts and look at them before training."""
+"""``charlm corpus``: download and inspect texts before training."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from charlm.corpus.loading import Corpus
 
 TIMED_PRESETS = ("tiny", "default")  # presets whose training time is estimated; on a GPU, large too
-MAX_LISTED = 10  # entries of a list in the report for people; JSON has more
+MAX_LISTED = 10  # entries per list in the printed report; JSON has more
 TITLE_WIDTH = 20
 
 
@@ -142,7 +142,7 @@ def inspect(
 
 @dataclass(frozen=True)
 class PresetTimes:
-    """Seconds of training time with each preset on this machine, and the one to begin with."""
+    """Estimated seconds of training with each preset on this machine, and the suggested preset."""
 
     training_seconds: dict[str, float]
     suggested_preset: str | None
@@ -159,7 +159,7 @@ def _time_presets(corpus: "Corpus", settings: CorpusSettings, bar: "tqdm[object]
         preset = preset_path(name)
         sources = [SettingsSource.file(preset), SettingsSource.command_line(settings.model_dump())]
         train_settings = resolve(TrainSettings, sources)
-        with suppress(CharlmError):  # it would not fit into memory
+        with suppress(CharlmError):  # does not fit into memory
             if is_long_enough(corpus.split, train_settings.sequence_length):
                 seconds[name] = round(estimate_seconds(train_settings, corpus), 1)
         bar.update()

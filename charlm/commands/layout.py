@@ -1,4 +1,4 @@
-"""How help is laid out: arguments first, then options under headings, the same with every version of click."""
+"""Layout of help texts: arguments first, then options under headings, independent of click's version."""
 
 import os
 from functools import partial
@@ -24,7 +24,7 @@ class Option(click.Option):
         self.section = section
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """The option as it was given: its flag, or the environment variable that holds a bad value."""
+        """The origin of a bad value: the option's flag, or the environment variable."""
         if ctx is not None and ctx.get_parameter_source(self.name or "") is not ParameterSource.COMMANDLINE:
             variable = f"{ctx.auto_envvar_prefix}_{self.name}".upper()
             if variable in os.environ:
@@ -33,7 +33,7 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help has its arguments and options under headings."""
+    """A command whose help groups arguments and options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

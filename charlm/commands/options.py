@@ -1,4 +1,4 @@
-"""From settings to click options, and from presets, environment and flags back to settings."""
+"""Convert settings to click options, and the environment and command line back to settings."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from charlm.generation.escaping import decode_escapes, encode_escapes
 
 COMPLETERS = {"device": completion.words(*completion.DEVICES), "init_from": completion.runs}  # of settings
 MOST = 2**62  # of what is counted; numpy and torch compute with it
-NO_BREAK = "\N{NO-BREAK SPACE}"  # or a line of help may end between a sign and its number
+NO_BREAK = "\N{NO-BREAK SPACE}"  # keeps a sign and its number on one line of help
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ else:
 
 
 class EscapedText(ParamType):
-    """Text in which ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what shells make hard to write."""
+    """Text with the escapes ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` for characters that are hard to type in a
+    shell.
+    """
 
     name = "text"
 
@@ -97,7 +99,7 @@ class Integer(ParamType):
 
 
 def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Function], Function]:
-    """An option for each setting of each section, without defaults: what was not given stays ``None``."""
+    """An option for each setting of each section. They have no defaults: a missing option is ``None``."""
 
     def decorate(function: Function) -> Function:
         for title, settings_class in reversed(list(sections.items())):
@@ -123,7 +125,7 @@ def settings_options(sections: Mapping[str, type[Settings]]) -> Callable[[Functi
 
 
 def collect_sources(context: click.Context, settings_class: type[Settings]) -> list[SettingsSource]:
-    """The settings that the environment and the command line give, the command line last."""
+    """The settings from the environment and the command line, in this order."""
     prefix = f"{context.auto_envvar_prefix}_"
     origins = (
         (SourceKind.ENVIRONMENT, ParameterSource.ENVIRONMENT),
@@ -146,7 +148,9 @@ def collect_sources(context: click.Context, settings_class: type[Settings]) -> l
 def integer_option(
     flag: str, minimum: int, description: str, default: int | None = None, **options: Any
 ) -> Callable[[Function], Function]:
-    """An option for an integer from ``minimum`` up; its help ends with default and range, as that of a setting does."""
+    """An option for an integer of at least ``minimum``; its help ends with default and range, like that of a
+    setting.
+    """
     facts = ([] if default is None else [f"default: {default}"]) + [f"≥{NO_BREAK}{minimum}"]
     text = f"{description}  [{'; '.join(facts)}]"
     return option(flag, type=Integer(minimum), default=default, help=text, **options)
@@ -163,7 +167,7 @@ def common_options(function: Function) -> Function:
 
 
 def evaluation_text_options(function: Function) -> Function:
-    """The options that say what a model is evaluated on."""
+    """The options that select the evaluation text."""
     for decorate in (
         option("--encoding", default=None, help="Encoding of TEXT.  [default: that of the training text]"),
         option(
@@ -235,7 +239,7 @@ def _find_annotated(annotation: Any) -> list[Any]:
 
 
 def format_value(value: Any) -> str:
-    """A setting as people write it, on one line."""
+    """Format a setting as it would be typed, on one line."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):

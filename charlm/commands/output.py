@@ -1,4 +1,4 @@
-"""Where a command prints to: a terminal, a pipe or a file. Nothing is lost on the way without an error."""
+"""Command output: to a terminal, a pipe or a file. Nothing is lost without an error."""
 
 import codecs
 import functools
@@ -24,17 +24,19 @@ USE_OUTPUT_OPTION = "Write to a file, which is always UTF-8: --output FILE."
 RUN_FILE_NAMES = re.compile(
     r"step-\d+|config\.toml|corpus\.json|metrics\.jsonl|events\.out\.tfevents\..*|\.lock|validation"
 )
-INPUT_PARAMETERS = ("text", "corpus", "prompt_file")  # parameters of commands that name what they read
+INPUT_PARAMETERS = ("text", "corpus", "prompt_file")  # parameters that name a command's inputs
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class BrokenPipeOutputError(Exception):
-    """Who reads standard output has had enough, as ``head`` has."""
+    """The reader of standard output, such as ``head``, closed the pipe."""
 
 
 class Output:
-    """What a command prints to. Text in pieces, or bytes, which a pipe and a file get unchanged."""
+    """The destination of a command's output. Accepts text in pieces, or bytes, which pipes and files receive
+    unchanged.
+    """
 
     is_terminal = False
     is_file = False
@@ -47,15 +49,15 @@ class Output:
         raise NotImplementedError
 
     def write_json(self, content: object, indent: int | None = 1) -> None:
-        """An object in ASCII: every encoding has it, and no terminal obeys it."""
+        """Write an object as ASCII, which every encoding supports and no terminal interprets."""
         self.write(json.dumps(content, indent=indent) + "\n")
 
     def require(self, text: str) -> None:
-        """Raise ``CharlmError`` now, and not after the work, if this text could not be written."""
+        """Raise ``CharlmError`` before the computation starts if this text cannot be encoded."""
 
 
 class TerminalOutput(Output):
-    """Escapes what a terminal would obey, what its encoding lacks, and bytes that are not UTF-8."""
+    """Escapes control sequences, characters that the terminal cannot encode, and bytes that are not UTF-8."""
 
     is_terminal = True
 
@@ -78,14 +80,14 @@ class TerminalOutput(Output):
 
 
 class PipeOutput(Output):
-    """Text in the encoding of a stream, and an error for what this cannot hold; bytes as they are.
+    """Text in the stream's encoding, with an error for unencodable characters; bytes unchanged.
 
-    Bytes that are not UTF-8 in names and prompts, which Python keeps as surrogates, go out as they came in.
+    Bytes of names and prompts that are not UTF-8, which Python represents as surrogates, are written unchanged.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self.binary: BinaryIO | None = getattr(stream, "buffer", None)  # a notebook's stream has none
+        self.binary: BinaryIO | None = getattr(stream, "buffer", None)  # missing in notebooks
         self.encoding = (getattr(stream, "encoding", None) if self.binary else None) or "utf-8"
         self.errors = chosen_error_handler() or "surrogateescape"
         self.encoder = codecs.getincrementalencoder(self.encoding)(self.errors)
@@ -115,7 +117,7 @@ class PipeOutput(Output):
 
 
 class FileOutput(Output):
-    """UTF-8, or bytes as they are, to a file that appears when it is whole."""
+    """UTF-8 or unchanged bytes, to a file that appears when it is complete."""
 
     is_file = True
 
@@ -132,7 +134,7 @@ class FileOutput(Output):
 
 
 class OutputFile:
-    """What :func:`output_file` gives."""
+    """The file that :func:`output_file` yields."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
@@ -164,7 +166,7 @@ def output_option(function: Function) -> Function:
 
 @contextmanager
 def open_output(path: Path | None) -> Iterator[Output]:
-    """Standard output, or a file. Raises ``UsageError`` where that cannot be written, before the block begins."""
+    """Open standard output or a file. Raises ``UsageError`` before the block starts if it is not writable."""
     if path is not None and path != Path("-"):
         with output_file(path) as file:
             yield FileOutput(file)
@@ -175,10 +177,10 @@ def open_output(path: Path | None) -> Iterator[Output]:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[OutputFile]:
-    """A file for what the block works out, begun before it: who cannot write there learns it at once.
+    """Open an output file before the computation in the block, so that an unwritable path fails immediately.
 
-    A link stays, and what it leads to is written. Raises ``UsageError`` where it cannot be written; what else the
-    block raises is its own.
+    A symbolic link is kept and its target is written. Raises ``UsageError`` if the file cannot be written; other
+    exceptions of the block propagate.
     """
     with _report_os_errors(path):
         target = _resolve_link(path)
@@ -196,7 +198,7 @@ def output_file(path: Path) -> Iterator[OutputFile]:
 
 
 def _resolve_link(path: Path) -> Path:
-    """What a link leads to, which may not exist yet; or the path itself."""
+    """The target of a symbolic link, which may not exist yet, or the path itself."""
     try:
         return path.resolve() if path.is_symlink() else path
     except RuntimeError:  # until Python 3.13
@@ -204,7 +206,7 @@ def _resolve_link(path: Path) -> Path:
 
 
 def _reject_protected_path(path: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise ``UsageError`` if the path is that of a text that the command reads, or of a part of its run."""
+    """Raise ``UsageError`` if the path is one of the command's inputs or belongs to its run."""
     with _report_os_errors(path):
         target = _resolve_link(path).resolve()
     inputs = [name for parameter in INPUT_PARAMETERS for name in _path_names(parameters.get(parameter))]
@@ -226,7 +228,7 @@ def _path_names(value: object) -> Iterable[str]:
 
 @contextmanager
 def _report_encode_errors(encoding: str = "UTF-8") -> Iterator[None]:
-    """Where text is encoded."""
+    """Convert encoding errors of the block to ``CharlmError``."""
     try:
         yield
     except UnicodeEncodeError as error:
@@ -238,7 +240,7 @@ def _report_encode_errors(encoding: str = "UTF-8") -> Iterator[None]:
 
 @contextmanager
 def _report_stream_errors() -> Iterator[None]:
-    """Where standard output is written."""
+    """Convert write errors on standard output to ``CharlmError``; a broken pipe ends the command silently."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The progress bar of work that takes long enough to be in the way of other programs."""
+"""The progress bar of a computation long enough to compete with other programs."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class BalancedBar(tqdm):  # type: ignore[type-arg]  # tqdm is generic for type checkers only
-    """A bar that takes fewer threads, each time it advances, while other programs need the processors."""
+    """A bar that adapts the number of threads to the load of other programs whenever it advances."""
 
     def __init__(self, balancer: "ThreadBalancer", quiet: bool, **options: Any) -> None:
         super().__init__(file=console, disable=quiet or not is_watched(), **options)

@@ -30,7 +30,7 @@ from charlm.config import SampleSettings, resolve
 from charlm.console import console, open_bar
 from charlm.errors import CharlmError, UsageError
 
-BAR_AFTER_SECONDS = 2.0  # what is done sooner needs no bar
+BAR_AFTER_SECONDS = 2.0  # shorter work shows no progress bar
 
 
 @click.command("sample", cls=Command)
@@ -139,7 +139,7 @@ def command(
 
 
 def _read_prompt(name: str, unit: str) -> str:
-    """The prompt in a file: UTF-8, perhaps with a byte order mark; for a byte-level model, any bytes."""
+    """Read a prompt file: UTF-8, with or without a byte order mark; for a byte-level model, any bytes."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return data.decode("utf-8", "surrogateescape") if unit == "byte" else data.decode().removeprefix("\ufeff")
@@ -152,7 +152,9 @@ def _read_prompt(name: str, unit: str) -> str:
 
 
 def _open_bar(hidden: bool, settings: SampleSettings, unit: str) -> Any:
-    """Of what takes long and is not seen as it is made: of samples, or of the characters of a single one."""
+    """Progress bar for long generation that is not visible on the terminal: in samples, or in characters of a single
+    one.
+    """
     one = settings.num_samples == 1
     total, what = (settings.length, unit) if one else (settings.num_samples, "sample")
     options = {"unit": what, "unit_scale": one, "leave": False, "delay": BAR_AFTER_SECONDS}
@@ -160,7 +162,7 @@ def _open_bar(hidden: bool, settings: SampleSettings, unit: str) -> Any:
 
 
 def _track_progress(samples: Iterator[Any], bar: Any, one: bool) -> Iterator[Any]:
-    """The samples as they grow, while a bar shows how far they are."""
+    """Pass the growing samples through, and advance the progress bar."""
     for sample in samples:
         yield sample
         bar.update(len(sample.characters) - bar.n if one else bool(sample.finish_reason))
@@ -169,9 +171,9 @@ def _track_progress(samples: Iterator[Any], bar: Any, one: bool) -> Iterator[Any
 def _print_samples(
     output: Output, samples: Iterator[Any], settings: SampleSettings, unit: str, echo: bool, quiet: bool
 ) -> None:
-    """Each sample as it is made: bytes as they are, text with a line end after it unless it ends with one."""
+    """Print each sample as it is generated: bytes unchanged, text with a final newline unless it ends with one."""
     many, raw = settings.num_samples > 1 and not quiet, unit == "byte" and not output.is_terminal
-    with_separators = not (output.is_file or settings.stop_at_newline)  # else there is nothing to see between samples
+    with_separators = not (output.is_file or settings.stop_at_newline)  # otherwise nothing is printed between samples
     current = None
     for sample in samples:
         if sample is not current:
@@ -191,7 +193,7 @@ def _print_samples(
 
 
 def _write_prompt(output: Output, text: str, unit: str) -> None:
-    """Text that came in, as it came in."""
+    """Write the prompt unchanged."""
     if unit == "byte":
         output.write_raw(_prompt_bytes(text))
     else:
@@ -214,7 +216,7 @@ def _sample_record(sample: Any, prompt: str, unit: str) -> dict[str, Any]:
         f"bits_per_{unit}": -nats / math.log(2) / len(sample.characters) if sample.characters else None,
         "finish_reason": sample.finish_reason,
     }
-    if unit == "byte":  # of which text is only a view
+    if unit == "byte":  # the text is only a lossy view of the bytes
         record["prompt_base64"] = base64.b64encode(_prompt_bytes(prompt)).decode("ascii")
         record["text_base64"] = base64.b64encode(sample.data).decode("ascii")
     return record
@@ -235,7 +237,7 @@ def _print_next(output: Output, characters: list[tuple[str, float]], unit: str, 
 def _run_interactive(output: Output, session: Any, echo: bool) -> None:
     unit = session.vocabulary.unit
     if unit == "byte" and isinstance(sys.stdin, io.TextIOWrapper) and not sys.stdin.isatty():
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # a prompt may be any bytes
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")  # a prompt can be any bytes
     if session.prompt:
         _print_answer(output, session.prompt if echo else "", session.repeat(), unit)
     for line in _input_lines():
@@ -246,7 +248,7 @@ def _run_interactive(output: Output, session: Any, echo: bool) -> None:
 
 
 def _print_answer(output: Output, prompt: str, pieces: Iterator[str | bytes], unit: str) -> None:
-    """One answer, a line of its own; nothing where there is nothing to say."""
+    """Print one answer on its own line; nothing if it is empty."""
     started = False
     try:
         for piece in pieces:
@@ -261,7 +263,7 @@ def _print_answer(output: Output, prompt: str, pieces: Iterator[str | bytes], un
             _end_answer(output, unit)
     except CharlmError as error:
         console.print_line(str(error))
-    except KeyboardInterrupt:  # ends this text, not the conversation
+    except KeyboardInterrupt:  # ends this text, not the session
         _end_answer(output, unit)
 
 
@@ -272,13 +274,13 @@ def _end_answer(output: Output, unit: str) -> None:
 
 
 def _input_lines() -> Iterator[str]:
-    """What is typed, line by line, with a history where the system has one; or what comes through a pipe."""
+    """The input lines: typed, with a history if the system supports it, or from a pipe."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # what cannot be decoded is told of its line, and ends nothing
     if not sys.stdin.isatty():
         yield from (line.removesuffix("\n") for line in sys.stdin)
         return
-    with suppress(ImportError):  # there is none on Windows
+    with suppress(ImportError):  # not available on Windows
         import readline  # noqa: F401  # input() uses it
     console.print_line("Type a prompt and press Enter. :help lists commands, Ctrl-D quits.")
     while True:

@@ -84,7 +84,7 @@ def command(
     saved = runs.load_model(run, checkpoint)
     model = saved.build_model(torch_device)
     scored = evaluation_text.select_text(text, split, encoding, saved, run, cache_dir, quiet)
-    hidden = quiet or (html is None and output.is_terminal)  # the lines themselves show how far it is
+    hidden = quiet or (html is None and output.is_terminal)  # the lines themselves show the progress
     unit = SHORT_UNITS[saved.settings.unit]
     total = len(scored.text)
     with BalancedBar(balancer, hidden, total=total, desc="scoring", unit=unit, unit_scale=True, leave=False) as bar:
@@ -110,7 +110,7 @@ def command(
 
 
 def _format_lines(scored: "EvaluationText", stretches: "Iterator[Scores]") -> Iterator[str]:
-    """The lines of each stretch of characters; in ASCII, so that no terminal and no pipe can spoil them."""
+    """The JSON lines of each stretch of characters, in ASCII, so that no terminal or pipe can corrupt them."""
     unit = scored.text.vocabulary.unit
     json_characters = [str(ord(c)) if unit == "byte" else json.dumps(c) for c in scored.alphabet]
     first = 0

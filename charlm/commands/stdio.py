@@ -1,4 +1,4 @@
-"""The three standard streams: there, able to take any text, and quiet about a reader that has had enough."""
+"""Make stdin, stdout and stderr robust against closed streams, unencodable characters and broken pipes."""
 
 import errno
 import io
@@ -12,19 +12,19 @@ import click
 
 from charlm.generation.escaping import escape_control_characters
 
-BROKEN_PIPE_ERRNOS = (errno.EPIPE, errno.EINVAL)  # a broken pipe; what Windows says of one
+BROKEN_PIPE_ERRNOS = (errno.EPIPE, errno.EINVAL)  # a broken pipe, and how Windows reports one
 
 
 def configure_stdio() -> None:
-    """Have standard streams that are closed lead nowhere, and those that are open lose nothing.
+    """Replace closed standard streams by the null device, and configure open ones to be lossless.
 
-    Standard output that is not a terminal is UTF-8, unless the user set an encoding, with line ends as they are
-    written. What an encoding lacks is escaped in messages and help; for what commands print, see ``output.py``.
+    Standard output that is not a terminal is UTF-8, unless the user set an encoding, and line endings are not
+    translated. Unencodable characters are escaped in messages and help; for command output, see ``output.py``.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
         from charlm.files import open_devnull
 
-        sys.stdin = sys.stdin or open_devnull("r")  # in this order: each takes the number that the missing one has left
+        sys.stdin = sys.stdin or open_devnull("r")  # in this order, so that each gets the descriptor of the missing one
         sys.stdout = sys.stdout or open_devnull("w")
         sys.stderr = sys.stderr or open_devnull("w")
     if isinstance(sys.stderr, io.TextIOWrapper):
@@ -38,13 +38,13 @@ def configure_stdio() -> None:
 
 
 def chosen_error_handler() -> str:
-    """How the user wants characters to be handled that an encoding lacks: ``PYTHONIOENCODING=cp1252:replace``."""
+    """The user's error handler for unencodable characters, as in ``PYTHONIOENCODING=cp1252:replace``."""
     handler = os.environ.get("PYTHONIOENCODING", "").partition(":")[2]
     return "" if handler == "strict" else handler
 
 
 def print_path(path: Path) -> None:
-    """A path on standard output: for a program to read, in its own bytes; on a terminal, in what that can show."""
+    """Print a path to standard output: as raw bytes for programs, escaped on a terminal."""
     if sys.stdout.isatty():
         click.echo(escape_control_characters(str(path)))
     else:
@@ -53,7 +53,7 @@ def print_path(path: Path) -> None:
 
 @contextmanager
 def ignore_broken_pipe() -> Iterator[None]:
-    """Where text is written that a reader may have enough of: ``charlm sample … | head`` ends quietly."""
+    """Suppress broken-pipe errors on stdout: ``charlm sample … | head`` exits silently."""
     try:
         yield
         sys.stdout.flush()
@@ -64,6 +64,6 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 
 def discard_stdout() -> None:
-    """What standard output still holds, and what is yet to come, goes nowhere, also when Python ends."""
-    with suppress(OSError, ValueError, AttributeError):  # it is no file
+    """Discard buffered and future standard output, including the flush at exit."""
+    with suppress(OSError, ValueError, AttributeError):  # not a real file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Settings: what there is to set (settings), where values come from (sources), and named sets of them (presets)."""
+"""Settings: their definitions (settings), the sources of values (sources), and named sets of values (presets)."""
 
 from charlm.config.presets import preset_path, presets_folder
 from charlm.config.settings import (

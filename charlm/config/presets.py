@@ -6,7 +6,7 @@ from charlm.errors import UsageError, did_you_mean
 
 
 def presets_folder() -> Path:
-    """``configs/``: inside the package in a wheel, beside it in a checkout."""
+    """``configs/``: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).parent.parent
     packaged = package / "configs"
     return packaged if packaged.is_dir() else package.parent / "configs"

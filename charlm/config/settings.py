@@ -1,4 +1,4 @@
-"""Every setting once: its name, type, default, range and one line of help.
+"""The definition of every setting: its name, type, default, range and one line of help.
 
 The command-line options, the TOML keys, the presets and what a checkpoint records are all derived from these classes.
 "Off" is a value (0 or a word), since TOML has no null and resolved settings must read back the same.
@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 from pydantic.config import JsonDict
 
-ALLOWS_ESCAPES: JsonDict = {"escapes": True}  # of a setting: where people type it, \n stands for the end of a line
+ALLOWS_ESCAPES: JsonDict = {"escapes": True}  # for settings in which typed escapes such as \n are decoded
 MAX_THREADS = 4096  # more than any machine has processors
 STOP_LIMITS = ("max_steps", "max_epochs", "max_minutes")
 
@@ -21,7 +21,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 
 def _as_tuple(value: Any) -> Any:
-    """TOML and JSON know no tuples, and one text is a text by itself, not its characters."""
+    """Convert lists to tuples, which TOML and JSON lack, and a single text to a tuple of one."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
@@ -37,16 +37,16 @@ def _parse_file_name(value: Any) -> str:
 
 
 FileName = Annotated[str, PlainValidator(_parse_file_name, json_schema_input_type=str)]
-"""May have surrogates, for bytes that are not UTF-8, which pydantic's own strings may not; or be a file's URI."""
+"""Unlike pydantic's strings, may contain surrogates (bytes that are not UTF-8); a file URI is converted to a path."""
 
 
 class Settings(BaseModel):
-    """Strict: 2.7 or true is no integer, an unknown key is an error, nothing changes afterwards."""
+    """Strict: 2.7 or true is not an integer, an unknown key is an error, and instances are immutable."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     def conflicts(self) -> Iterator[str]:
-        """What is wrong with several settings together; each class adds its own."""
+        """Conflicts between settings; each class adds its own."""
         yield from ()
 
     @model_validator(mode="after")
@@ -57,7 +57,7 @@ class Settings(BaseModel):
 
 
 class CorpusSettings(Settings):
-    """How the text is read and divided."""
+    """How the text is read and split."""
 
     unit: Literal["character", "byte"] = Field(
         "character", description="What to model: Unicode characters, or the raw bytes of any file."
@@ -91,7 +91,7 @@ class CorpusSettings(Settings):
         if not separator.isprintable():  # else it is
             try:
                 separator.encode()
-            except UnicodeEncodeError:  # a shell passed on bytes that are not UTF-8
+            except UnicodeEncodeError:  # the shell passed bytes that are not UTF-8
                 raise ValueError("valid UTF-8") from None  # what it must be
         return separator
 
@@ -110,7 +110,7 @@ class CorpusSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The shape of the network."""
+    """The architecture of the network."""
 
     cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="Type of recurrent cell.")
     embedding_size: PositiveInt = Field(64, description="Size of the character embeddings.")
@@ -125,13 +125,13 @@ class ModelSettings(Settings):
 
 
 class RegularizationSettings(Settings):
-    """What keeps the network from learning its text by heart; not part of the model that is saved."""
+    """Regularization against memorizing the text; not part of the saved model."""
 
     dropout: Fraction = Field(0.2, description="Dropout probability after each layer.")
 
 
 class BatchSettings(Settings):
-    """The size of what one forward pass reads."""
+    """The batch that one forward pass reads."""
 
     batch_size: PositiveInt = Field(32, description="Number of text streams trained on in parallel.")
     sequence_length: PositiveInt = Field(64, description="Characters per window: how far gradients are backpropagated.")
@@ -166,7 +166,7 @@ class OptimizationSettings(Settings):
 
 
 class LoggingSettings(Settings):
-    """What happens around the learning."""
+    """Logging, evaluation and checkpoints."""
 
     log_every: PositiveInt = Field(10, description="Steps between log entries.")
     evaluate_every: PositiveInt | Literal["auto"] = Field(
@@ -181,7 +181,7 @@ class LoggingSettings(Settings):
 
 
 class DeviceSettings(Settings):
-    """Where and how the arithmetic is done."""
+    """Device, precision and threads."""
 
     device: str = Field("auto", description="Device: auto (CUDA if available, else CPU), cpu, cuda, cuda:1 or mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -199,7 +199,7 @@ class TrainSettings(
     ModelSettings,
     CorpusSettings,
 ):
-    """All settings of a training. Flat: a key of TOML is an option's name with underscores."""
+    """All settings of a training run. Flat: TOML keys are option names with underscores."""
 
 
 SECTIONS: Mapping[str, type[Settings]] = {
@@ -263,7 +263,7 @@ class SampleSettings(Settings):
 
 
 class DynamicSettings(Settings):
-    """How a model goes on learning while it is evaluated."""
+    """Settings of dynamic evaluation, in which a model keeps learning."""
 
     dynamic_learning_rate: float = Field(
         1e-4, gt=0, le=10, description="Learning rate of the update after each segment."

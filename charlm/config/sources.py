@@ -1,4 +1,4 @@
-"""Settings from where they are given: flags, environment variables, presets and earlier runs, checked together."""
+"""Merge and check settings from flags, environment variables, presets and earlier runs."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ from charlm.config.values import format_value, to_plain_dict
 from charlm.errors import UsageError, did_you_mean
 
 MAX_TOML_BYTES = 1 << 20
-REQUIREMENTS = {  # what a value must be, by pydantic's type of error
+REQUIREMENTS = {  # the requirement on a value, by pydantic's error type
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
@@ -35,7 +35,7 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class SourceKind(Enum):
-    """Who gives settings, which decides what they are called there."""
+    """The kind of a source, which decides how its settings are named in messages."""
 
     COMMAND_LINE = auto()
     ENVIRONMENT = auto()  # the name of the source is the prefix of its variables
@@ -47,7 +47,7 @@ class SourceKind(Enum):
 
 @dataclass(frozen=True)
 class SettingsSource:
-    """Some settings, and where they come from. ``name``: of the file, folder or function, as people know it."""
+    """Some settings and their source. ``name``: the file, folder or function, as shown in messages."""
 
     name: str
     values: Mapping[str, Any]
@@ -63,7 +63,7 @@ class SettingsSource:
         return cls(str(path), read_toml(path), SourceKind.FILE)
 
     def label(self, setting: str) -> str:
-        """What people call one of these settings."""
+        """The name of a setting as the user wrote it."""
         option = setting.replace("_", "-")
         return {
             SourceKind.COMMAND_LINE: f"--{option}",
@@ -75,7 +75,7 @@ class SettingsSource:
 def resolve(settings_class: type[AnySettings], sources: Iterable[SettingsSource]) -> AnySettings:
     """Settings of ``settings_class``: later sources override earlier ones, defaults fill the rest.
 
-    A source that sets one of the three limits replaces all three: the limits of earlier sources end no run.
+    A source that sets ``max_steps``, ``max_epochs`` or ``max_minutes`` discards such limits from earlier sources.
     Raises ``UsageError`` that lists every problem with its source.
     """
     values: dict[str, Any] = {}
@@ -124,11 +124,11 @@ def _as_uri(value: Any) -> Any:
 def _format_errors(
     settings_class: type[Settings], error: ValidationError, source_of: Mapping[str, SettingsSource]
 ) -> str:
-    """A line for every problem: where it comes from, what is allowed, and the value that is not."""
+    """One line per problem: its source, what is allowed, and the rejected value."""
     lines: dict[str, str] = {}
     requirements: dict[str, str] = {}
     for problem in error.errors():
-        if not problem["loc"]:  # found by a validator of several settings together
+        if not problem["loc"]:  # found by a validator of several settings
             lines[problem["msg"]] = _name_options(
                 problem["msg"].removeprefix("Value error, "), settings_class, source_of
             )
@@ -139,9 +139,8 @@ def _format_errors(
             lines[name] = f"{label}: unknown setting.{did_you_mean(name, settings_class.model_fields)}"
             continue
         requirement = _format_requirement(problem)
-        requirements[name] = (
-            f"{requirements[name]} or {requirement}" if name in requirements else requirement
-        )  # a number or a word, and it is neither
+        # A value that is neither the number nor the word that is allowed has two problems
+        requirements[name] = f"{requirements[name]} or {requirement}" if name in requirements else requirement
         lines[name] = f"{label}: must be {requirements[name]} (got {format_value(problem['input'])})."
     return "\n".join(lines.values())
 

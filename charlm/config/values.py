@@ -1,4 +1,4 @@
-"""Values as they come from Python: what stands for a setting's own type becomes that type, and nothing else does."""
+"""Convert values passed from Python to plain types that settings accept."""
 
 import os
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ MAX_SHOWN_CHARACTERS = 80  # characters of a wrong value
 
 
 def to_plain(value: Any) -> Any:
-    """The plain value of a path, of a number or array of numpy or torch, of a device, or of a subclass of these types.
+    """Convert a path, a numpy or torch number or array, a device, or a subclass of a plain type to its plain value.
 
-    2.0 stays a float and True a bool: whether a setting takes them is for the setting to say.
+    2.0 stays a float and True a bool: each setting decides whether it accepts them.
     """
     if isinstance(value, os.PathLike):
         return to_plain(os.fspath(value))
     if isinstance(value, bool) or value is None:
         return value
-    if isinstance(value, str):  # numpy's str_, a member of an enumeration: their str() may be another text
+    if isinstance(value, str):  # numpy's str_ or an enum member, whose str() may differ
         return str.__str__(value)
     if isinstance(value, int):
         return int.__int__(value)
@@ -39,16 +39,16 @@ def to_plain_dict(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def format_value(value: Any) -> str:
-    """A wrong value for a message, in one line and not too long."""
+    """Format a wrong value for a message, on one line and shortened."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # of an object that anybody may have written, or an integer of more than 4,300 digits
+    except Exception:  # an arbitrary object, or an integer of more than 4,300 digits
         text = type(value).__name__
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
 
 
 def check_type(value: Any, kind: type | tuple[type, ...], needed: str, place: str) -> Any:
-    """The plain value. Raises ``UsageError`` that names ``place`` unless it is of that kind."""
+    """Return the plain value. Raises ``UsageError``, naming ``place``, if it is not of that type."""
     plain_value = to_plain(value)
     is_wanted_bool = kind is bool or (isinstance(kind, tuple) and bool in kind)
     if not isinstance(plain_value, kind) or (isinstance(plain_value, bool) and not is_wanted_bool):

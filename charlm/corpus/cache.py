@@ -1,9 +1,8 @@
-"""The cache of encoded texts: a text that has not changed is not read again. No other module knows what is where in it.
+"""The cache of encoded texts: an unchanged text is not read again. Only this module knows the cache's layout.
 
-``encoded/KEY`` is an encoded text, and what was computed from its ids; its key is made of the SHA-256 of the files and
-of the settings that decide how they are read. ``index/KEY.json`` names the encoded text that some files gave when they
-were last read; its key is made of their paths, sizes, times and inodes, so that it is enough to ask the file system.
-All of it can be removed at any time: a text is then read once more.
+``encoded/KEY`` is an encoded text with data derived from its ids, keyed by the SHA-256 of its files and the decoding
+settings. ``index/KEY.json`` maps the paths, sizes, mtimes and inodes of files to such a text, so that unchanged files
+need not be read. Everything can be deleted at any time; texts are then read again.
 """
 
 import errno
@@ -43,9 +42,9 @@ MTIME_GRACE_SECONDS = 2  # granularity of file times: a change this soon after a
 
 
 def default_folder() -> Path:
-    """The one that ``CHARLM_CACHE_DIR`` names, else the user's own; a temporary one for a user without a home folder.
+    """``CHARLM_CACHE_DIR``, or the user's cache folder, or a temporary folder for a user without a home folder.
 
-    Raises ``CharlmError`` if there is not even that.
+    Raises ``CharlmError`` if none of them exists.
     """
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
@@ -56,10 +55,8 @@ def default_folder() -> Path:
     try:
         substitute = _substitute()
     except OSError as error:
-        raise CharlmError(
-            f"There is neither a home folder nor a temporary folder for the cache: {error.strerror or error}.",
-            f"Name a folder with --cache-dir or {CACHE_VARIABLE}.",
-        ) from None
+        problem = f"There is neither a home folder nor a temporary folder for the cache: {error.strerror or error}."
+        raise CharlmError(problem, f"Name a folder with --cache-dir or {CACHE_VARIABLE}.") from None
     warn_once("cache", f"No home folder; texts are cached in a temporary folder. To keep them, set {CACHE_VARIABLE}.")
     return substitute
 
@@ -67,7 +64,7 @@ def default_folder() -> Path:
 def load_or_encode(
     cache: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: OnBytes = lambda count: None
 ) -> EncodedText:
-    """The encoded text of files: from the cache, or read now and put there.
+    """The encoded text of files: from the cache, or read now and stored there.
 
     If the cache cannot be written, it is put into a temporary folder of this process. Raises ``CharlmError`` if that is
     impossible or the disk fails, and what reading the files raises.
@@ -83,13 +80,13 @@ def load_or_encode(
     try:
         return read(cache)
     except OSError as error:
-        if began and not all(map(sources.is_regular_file, paths)):  # what came through a pipe cannot come again
+        if began and not all(map(sources.is_regular_file, paths)):  # data from a pipe cannot be read again
             raise cache_write_error(cache, error) from None
         return _with_substitute(cache, error, read)
 
 
 def load_document_starts(encoded: EncodedText, settings: CorpusSettings) -> Positions:
-    """Positions where documents begin, in order; none where ``settings`` know no documents."""
+    """Start positions of the documents, in order; empty if ``settings`` define no documents."""
     file_starts = encoded.file_starts if settings.document_per_file else np.empty(0, dtype=np.int64)
     if not (separator := settings.document_separator):
         return file_starts
@@ -99,7 +96,7 @@ def load_document_starts(encoded: EncodedText, settings: CorpusSettings) -> Posi
         for starts in documents.find_document_starts(encoded, settings, file_starts):
             count += len(starts)
             yield starts
-        yield np.array([-count])  # so that a file which is not whole is recognized
+        yield np.array([-count])  # to detect a truncated file
 
     name = f"document_starts-{_digest(json.dumps([separator, file_starts.tolist()]).encode())}.bin"
     dtype = np.dtype("<i8")
@@ -107,7 +104,7 @@ def load_document_starts(encoded: EncodedText, settings: CorpusSettings) -> Posi
 
 
 def load_shuffled(encoded: EncodedText, starts: Positions, settings: CorpusSettings) -> tuple[EncodedText, Positions]:
-    """The text with its documents, which begin at ``starts``, in another order, and where they begin there."""
+    """The text with its documents (which begin at ``starts``) shuffled, and their new start positions."""
     length, last_stays = len(encoded.ids), not documents.ends_with_separator(encoded, settings)
     order = shuffling.shuffle(np.asarray(starts), length, last_stays)
     name = f"shuffled-{_digest(json.dumps([shuffling.SEED, last_stays]).encode() + np.asarray(starts).tobytes())}.bin"
@@ -119,7 +116,7 @@ def load_shuffled(encoded: EncodedText, starts: Positions, settings: CorpusSetti
 def _load_beside(
     encoded: EncodedText, name: str, dtype: np.dtype[Any], compute: Compute, is_whole: Callable[[NDArray[Any]], bool]
 ) -> NDArray[Any]:
-    """An array that is kept beside the ids of a text, computed block by block if it is not there or not whole."""
+    """An array stored next to the ids of a text, computed block by block if it is missing or incomplete."""
 
     def load(path: Path) -> NDArray[Any] | None:
         size_bytes = path.stat().st_size if path.is_file() else 0
@@ -145,7 +142,7 @@ def _load_beside(
 
 
 def _with_substitute(cache: Path, error: OSError, work: Callable[[Path], Result]) -> Result:
-    """Do without a cache that could not be written: work in a temporary folder of this process instead.
+    """Replace a cache that could not be written by a temporary folder of this process.
 
     Raises ``CharlmError`` if that is impossible, or if the ``error`` is that of a failing disk.
     """
@@ -165,7 +162,7 @@ def _substitute() -> Path:
 
 
 def _folders(cache: Path) -> list[Path]:
-    """Where a text may be: in the cache, or in what this process has in place of it."""
+    """The folders to search for a text: the cache, and the temporary replacement if this process has one."""
     return [cache, _substitute()] if files.process_folder.cache_info().currsize else [cache]
 
 
@@ -177,15 +174,15 @@ def cache_write_error(cache: Path, error: OSError) -> CharlmError:
 
 
 def find_by_hash(cache: Path, files_sha256: str, settings: CorpusSettings) -> EncodedText | None:
-    """The encoded text of files that need not be there any more, by their digest."""
+    """The encoded text of files that may no longer exist, found by their hash."""
     found = (_opened(_place(folder, files_sha256, settings)) for folder in _folders(cache))
     return next((encoded for encoded in found if encoded is not None), None)
 
 
 def clear(cache: Path) -> int:
-    """Remove every entry, of whatever format, but nothing that is not charlm's nor what another process is building.
+    """Remove entries of every format, except those another process is building, and nothing that is not charlm's.
 
-    Returns the bytes that were freed.
+    Returns the number of bytes freed.
     """
     before = _size_bytes(cache)
     for texts in (cache / TEXTS, cache / OLD_TEXTS):
@@ -213,13 +210,13 @@ def _read(
         on_begin()
         read = encoded_text.encode_files(building.folder, paths, settings, on_bytes)
         place = _place(cache, hash_files(read), settings)
-        _opened(place)  # removes a damaged one, which would stay otherwise
+        _opened(place)  # removes a damaged entry, which would be kept otherwise
         building.path = place
     result = _opened(place)
     if result is None:
         raise OSError(f"{place}: removed by another process")
     if stats_before is not None and is_settled and stats_before == _stats(paths):
-        with suppress(OSError):  # a convenience: without it the text is read once more
+        with suppress(OSError):  # optional: without it the text is read again
             files.make_folder(cache / INDEX)
             entry = {"format_version": encoded_text.FORMAT_VERSION, "encoded": place.name}
             files.write_file(_entry(cache, stats_before, settings), json.dumps(entry).encode())
@@ -236,7 +233,7 @@ def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encod
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if version != encoded_text.FORMAT_VERSION or not isinstance(name, str) or not KEY.fullmatch(name):
-        return None  # a damaged entry must not lead out of the cache
+        return None  # a damaged entry must not point outside the cache
     found = _opened(cache / TEXTS / name)
     if found is None or len(found.files) != len(paths):
         return None
@@ -245,7 +242,9 @@ def _seen(cache: Path, paths: Sequence[Path], settings: CorpusSettings) -> Encod
 
 
 def _opened(place: Path) -> EncodedText | None:
-    """An encoded text, or ``None`` where it is missing, damaged or of another format: then it is removed."""
+    """Open an encoded text. Returns ``None`` if it is missing; if it is damaged or of another format, it is also
+    removed.
+    """
     if not place.is_dir():
         return None
     try:
@@ -257,7 +256,7 @@ def _opened(place: Path) -> EncodedText | None:
 
 
 def _stats(paths: Sequence[Path]) -> list[tuple[str, int, int, int]] | None:
-    """Path, size, time and inode of each file; ``None`` where one of them is no file that stays."""
+    """Path, size, mtime and inode of each file, or ``None`` if one of them is not a regular file."""
     if not all(sources.is_regular_file(path) for path in paths):
         return None
     with suppress(OSError):
@@ -279,7 +278,7 @@ def _place(cache: Path, files_sha256: str, settings: CorpusSettings) -> Path:
 
 
 def _reading(settings: CorpusSettings) -> list[str]:
-    """The settings that decide which characters the bytes of a file become."""
+    """The settings that determine how bytes are decoded to characters."""
     codec = "" if settings.unit == "byte" else codec_name(settings.encoding)
     return [settings.unit, codec, settings.decode_errors, settings.newline, settings.normalize]
 

@@ -1,4 +1,4 @@
-"""From bytes to characters, chunk by chunk, in memory that does not grow with the text."""
+"""Decode bytes to characters, chunk by chunk, in constant memory."""
 
 import codecs
 import io
@@ -12,13 +12,13 @@ from charlm.config import CorpusSettings
 from charlm.corpus.streams import CHUNK_BYTES, Stream
 from charlm.errors import CharlmWarning, TextError, UsageError
 
-HEAD_BYTES = 1 << 12  # what is looked at to tell text from other files
-SAMPLE_BYTES = 1 << 16  # around a byte that does not decode, to try other encodings on
+HEAD_BYTES = 1 << 12  # examined to distinguish text from binary files
+SAMPLE_BYTES = 1 << 16  # around an undecodable byte, to try other encodings
 MULTIBYTE = ("utf-8", "gb18030", "shift_jis", "euc-kr", "cp1251")
 SINGLE_BYTE = ("cp1252", "latin-1")
 
-# Characters before which a text can be cut without changing its normal form C: they combine with nothing before them.
-# Not all of them, but letters of all scripts that are written without spaces or in long lines; a test holds each.
+# Characters before which text can be split without changing its NFC form, because they never combine with a preceding
+# character. Not exhaustive, but covers all scripts written without spaces or in long lines; each is tested.
 _SAFE_BOUNDARY = re.compile(
     r"[\x00-\u02ff\u0370-\u0482\u048a-\u0590\u05d0-\u05ea\u0620-\u064a\u0904-\u0939\u0985-\u09b9\u0b85-\u0bb9"
     r"\u0e01-\u0e30\u3041-\u3096\u30a1-\u30fa\u3400-\u9fff\uac00-\ud7a3\U0001f300-\U0001faff]"
@@ -26,10 +26,11 @@ _SAFE_BOUNDARY = re.compile(
 
 
 def decode_stream(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[str]:
-    """The text of a stream of bytes in pieces of about a megabyte; bytes as the characters of their numbers.
+    """Decode a stream of bytes in pieces of about a megabyte; with ``unit`` byte, each byte becomes the character of
+    its value.
 
-    Line ends stay unless ``settings.newline`` says otherwise; a byte order mark goes. Raises ``TextError`` that names
-    file, offset and line of a byte that does not decode, and the encodings in which it would.
+    Line endings are kept unless ``settings.newline`` says otherwise; a byte order mark is removed. Raises ``TextError``
+    naming the file, offset and line of an undecodable byte, and encodings that would work.
     """
     if settings.unit == "byte":
         while data := stream.read(CHUNK_BYTES):
@@ -39,7 +40,7 @@ def decode_stream(stream: Stream, path: Path, settings: CorpusSettings) -> Itera
 
 
 def codec_name(encoding: str) -> str:
-    """The name that Python has for an encoding of text. Raises ``UsageError`` if there is none."""
+    """Python's name of a text encoding. Raises ``UsageError`` if there is none."""
     try:
         found = codecs.lookup(encoding)
         if found._is_text_encoding and found.name != "undefined":
@@ -50,17 +51,17 @@ def codec_name(encoding: str) -> str:
 
 
 def allows_nul(codec: str) -> bool:
-    """Whether texts in this encoding hold NUL bytes by right."""
+    """Whether valid text in this encoding contains NUL bytes."""
     return codec.startswith(("utf-16", "utf-32"))
 
 
 def looks_binary(data: bytes) -> bool:
-    """Whether bytes are hardly those of a text: a NUL is among them, and no byte order mark says why."""
+    """Whether bytes look binary: they contain NUL, and no byte order mark explains it."""
     return b"\0" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
 
 
 def normalize_text(text: str, settings: CorpusSettings) -> str:
-    """A string as it would be in a text that is read so: line ends and normal form; where bytes are, as it is."""
+    """Apply the newline and Unicode normalization settings to a string (no effect for byte-level models)."""
     return "".join(_normalize_pieces(iter([text]), settings))
 
 
@@ -85,7 +86,7 @@ def _decode(stream: Stream, path: Path, settings: CorpusSettings) -> Iterator[st
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise _decode_error(path, codec, pending + data, error.start, offset - len(pending), lines) from None
-        except UnicodeError:  # utf-16 and utf-32 that want a byte order mark
+        except UnicodeError:  # utf-16 and utf-32 without a byte order mark
             raise _decode_error(path, codec, pending + data, 0, offset - len(pending), lines) from None
         if not offset and data[:HEAD_BYTES].count(0) > HEAD_BYTES // 100 and not allows_nul(codec):
             message = f"{path}: looks like a binary file; a byte-level model (--unit byte) reads any file."
@@ -106,7 +107,7 @@ def _normalize_newlines(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _normalize_nfc(pieces: Iterator[str]) -> Iterator[str]:
-    pending: list[str] = []  # from the last place where the text can be cut
+    pending: list[str] = []  # since the last safe boundary
     for piece in pieces:
         cut = next(
             (len(piece) - i - 1 for i, character in enumerate(reversed(piece)) if _SAFE_BOUNDARY.match(character)), -1
@@ -119,10 +120,10 @@ def _normalize_nfc(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _decode_error(path: Path, codec: str, data: bytes, position: int, before: int, lines: int) -> TextError:
-    """``position`` is in ``data``, which begins at byte ``before`` of the text, where ``lines`` lines have begun."""
+    """``position`` is an index into ``data``, which starts at byte ``before`` of the text, in line ``lines``."""
     byte = f"byte 0x{data[position]:02x}" if position < len(data) else "end of file"
     line = lines + data.count(b"\n", 0, position)
-    line_start = data.rfind(b"\n", 0, position) + 1  # a cut there falls between two characters, another may not
+    line_start = data.rfind(b"\n", 0, position) + 1  # splits between two characters, unlike other positions
     sample = data[max(line_start, position - SAMPLE_BYTES // 2) : position + SAMPLE_BYTES // 2]
     if looks_binary(sample) and not allows_nul(codec):
         hint = "It looks like a binary file, which only a byte-level model can read (train with --unit byte)."
@@ -132,7 +133,7 @@ def _decode_error(path: Path, codec: str, data: bytes, position: int, before: in
 
 
 def _candidate_encodings(sample: bytes) -> list[str]:
-    """Encodings in which a sample decodes, those first that its share of bytes beyond ASCII speaks for."""
+    """Encodings that can decode a sample, the likeliest first, judging by its share of non-ASCII bytes."""
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         return ["utf-16"]
     is_mostly_non_ascii = sum(byte >= 0x80 for byte in sample) > 0.3 * len(sample)

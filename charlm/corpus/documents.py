@@ -1,4 +1,4 @@
-"""Where documents begin: after a separator, which is the last thing of the document before, and where files begin."""
+"""Find where documents start: after each separator, which belongs to the preceding document, and at file starts."""
 
 from collections.abc import Iterator
 
@@ -11,16 +11,16 @@ from charlm.corpus.vocabulary import Vocabulary
 
 
 def find_document_starts(encoded: EncodedText, settings: CorpusSettings, file_starts: Positions) -> Iterator[Positions]:
-    """0, what follows each separator, these found from left to right, none overlapping another, and ``file_starts``.
+    """Yield 0, the position after each non-overlapping separator (left to right), and ``file_starts``.
 
     In ascending order, block by block of the text.
     """
-    # Where bytes are the characters, those of its bytes; an id of -1 is a character that the text does not have
+    # With unit byte, the ids of its bytes; -1 is a character that does not occur in the text
     separator = Vocabulary(encoded.alphabet).lookup_ids(
         Vocabulary([], settings.unit).to_units(settings.document_separator)
     )
     length = len(separator)
-    last = -length  # start of the separator that was found last
+    last = -length  # start of the last separator found
     for first, block in iter_blocks(encoded.ids, overlap=length - 1):
         matches = np.ones(max(0, len(block) - length + 1), dtype=bool)
         for shift, id_ in enumerate(separator.tolist()):
@@ -32,7 +32,7 @@ def find_document_starts(encoded: EncodedText, settings: CorpusSettings, file_st
                 if start >= last + length:
                     kept.append(last := start)
             at = np.array(kept, dtype=np.int64)
-        # separators that begin in this block end up to where the next one's do
+        # separators that start in this block end before those of the next one
         done, to_do = (first + length if first else 0), first + len(block) + 1
         here = file_starts[np.searchsorted(file_starts, done) : np.searchsorted(file_starts, to_do)]
         found = np.union1d(np.append(at + length, here), np.zeros(0 if first else 1, dtype=np.int64))

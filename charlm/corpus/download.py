@@ -1,7 +1,7 @@
-"""Corpora that the literature quotes figures on, fetched from where they are published.
+"""Standard benchmark corpora, downloaded from their original locations.
 
-A figure can be compared only if the text is the same to the last byte, so each is known by its checksum: what differs
-from it is not kept. What is there already is read and verified, never overwritten.
+Results are comparable only on identical bytes, so every file is verified by checksum and discarded if it differs.
+Existing files are verified and never overwritten.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from urllib.request import OpenerDirector
 from charlm import files, reading
 from charlm.errors import CharlmError, UsageError, did_you_mean
 
-DOWNLOAD_FOLDER = Path("data")  # where corpora are put and looked for, unless another folder is named
+DOWNLOAD_FOLDER = Path("data")  # the default folder for downloads
 BLOCK_BYTES = 1 << 18
-TIMEOUT_SECONDS = 30  # of silence; a download that goes on may take as long as it takes
+TIMEOUT_SECONDS = 30  # without data; the whole download may take longer
 DEFLATE = 8  # the method's number in a zip
 
 
 @dataclass(frozen=True)
 class DownloadableCorpus:
-    """A text that stands at an address, plain or as the one member of a zip; size and checksum are of the text."""
+    """A text at a URL, plain or as the only member of a zip file; size and checksum are those of the text."""
 
     url: str
     size_bytes: int
@@ -82,18 +82,18 @@ CORPORA = {
 
 
 class _DownloadError(Exception):
-    """What came is not the text, or nothing came; says why."""
+    """The response is missing or is not the expected text; the message says why."""
 
 
 def download_path(name: str, folder: Path) -> Path:
-    """Where the corpus of that name stands in ``folder``. Raises ``UsageError`` for a name that no corpus has."""
+    """The path of a corpus in ``folder``. Raises ``UsageError`` for an unknown name."""
     if name not in CORPORA:
         raise UsageError(f"Unknown corpus {name!r}.{did_you_mean(name, CORPORA)}", f"Available: {', '.join(CORPORA)}.")
     return folder / f"{name}.txt"
 
 
 def is_downloaded(name: str, folder: Path) -> bool:
-    """Whether the corpus of that name is in ``folder``. Raises ``CharlmError`` if another text has its place."""
+    """Whether a corpus is in ``folder``. Raises ``CharlmError`` if its path has different content."""
     path, corpus = download_path(name, folder), CORPORA[name]
     try:
         if not path.exists():
@@ -113,10 +113,10 @@ def is_downloaded(name: str, folder: Path) -> bool:
 
 
 def download_corpus(name: str, folder: Path, on_progress: Callable[[int], object] = lambda size_bytes: None) -> Path:
-    """The corpus as ``NAME.txt`` in ``folder``, downloaded if it is not there; verified in either case.
+    """Download the corpus to ``NAME.txt`` in ``folder`` unless it exists there; verify it in either case.
 
-    ``on_progress`` is told the size of each piece of text as it comes. Raises ``UsageError`` for an unknown name, else
-    ``CharlmError``; whatever fails, no file is left that was not there before.
+    ``on_progress`` is called with the size of each piece of text received. Raises ``UsageError`` for an unknown name,
+    else ``CharlmError``; on failure, no new file is left behind.
     """
     path, corpus = download_path(name, folder), CORPORA[name]
     if is_downloaded(name, folder):
@@ -132,7 +132,7 @@ def download_corpus(name: str, folder: Path, on_progress: Callable[[int], object
             f"{corpus.url}: download failed: {_sanitize(str(error))}.",
             f"No file was saved. Try again later, or download it yourself and save it as {path}.",
         ) from None
-    except OSError as error:  # of the disk: those of the network are said above
+    except OSError as error:  # from the disk; network errors are reported above
         raise CharlmError(
             f"{path}: cannot be written: {error.strerror}.",
             "No file was saved. Free up space, or choose another folder with --dir.",
@@ -141,7 +141,7 @@ def download_corpus(name: str, folder: Path, on_progress: Callable[[int], object
 
 
 def _fetch_verified(corpus: DownloadableCorpus) -> Iterator[bytes]:
-    """The text, piece by piece. Raises ``_DownloadError`` as soon as it cannot be right, at the latest at its end."""
+    """Yield the text piece by piece. Raises ``_DownloadError`` as soon as it cannot match the checksum."""
     digest, size_bytes = _new_hash(corpus), 0
     for piece in _fetch(corpus):
         digest.update(piece)
@@ -160,23 +160,25 @@ def _new_hash(corpus: DownloadableCorpus) -> "hashlib._Hash":
 
 
 def _fetch(corpus: DownloadableCorpus) -> Iterator[bytes]:
-    """What the server sends, unpacked."""
+    """Yield the server's response, decompressed."""
     try:
         with _make_opener().open(fullurl=corpus.url, timeout=TIMEOUT_SECONDS) as response:
             yield from _read_zipped(response) if corpus.is_zipped else _read_plain(response, corpus.size_bytes)
-    except (OSError, HTTPException, zlib.error, ValueError) as error:  # the last: redirected to what is no address
+    except (OSError, HTTPException, zlib.error, ValueError) as error:  # ValueError: redirected to an invalid URL
         raise _DownloadError(_describe_error(error)) from None
 
 
 def _read_plain(response: HTTPResponse, size_bytes: int) -> Iterator[bytes]:
-    if response.length not in (None, size_bytes):  # none: the server does not say
+    if response.length not in (None, size_bytes):  # None: unknown
         raise _DownloadError(f"the server announced {response.length:,} bytes, expected {size_bytes:,}")
     while piece := response.read(BLOCK_BYTES):
         yield piece
 
 
 def _read_zipped(response: HTTPResponse) -> Iterator[bytes]:
-    """The first member of a zip, while it comes: a header before it says where it begins (APPNOTE.TXT, 4.3.7)."""
+    """Decompress the first member of a zip file while it is received; its local header says where it starts
+    (APPNOTE.TXT, 4.3.7).
+    """
     header = response.read(30)
     if len(header) < 30 or not header.startswith(b"PK\3\4"):
         raise _DownloadError("not a zip file")
@@ -190,7 +192,7 @@ def _read_zipped(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def _make_opener() -> OpenerDirector:
-    """Opens http and https, also through a proxy and after redirections, and nothing else: no file, no ftp."""
+    """An opener for http and https only, including proxies and redirects; no file or ftp URLs."""
     opener = OpenerDirector()
     for handler in (
         request.ProxyHandler,
@@ -207,7 +209,7 @@ def _make_opener() -> OpenerDirector:
 
 def _describe_error(error: Exception) -> str:
     if isinstance(error, HTTPError):
-        with error:  # it holds the connection
+        with error:  # closes the connection
             return f"the server returned {error.code} {error.reason}"
     if isinstance(error, URLError):
         return _describe_error(error.reason) if isinstance(error.reason, OSError) else str(error.reason)
@@ -221,5 +223,5 @@ def _describe_error(error: Exception) -> str:
 
 
 def _sanitize(text: str) -> str:
-    """What a server says may hold anything, also what would command the terminal."""
+    """Sanitize a server's message, which may contain terminal control sequences."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:300]

@@ -1,7 +1,7 @@
-"""A text as an array of ids on disk, made in one reading, in memory that does not grow with the text.
+"""A text as an array of ids on disk, written in one pass and in constant memory.
 
-The ids are those of the text alone: every character that occurs has one, in the order of appearance. What a model knows
-is another matter (rare characters, a model that was trained on another text): see :mod:`charlm.corpus.text`.
+The ids belong to the text alone: every character that occurs has one, in order of appearance. A model may have a
+different vocabulary (rare characters, another training text): see :mod:`charlm.corpus.text`.
 """
 
 import json
@@ -27,7 +27,7 @@ FORMAT_VERSION = 2  # of the cache; raise it when what is stored, or what it mea
 IDS = "ids.bin"
 METADATA = "metadata.json"
 MAX_METADATA_BYTES = 1 << 30
-BLOCK = 1 << 20  # ids that are in memory at a time
+BLOCK = 1 << 20  # ids held in memory at once
 ID_TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
 
 
@@ -43,12 +43,12 @@ class EncodedText:
 
     @cached_property
     def files_sha256(self) -> str:
-        """What a run knows its text by: of the files' SHA-256s, in their order."""
+        """The hash that identifies the text of a run: the SHA-256 of the files' SHA-256s, in order."""
         return hash_files(self.files)
 
     @property
     def file_starts(self) -> NDArray[np.int64]:
-        """Where the files with something in them begin, in characters."""
+        """Start positions of the nonempty files, in characters."""
         lengths = np.array([file.length for file in self.files], dtype=np.int64)
         return (np.cumsum(lengths) - lengths)[lengths > 0]
 
@@ -56,7 +56,8 @@ class EncodedText:
 def encode_files(
     folder: Path, paths: Sequence[Path], settings: CorpusSettings, on_bytes: Callable[[int], object]
 ) -> list[FileRecord]:
-    """Read files once and write their ids to ``folder``; ``on_bytes`` is told the bytes read since it was told last.
+    """Read files once and write their ids to ``folder``; ``on_bytes`` is called with the number of bytes read since the
+    last call.
 
     Raises what :func:`charlm.corpus.streams.open_source` and :func:`charlm.corpus.decoding.decode_stream` raise.
     """
@@ -91,7 +92,7 @@ def open_encoded(folder: Path) -> EncodedText:
     if metadata["format_version"] != FORMAT_VERSION:
         raise ValueError(f"{folder}: format {metadata['format_version']}, not {FORMAT_VERSION}")
     length, dtype = metadata["length"], np.dtype(metadata["dtype"]).newbyteorder("<")
-    with reading.open_regular(folder / IDS):  # a pipe would be waited for
+    with reading.open_regular(folder / IDS):  # would block on a pipe
         pass
     ids = np.memmap(folder / IDS, dtype=dtype, mode="r") if length else np.empty(0, dtype)
     if len(ids) != length:
@@ -101,7 +102,7 @@ def open_encoded(folder: Path) -> EncodedText:
 
 
 class IdWriter:
-    """Ids in the smallest type that holds those seen so far."""
+    """Writes ids in the smallest integer type that fits those seen so far."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -109,7 +110,7 @@ class IdWriter:
         self.length = 0
         self.seen_code_points: list[int] = []  # code points: that of each id
         self.counts = np.zeros(CODE_POINTS, dtype=np.int64)
-        self.table = np.zeros(CODE_POINTS, dtype=self.type)  # id of each code point that was seen
+        self.table = np.zeros(CODE_POINTS, dtype=self.type)  # the id of each code point seen
 
     def add(self, points: NDArray[np.unsignedinteger[Any]]) -> None:
         counts = _count_code_points(points)
@@ -126,7 +127,7 @@ class IdWriter:
         self.length += len(points)
 
     def _widen(self, new_type: np.dtype[Any]) -> None:
-        """Every id into a larger type, in place: the last block first."""
+        """Convert all ids to a larger type, in place, last block first."""
         for start in reversed(range(0, self.length, BLOCK)):
             self.file.seek(start * self.type.itemsize)
             data = self.file.read(min(BLOCK, self.length - start) * self.type.itemsize)
@@ -137,7 +138,7 @@ class IdWriter:
 
 
 def _count_code_points(points: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.integer[Any]]:
-    """How often each code point occurs; two at a time where they are bytes, which is twice as fast."""
+    """Count each code point; bytes are counted in pairs, which is twice as fast."""
     if points.dtype.itemsize > 1:
         return np.bincount(points)
     even = len(points) // 2 * 2
@@ -151,7 +152,9 @@ def _smallest_type(distinct: int) -> np.dtype[Any]:
 
 
 def iter_blocks(ids: Ids, overlap: int = 0) -> Iterable[tuple[int, Ids]]:
-    """An array in pieces, each with its first position; each begins ``overlap`` before the last one ended."""
+    """Yield an array in blocks, each with its start position; each starts ``overlap`` before the end of the previous
+    one.
+    """
     for start in range(0, len(ids), BLOCK):
         first = max(0, start - overlap)
         yield first, ids[first : start + BLOCK]

@@ -1,4 +1,4 @@
-"""A corpus: the text that was named, encoded and divided, with the record that a resume is checked against."""
+"""Load a corpus: an encoded and split text, with the record that a resumed run is checked against."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +19,14 @@ from charlm.errors import TextError, pluralize
 
 @dataclass(frozen=True)
 class Corpus:
-    """``names``: as given, none for the built-in corpus; ``text``: all of it; ``encoded``: how it lies on disk."""
+    """``names``: as given, empty for the built-in corpus; ``text``: the whole text; ``encoded``: its stored form."""
 
     name: str
     names: list[str]
     encoded: EncodedText
     text: Text
     split: Split
-    shuffle_seed: int | None = None  # of the order of documents, if it is not that of the files
+    shuffle_seed: int | None = None  # of the document order; None: as in the files
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -36,17 +36,17 @@ class Corpus:
         return self.text.subrange(positions)
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "Corpus":
-        """The same corpus as a model reads it that has another vocabulary."""
+        """The corpus with another vocabulary."""
         return replace(self, text=map_to_vocabulary(vocabulary, self.encoded, self.text.document_starts))
 
     def count_unknown(self) -> tuple[int, int]:
-        """How many characters of the text are the unknown symbol's, and how many different ones they are."""
+        """Count the characters that map to the unknown token, and the distinct ones among them."""
         ids = self.vocabulary.lookup_ids(self.encoded.alphabet)
         hidden = self.encoded.counts[ids == self.vocabulary.unknown_id]
         return int(hidden.sum()), len(hidden)
 
     def count_unseen_in_training(self) -> int:
-        """How many of the distinct characters the training text lacks."""
+        """Count the distinct characters that do not occur in the training split."""
         outside = np.zeros(len(self.encoded.alphabet), dtype=np.int64)
         for _, block in iter_blocks(self.encoded.ids[self.split.train.stop :]):
             outside += np.bincount(block, minlength=len(outside))
@@ -74,7 +74,7 @@ def load_corpus(
     cache_folder: Path | None = None,
     quiet: bool = True,
 ) -> Corpus:
-    """Find, encode and divide a corpus that has at least one window of ``sequence_length`` to train on.
+    """Find, encode and split a corpus with at least one training window of ``sequence_length``.
 
     Raises ``UsageError``, ``TextError`` or ``CharlmError`` where a file cannot be read, the cache cannot be written, or
     the text is too little to learn from.
@@ -85,7 +85,7 @@ def load_corpus(
 def load_encoded(
     names: Sequence[str], settings: CorpusSettings, cache_folder: Path | None = None, quiet: bool = True
 ) -> EncodedText:
-    """The files that are named, encoded: from the cache (none named: the user's own), or now, with a progress bar."""
+    """Encode the named files, or load them from the cache (default: the user's cache folder). Shows a progress bar."""
     paths = sources.resolve_paths(names, settings)
     size_bytes = sum(path.stat().st_size for path in paths) if all(map(sources.is_regular_file, paths)) else None
     bar = open_bar(quiet, total=size_bytes, desc="reading", unit="B", unit_scale=True, leave=False, delay=1)
@@ -100,9 +100,9 @@ def make_corpus(
     sequence_length: int,
     vocabulary: Vocabulary | None = None,
 ) -> Corpus:
-    """The corpus of a text that is encoded already. Raises ``TextError`` if it is too little to learn from.
+    """Make a corpus of an encoded text. Raises ``TextError`` if there is too little text to train on.
 
-    ``vocabulary`` is that of the model, if there is one already; else it is made of the text.
+    ``vocabulary``: that of an existing model; by default it is built from the text.
     """
     files, characters = encoded.files, len(encoded.ids)
     source = files[0].path if len(files) == 1 else f"these {len(files)} files"
@@ -143,7 +143,7 @@ def make_corpus(
 
 
 def map_to_vocabulary(vocabulary: Vocabulary, encoded: EncodedText, document_starts: Positions) -> Text:
-    """A text as a model with this vocabulary reads it. Raises ``TextError`` that lists the characters it lacks."""
+    """Map an encoded text to a model's vocabulary. Raises ``TextError`` listing the characters outside it."""
     model_ids = vocabulary.lookup_ids(encoded.alphabet)
     if unknown := [encoded.alphabet[i] for i in np.flatnonzero(model_ids < 0)]:
         raise unknown_characters_error(sorted(unknown))

@@ -1,6 +1,6 @@
-"""The record of a corpus: enough to find the same text again, and to know it when it is found.
+"""The record of a corpus: enough to find and identify the same text again.
 
-Every checkpoint holds one; :mod:`charlm.run_corpus` adds what the ``corpus.json`` of a run holds.
+Every checkpoint contains one; :mod:`charlm.run_corpus` adds the content of a run's ``corpus.json``.
 """
 
 from collections.abc import Iterable
@@ -25,13 +25,13 @@ Name = Annotated[str, PlainValidator(_is_string)]
 
 
 class Record(BaseModel):
-    """Every field is required; a later version of charlm may have written more."""
+    """Every field is required; later versions of charlm may have written more."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
 
 class FileRecord(Record):
-    """One file: its own bytes, still compressed, and the length of its text."""
+    """One file: size and hash of its raw (compressed) bytes, and the length of its text."""
 
     path: Name
     size_bytes: int
@@ -40,7 +40,7 @@ class FileRecord(Record):
 
 
 def hash_files(records: Iterable[FileRecord]) -> str:
-    """What a run knows its text by: the SHA-256 of the files' SHA-256s, in their order."""
+    """The hash that identifies the text of a run: the SHA-256 of the files' SHA-256s, in order."""
     return files.sha256("".join(f"{record.sha256}\n" for record in records).encode())
 
 
@@ -53,7 +53,7 @@ class SplitRecord(Record):
 
 
 class CorpusRecord(Record):
-    """Lengths and positions are in characters, or in bytes if that is the ``unit``."""
+    """Lengths and positions are in characters, or in bytes if ``unit`` is byte."""
 
     name: Name
     built_in: bool

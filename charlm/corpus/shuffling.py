@@ -1,8 +1,9 @@
-"""Documents in another order, whole.
+"""Shuffle whole documents.
 
-A sorted list has the end of the alphabet as its validation split. Shuffled before it is divided, each split is a sample
-of the whole. The order depends on nothing but the number of documents and :data:`SEED`: not on ``--seed``, so that runs
-with different seeds are compared on the same text, and not on numpy's generators, which may change between versions.
+The validation split of a sorted list is the end of the alphabet. If documents are shuffled first, each split is a
+sample of the whole. The order depends on nothing but the number of documents and :data:`SEED`: not on ``--seed``, so
+that runs with different seeds are compared on the same text, and not on numpy's generators, which may change between
+versions.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Order:
-    """Where each document is read and where it is written, in the new order: ``(documents,)``."""
+    """The old and the new start of each document, in the new order: ``(documents,)``."""
 
     sources: Positions
     starts: Positions
@@ -28,7 +29,7 @@ class Order:
 def shuffle(starts: Positions, length: int, last_stays: bool) -> Order:
     """A new order of the documents that begin at ``starts`` in a text of this length.
 
-    ``last_stays``: the last document lacks the separator; in another place the next one would continue it.
+    ``last_stays``: the last document has no separator at its end; elsewhere, the next document would be joined to it.
     """
     lengths = np.diff(starts, append=length)
     moved = len(starts) - last_stays

@@ -1,4 +1,4 @@
-"""Where text comes from: files, folders, patterns, standard input, compressed files, and the built-in corpus."""
+"""Find the files of a corpus: files, folders, glob patterns, standard input, and the built-in corpus."""
 
 import os
 import re
@@ -17,10 +17,10 @@ BUILT_IN = "python"
 
 
 def resolve_paths(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
-    """The files of a corpus, for names as given on the command line; none is the built-in corpus.
+    """The files of a corpus, for names as given on the command line; no names: the built-in corpus.
 
-    A folder stands for the text files in it and below, in the order of their paths, without hidden ones; a pattern for
-    what fits it. Raises ``UsageError`` for a name that is nothing of that, or a folder without text.
+    A folder stands for the text files in it and its subfolders, in path order, without hidden ones; a pattern for its
+    matches. Raises ``UsageError`` for any other name, or a folder without text files.
     """
     if is_built_in(names):
         return _standard_library_files()
@@ -28,10 +28,10 @@ def resolve_paths(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
     for name in names:
         try:
             found = _expand_name(name, settings)
-            if name != str(STANDARD_INPUT):  # a file that has this name is another thing: charlm train ./-
+            if name != str(STANDARD_INPUT):  # unlike a file of this name: charlm train ./-
                 found = [path.absolute() if path == STANDARD_INPUT else path for path in found]
             paths += found
-        except OSError as error:  # of a folder on the way
+        except OSError as error:  # from a folder in the path
             raise UsageError(f"{error.filename or name}: cannot be read: {error.strerror}.") from None
     if paths.count(STANDARD_INPUT) > 1:
         raise UsageError("-: standard input can be named only once.", "Remove the extra -.")
@@ -39,13 +39,13 @@ def resolve_paths(names: Sequence[str], settings: CorpusSettings) -> list[Path]:
 
 
 def corpus_name(names: Sequence[str]) -> str:
-    """The corpus's name: the first file's, without its suffix, or the folder's, or ``stdin``."""
+    """The name of a corpus: that of its first file without suffix, or of its folder, or ``stdin``."""
     if is_built_in(names):
         return BUILT_IN
     first = Path(names[0])
     if first == STANDARD_INPUT:
         return "stdin"
-    with suppress(OSError):  # reading it will say what is wrong with it
+    with suppress(OSError):  # errors are reported when it is read
         if first.is_dir():
             return first.resolve().name or "corpus"
         if not first.exists() and (found := _glob(names[0])):
@@ -58,7 +58,7 @@ def is_built_in(names: Sequence[str]) -> bool:
 
 
 def is_regular_file(path: Path) -> bool:
-    """Whether it can be read again, and a change be seen: no pipe, no standard input."""
+    """Whether a path can be read again and checked for changes: not a pipe or standard input."""
     return path != STANDARD_INPUT and path.is_file()
 
 
@@ -73,7 +73,7 @@ def _expand_name(name: str, settings: CorpusSettings) -> list[Path]:
     if found := [match for match in _glob(name) if match.is_file()]:
         return found
     if name not in CORPORA:
-        known = [*CORPORA, BUILT_IN] if name.isalnum() else []  # else it is meant as a path
+        known = [*CORPORA, BUILT_IN] if name.isalnum() else []  # otherwise it looks like a path
         raise UsageError(
             f"{name}: no such file.{did_you_mean(name, known)}",
             "Pass a file, a folder, a glob pattern, the name of a downloaded corpus, or - for standard input.",
@@ -114,16 +114,18 @@ def _raise(error: OSError) -> None:
 
 
 def _looks_like_text(path: Path, settings: CorpusSettings) -> bool:
-    """Whether a file in a folder is taken, told by its first bytes; who names a file means it."""
+    """Whether a file found in a folder looks like text, judging by its first bytes. Files named explicitly are always
+    used.
+    """
     if settings.unit == "byte" or allows_nul(codec_name(settings.encoding)):
         return True
     with suppress(OSError, *DECOMPRESSION_ERRORS), open_binary(path) as file:
         return not looks_binary(decompress(file, path).read(HEAD_BYTES))
-    return True  # reading it will say what is wrong with it
+    return True  # errors are reported when it is read
 
 
 def _standard_library_files() -> list[Path]:
-    """The top-level modules of the running Python's own standard library, some 4 MB, in the order of their names."""
+    """The top-level modules of this Python's standard library, about 4 MB, in name order."""
     folder = Path(sysconfig.get_path("stdlib"))
     modules = sorted(folder.glob("*.py"))
     if not modules:

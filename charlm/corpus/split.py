@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from charlm.config import CorpusSettings
 from charlm.errors import UsageError
 
-MAX_AUTO_VALIDATION = 1_000_000  # characters, if the fraction is left to us
+MAX_AUTO_VALIDATION = 1_000_000  # characters, if validation_fraction is auto
 
 
 @dataclass(frozen=True)
 class Split:
-    """Contiguous ranges of the text, in this order; half-open, in characters."""
+    """Contiguous half-open ranges of the text, in characters, in this order."""
 
     train: range
     validation: range
@@ -21,7 +21,7 @@ class Split:
 
 
 def make_split(characters: int, settings: CorpusSettings) -> Split:
-    """The first ``int(n × (1 − v − t))`` characters are for training, followed by validation and test."""
+    """Split a text: the first ``int(n × (1 − v − t))`` characters for training, then validation, then test."""
     validation, test = _fractions(settings)
     train_end = int(characters * (1 - validation - test))
     validation_end = int(characters * (1 - test))
@@ -31,14 +31,14 @@ def make_split(characters: int, settings: CorpusSettings) -> Split:
 
 
 def is_long_enough(split: Split, sequence_length: int) -> bool:
-    """Whether there is one window to train on, and one character to validate on."""
+    """Whether there is at least one training window and one validation character."""
     return split.train.stop >= sequence_length and split.validation.stop > split.validation.start
 
 
 def min_length(settings: CorpusSettings, sequence_length: int) -> int:
-    """The minimum number of characters that is enough.
+    """The minimum length of a text, in characters.
 
-    Raises ``UsageError`` if no number is, since a fraction is next to 0 or 1.
+    Raises ``UsageError`` if no length works because a fraction is too close to 0 or 1.
     """
     validation, test = _fractions(settings)
     estimate = int(sequence_length / (1 - validation - test))

@@ -1,6 +1,6 @@
-"""Opening one source of text and reading its bytes: decompressed, hashed on the way, with errors that name the file.
+"""Open a source of text and read its bytes: decompressed, hashed, and with errors that name the file.
 
-A source may be a pipe: it is not waited for without end until somebody writes to it.
+A source may be a named pipe; waiting for its writer has a timeout.
 """
 
 import bz2
@@ -24,7 +24,7 @@ from charlm.reading import UnsuitableFileError, open_descriptor
 
 STANDARD_INPUT = Path("-")
 CHUNK_BYTES = 1 << 20
-PIPE_TIMEOUT_SECONDS = 10.0  # for a program that is to write to a named pipe
+PIPE_TIMEOUT_SECONDS = 10.0  # to wait for a named pipe's writer
 POLL_INTERVAL_SECONDS = 0.05
 
 
@@ -33,7 +33,7 @@ class Stream(Protocol):
 
 
 class HashingStream:
-    """A stream that is hashed and counted as it is read."""
+    """A stream that counts and hashes the bytes read."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -59,7 +59,7 @@ class ErrorReportingStream:
         try:
             return self.stream.read(size)
         except OSError as error:
-            if error.errno is not None:  # else it is of a decompressor
+            if error.errno is not None:  # otherwise it comes from a decompressor
                 raise UsageError(f"{self.path}: cannot be read: {error.strerror}.") from None
             damage: Exception = error
         except DECOMPRESSION_ERRORS as error:
@@ -69,7 +69,7 @@ class ErrorReportingStream:
 
 @contextmanager
 def open_source(path: Path) -> Iterator[tuple[Stream, HashingStream]]:
-    """The stream of a file's text, decompressed, and that of its own bytes.
+    """Open a file; yields its decompressed stream, and the hashing stream of its raw bytes.
 
     Raises ``UsageError`` if it cannot be read, ``TextError`` if it is damaged or changes meanwhile.
     """
@@ -83,7 +83,7 @@ def open_source(path: Path) -> Iterator[tuple[Stream, HashingStream]]:
     try:
         yield ErrorReportingStream(decompress(hashed, path), path), hashed
         remainder = ErrorReportingStream(hashed, path)
-        while remainder.read(CHUNK_BYTES):  # what a decompressor leaves behind is part of the file too
+        while remainder.read(CHUNK_BYTES):  # include what a decompressor leaves unread
             pass
     finally:
         if path != STANDARD_INPUT:
@@ -109,7 +109,7 @@ def open_binary(path: Path) -> IO[bytes]:
 
 
 class PipeFile(io.FileIO):
-    """A pipe of which the first bytes have been read already."""
+    """A pipe whose first bytes have already been read."""
 
     first = b""
 
@@ -142,14 +142,14 @@ def _open_text(path: Path) -> IO[bytes]:
 
 
 def _wait_for_writer(descriptor: int) -> bytes:
-    """The first byte of a pipe, or nothing where one is still to come, or where what wrote to it has ended."""
+    """The first byte of a pipe; empty if its writer has not written yet or has already finished."""
     deadline = time.monotonic() + PIPE_TIMEOUT_SECONDS
     poll = select.poll()
     poll.register(descriptor, select.POLLIN | select.POLLHUP)
     while not poll.poll(1000 * POLL_INTERVAL_SECONDS):
         try:
             first = os.read(descriptor, 1)
-        except BlockingIOError:  # somebody has opened it for writing, and will
+        except BlockingIOError:  # a writer has opened it
             return b""
         if first:
             return first

@@ -11,14 +11,14 @@ from charlm.corpus.vocabulary import Vocabulary
 
 
 def encode_string(text: str, vocabulary: Vocabulary, settings: CorpusSettings) -> Text:
-    """A string, read as these settings say. Raises ``TextError`` if it has characters that the model does not know."""
+    """Encode a string with these settings. Raises ``TextError`` for characters outside the vocabulary."""
     text = normalize_text(text, settings)
     ids = vocabulary.encode(text, "replace")
     return Text(vocabulary, ids, document_starts=_document_starts(vocabulary.to_units(text), vocabulary, settings))
 
 
 def encode_characters(characters: list[str], vocabulary: Vocabulary, settings: CorpusSettings) -> Text:
-    """What a model has generated: its own characters, or bytes as the characters of their numbers."""
+    """Encode generated output: characters, or bytes as characters of the same value."""
     starts = _document_starts("".join(characters), vocabulary, settings)
     return Text(vocabulary, vocabulary.lookup_ids(characters), document_starts=starts)
 

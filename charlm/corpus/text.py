@@ -1,4 +1,4 @@
-"""A stretch of text as a model reads it: the ids that it knows, and where documents begin."""
+"""A range of text as a model reads it: its ids and document starts."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +14,15 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Text:
-    """``raw_ids``: ids as they lie on disk, ``(characters,)``; ``id_map``: the vocabulary's id for each of them.
+    """``raw_ids``: ids as stored on disk, ``(characters,)``; ``id_map``: the vocabulary's id for each of them.
 
-    ``document_starts``: positions where a document begins, in order, counted from ``offset`` before the text's start.
-    A text itself always begins with a fresh state, be that the start of a document or not.
+    ``document_starts``: positions where a document begins, in order, counted from ``offset`` before the text's start. A
+    text always starts with a zero state, whether a document starts there or not.
     """
 
     vocabulary: Vocabulary
     raw_ids: Ids
-    id_map: NDArray[np.int64] | None = None  # none: the same
+    id_map: NDArray[np.int64] | None = None  # None: identical
     document_starts: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     offset: int = 0
 
@@ -34,7 +34,7 @@ class Text:
         return len(self.raw_ids)
 
     def __getitem__(self, where: "Positions | slice") -> NDArray[np.int64]:
-        """The ids at some positions, or of a stretch."""
+        """The model's ids at some positions, or in a range."""
         raw_ids = self.raw_ids[where]
         return raw_ids.astype(np.int64) if self.id_map is None else self.id_map[raw_ids]
 
@@ -43,8 +43,8 @@ class Text:
         return Text(self.vocabulary, raw_ids, self.id_map, self.document_starts, self.offset + positions.start)
 
     def document_start_mask(self, positions: Positions) -> NDArray[np.bool_] | None:
-        """Where a document begins, of the shape of ``positions``, which ascend along the first axis; or ``None``
-        where none does at any of them.
+        """A mask of the positions where a document begins, with the shape of ``positions`` (ascending along the first
+        axis), or ``None`` if no document begins at any of them.
         """
         if not len(self.document_starts):
             return None

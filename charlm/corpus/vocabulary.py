@@ -1,4 +1,4 @@
-"""Characters ↔ ids: the characters of a text in the order of their code points, the first has id 0."""
+"""Vocabularies: characters ↔ ids. Characters are sorted by code point; the first has id 0."""
 
 import math
 import unicodedata
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from charlm.errors import CheckpointError, TextError, pluralize
 
 CODE_POINTS = 0x110000
-UNICODE_SCALARS = CODE_POINTS - 0x800  # the characters there are: code points without surrogates
-SHORT_UNITS = {"character": "char", "byte": "byte"}  # where there is little room: in progress bars
+UNICODE_SCALARS = CODE_POINTS - 0x800  # code points without surrogates
+SHORT_UNITS = {"character": "char", "byte": "byte"}  # for progress bars
 UNKNOWN_PLACEHOLDER = "\N{REPLACEMENT CHARACTER}"
 
 
 class Vocabulary:
-    """What a model knows: characters, or with ``unit`` byte all 256 bytes, as the characters of their numbers.
+    """The characters of a model, or with ``unit`` byte all 256 bytes, as characters of the same value.
 
-    With ``has_unknown``, one more id, ``unknown_id``, stands for every other character: it is read and predicted, and
-    never emitted. ``start_id`` is one past the last id that is predicted: the start symbol, which stands before every
-    text and is never predicted.
+    With ``has_unknown``, one more id, ``unknown_id``, stands for every other character; it is read and predicted, but
+    never generated. ``start_id``, one past the last predicted id, is the start token (BOS), which precedes every text
+    and is never predicted.
     """
 
     def __init__(self, characters: list[str], unit: str = "character", has_unknown: bool = False) -> None:
@@ -40,13 +40,13 @@ class Vocabulary:
 
     @classmethod
     def from_counts(cls, characters: Sequence[str], counts: Iterable[int], min_count: int) -> "Vocabulary":
-        """The characters that occur at least ``min_count`` times, and an unknown symbol if that is not all."""
+        """The characters that occur at least ``min_count`` times, and an unknown token if some do not."""
         known = [character for character, count in zip(characters, counts, strict=True) if count >= min_count]
         return cls(sorted(known), has_unknown=len(known) < len(characters))
 
     @classmethod
     def from_json(cls, content: Any) -> "Vocabulary":
-        """Raises ``CheckpointError`` if the content is not that of a vocabulary."""
+        """Raises ``CheckpointError`` if the content is not a valid vocabulary."""
         characters = content.get("characters") if isinstance(content, dict) else None
         if not isinstance(characters, list) or not all(isinstance(c, str) and len(c) == 1 for c in characters):
             raise CheckpointError("vocabulary.json: not a list of characters.")
@@ -65,7 +65,7 @@ class Vocabulary:
         return {"unit": self.unit, "characters": self.characters, "unknown_id": self.unknown_id}
 
     def __len__(self) -> int:
-        """How many ids are predicted."""
+        """The number of predicted ids."""
         return len(self.characters) + self.has_unknown
 
     def __eq__(self, other: object) -> bool:
@@ -81,7 +81,9 @@ class Vocabulary:
 
     @property
     def unknown_penalty_nats(self) -> float:
-        """What the unknown symbol leaves open: which of the other characters it is, all equally probable."""
+        """The cost of identifying the character behind an unknown token, if all remaining characters are equally
+        likely.
+        """
         return math.log(UNICODE_SCALARS - len(self.characters))
 
     def __or__(self, other: "Vocabulary") -> "Vocabulary":
@@ -91,7 +93,7 @@ class Vocabulary:
         return Vocabulary(both, self.unit, self.has_unknown or other.has_unknown)
 
     def lookup_ids(self, characters: Sequence[str]) -> NDArray[np.int64]:
-        """The id of each character: its own, the unknown one, or -1 where there is none."""
+        """The id of each character: its own, or ``unknown_id``, or -1 without an unknown token."""
         ids = self._id_of_code_point[to_code_points("".join(characters))].astype(np.int64)
         return ids if self.unknown_id is None else np.where(ids < 0, self.unknown_id, ids)
 
@@ -106,10 +108,10 @@ class Vocabulary:
         return to_code_points("".join(self.characters) + UNKNOWN_PLACEHOLDER).astype("<u4")
 
     def encode(self, text: str, unknown: str = "error") -> NDArray[np.integer[Any]]:
-        """Ids ``(len(text),)``, or one for each byte of its UTF-8, in the smallest unsigned type that holds them.
+        """Ids ``(len(text),)``, or one per byte of its UTF-8, in the smallest unsigned type that fits.
 
-        What becomes of characters that are not in the vocabulary: ``skip``, ``replace`` by the unknown symbol, or
-        ``error``, which raises ``TextError`` that lists them; as does ``replace`` where there is no such symbol.
+        ``unknown``: how to handle characters outside the vocabulary: ``skip`` them, ``replace`` them by the unknown
+        token, or raise a ``TextError`` that lists them (``error``, or ``replace`` without an unknown token).
         """
         ids = self._id_of_code_point[to_code_points(self.to_units(text))]
         if unknown == "skip":
@@ -122,15 +124,15 @@ class Vocabulary:
         return in_smallest
 
     def decode(self, ids: "NDArray[np.integer[Any]] | list[int]") -> str:
-        """The text of ids; what is no UTF-8 among bytes, and the unknown symbol, as U+FFFD."""
+        """The text of ids; invalid UTF-8 and unknown tokens become U+FFFD."""
         return self.to_bytes(ids).decode("utf-8", "replace" if self.unit == "byte" else "surrogatepass")
 
     def to_units(self, text: str) -> str:
-        """A text in what the vocabulary is made of: its characters, or the characters of the bytes of its UTF-8."""
+        """A text in units of the vocabulary: unchanged, or one character per byte of its UTF-8."""
         return text.encode("utf-8", "surrogateescape").decode("latin-1") if self.unit == "byte" else text
 
     def to_bytes(self, ids: "NDArray[np.integer[Any]] | list[int]") -> bytes:
-        """The bytes of a text: its own, or those of its UTF-8."""
+        """The bytes of ids: raw bytes, or the UTF-8 of their text."""
         shown = self._code_point_of_id[np.asarray(ids, dtype=np.int64)]
         text = shown.tobytes().decode("utf-32-le", "surrogatepass")
         return text.encode("latin-1") if self.unit == "byte" else text.encode("utf-8", "surrogatepass")
@@ -146,24 +148,24 @@ def unknown_characters_error(unknown: list[str]) -> TextError:
 
 
 def format_character(character: str, unit: str) -> str:
-    """``'é'``; or, where characters are bytes, ``0xE9`` for one that is not ASCII."""
+    """``'é'``, or with ``unit`` byte ``0xE9`` for a non-ASCII byte."""
     return f"0x{ord(character):02X}" if unit == "byte" and not character.isascii() else repr(character)
 
 
 def describe_character(character: str) -> str:
-    """A character that people can recognize, printable or not: ``'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)``."""
+    """Describe a character, printable or not: ``'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE)``."""
     name = unicodedata.name(character, "") or _control_name(character)
     return f"{character!r} (U+{ord(character):04X}{' ' * bool(name)}{name})"
 
 
 def _control_name(character: str) -> str:
-    """Controls have no name in Unicode's tables, but their pictures have: SYMBOL FOR BACKSPACE."""
+    """Control characters have no Unicode name, but their symbols do: SYMBOL FOR BACKSPACE."""
     symbol = {"\x7f": "\u2421"}.get(character, chr(0x2400 + ord(character)) if character < " " else "")
     return unicodedata.name(symbol).removeprefix("SYMBOL FOR ") if symbol else ""
 
 
 def to_code_points(text: str) -> NDArray[np.unsignedinteger[Any]]:
-    """Of each character, in the smallest unsigned type that holds them all."""
+    """The code point of each character, in the smallest unsigned type that fits."""
     if text.isascii():
         return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
     pairs = text.encode("utf-16-le", "surrogatepass")

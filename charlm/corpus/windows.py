@@ -1,4 +1,4 @@
-"""The one walk through a text: lanes that advance side by side, window by window.
+"""The walk through a text: parallel lanes that advance window by window.
 
 Training reads it in :class:`Lanes` (truncated backpropagation through time), evaluation by :func:`walk`. A lane is a
 contiguous stretch of the text; each window continues where the one before ended, in every lane.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from charlm.corpus.text import Positions, Text
 
-IGNORE_INDEX = -100  # a target that does not count; the value is torch's
+IGNORE_INDEX = -100  # target that is not counted; the value that torch uses
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class Window:
     targets: NDArray[np.int64]
     new_lanes: NDArray[np.bool_] | None
     resets: NDArray[np.bool_] | None
-    num_targets: int  # those that count
+    num_targets: int  # without ignored ones
     is_predicted: bool = True  # false in the warmup
 
 
 def read_window(text: Text, lane_starts: Positions, steps: range, warmup: int = 0) -> Window:
-    """The window of these steps of lanes that start at these positions of the text.
+    """The window of a range of steps, for lanes that start at these positions of the text.
 
     Step 0 predicts a lane's first character: from the start token, or where there is a ``warmup``, after that many
-    characters before it, which are the steps below 0. They are read and not predicted, like what lies beyond the end of
-    the text: their targets are ``IGNORE_INDEX``. Where nothing lies before a lane, it starts with the start token too.
+    characters before it, which are the steps below 0. They are read but not predicted, like padding beyond the end of
+    the text: their targets are ``IGNORE_INDEX``. A lane at the start of the text begins with the start token, too.
     """
-    # Of what is read and, one later, predicted
+    # Positions that are read and, one step later, predicted
     positions = np.arange(steps.start - 1, steps.stop)[:, None] + lane_starts
     ids = text[np.clip(positions, 0, len(text) - 1)]
     predicted = positions[1:]
@@ -54,23 +54,23 @@ def read_window(text: Text, lane_starts: Positions, steps: range, warmup: int = 
         new_lanes = np.ones(len(lane_starts), dtype=np.bool_)
         if not warmup:
             inputs[0] = text.vocabulary.start_id
-    elif steps.start == 0 and not lane_starts.all():  # a lane at the text's start forgets what it warmed up on: nothing
+    elif steps.start == 0 and not lane_starts.all():  # a lane at the text's start had nothing to warm up on
         new_lanes = lane_starts == 0
     return Window(inputs, targets, new_lanes, resets, int(np.count_nonzero(targets != IGNORE_INDEX)), steps.start >= 0)
 
 
 def walk(text: Text, lane_starts: Positions, lane_length: int, chunk: int, warmup: int = 0) -> Iterator[Window]:
-    """Windows of at most ``chunk`` steps through lanes of this length, none of them across the end of the warmup."""
+    """Windows of at most ``chunk`` steps through lanes of this length; no window crosses the end of the warmup."""
     for first, last in ((-warmup, 0), (0, lane_length)):
         for start in range(first, last, chunk):
             yield read_window(text, lane_starts, range(start, min(start + chunk, last)), warmup)
 
 
 class Lanes:
-    """A text of n ids as ``batch_size`` lanes of ⌈n / batch_size⌉ characters, the last ones padded at their ends.
+    """A text of n ids as ``batch_size`` lanes of ⌈n / batch_size⌉ characters; the last ones are padded.
 
-    Where the text is too short for a whole window per lane, there are fewer lanes. All windows have numbers, counted
-    through the epochs, so that one integer says where training is.
+    If the text is too short for a full window per lane, there are fewer lanes. Windows are numbered consecutively
+    across epochs, so one integer is the position in training.
     """
 
     def __init__(self, text: Text, batch_size: int, sequence_length: int) -> None:

@@ -1,1 +1,1 @@
-"""How well a model predicts a text: nats and bits per character, with the state carried through it."""
+"""Evaluation of a model on a text, in nats and bits per character."""

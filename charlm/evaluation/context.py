@@ -1,8 +1,8 @@
-"""How well a model predicts when it starts cold: its state zero, nothing read but the start symbol.
+"""Loss from a zero state: by context length, and in independent windows.
 
-Programs that cut a text into windows and read each by itself report such a figure: nanoGPT, with windows of 256, each
-of which begins with a character that is read and not predicted, where ours begin with the start symbol. It hangs on the
-length of the window, so it stands beside the exact one, and never for it.
+Programs that evaluate independent windows report such a loss: nanoGPT uses windows of 256, each starting with a
+character that is read but not predicted; ours start with the start token. The value depends on the window length, so it
+is reported in addition to the exact loss, never instead of it.
 """
 
 import math
@@ -18,14 +18,16 @@ from charlm.corpus.windows import IGNORE_INDEX
 from charlm.evaluation.loss import Evaluation, Losses, OnProgress, iter_predictions, target_losses
 from charlm.model.language_model import CharacterModel, eval_mode
 
-LANES = 128  # windows that are read side by side
+LANES = 128  # windows read in parallel
 CURVE_STARTS = 1024
-MAX_CONTEXT = 512  # characters; more show no more of a network that learned through windows of 64
+MAX_CONTEXT = 512  # characters; longer contexts add little for networks trained on windows of 64
 
 
 @dataclass(frozen=True)
 class ContextPoint:
-    """The mean loss over the characters that have ``context_characters`` to twice as many, exclusive, before them."""
+    """Mean loss over characters with between ``context_characters`` and ``2 * context_characters - 1`` characters of
+    context.
+    """
 
     context_characters: int
     nats_per_character: float
@@ -35,7 +37,7 @@ class ContextPoint:
 def independent_window_loss(
     model: CharacterModel, text: Text, window: int, on_progress: OnProgress = lambda characters: None
 ) -> Evaluation:
-    """The mean loss where each window of so many characters, the last one perhaps shorter, is read by itself."""
+    """The mean loss over independent windows of this many characters; the last one may be shorter."""
     starts = np.arange(0, len(text), window)
     losses = _losses_from_zero_state(model, text, starts, min(window, len(text)), on_progress)
     total = sum(nats.sum() for nats, _ in losses)
@@ -45,9 +47,9 @@ def independent_window_loss(
 def loss_by_context(
     model: CharacterModel, text: Text, on_progress: OnProgress = lambda characters: None
 ) -> list[ContextPoint]:
-    """The loss by what was read since a cold start: nothing, one character, 2 to 3, 4 to 7, ….
+    """The loss by context length since a zero state: 0, 1, 2 to 3, 4 to 7, … characters.
 
-    The starts lie evenly in the text; a document that begins is a start too.
+    The starts are spread evenly over the text; document starts are also zero states.
     """
     starts, length = _curve_starts(text), min(MAX_CONTEXT, len(text))
     powers = length.bit_length()
@@ -64,12 +66,12 @@ def loss_by_context(
 
 
 def count_curve_characters(text: Text) -> int:
-    """How many characters are read for the curve."""
+    """The number of characters read for the context plot."""
     return len(_curve_starts(text)) * min(MAX_CONTEXT, len(text))
 
 
 def _curve_starts(text: Text) -> Positions:
-    """Where the curve starts cold: each time far enough from the text's end, if there is room."""
+    """Zero-state positions, each far enough from the text's end if possible."""
     return np.unique(np.linspace(0, max(0, len(text) - MAX_CONTEXT), CURVE_STARTS).astype(np.int64))
 
 
@@ -77,7 +79,7 @@ def _curve_starts(text: Text) -> Positions:
 def _losses_from_zero_state(
     model: CharacterModel, text: Text, starts: Positions, length: int, on_progress: OnProgress
 ) -> Iterator[tuple[Losses, NDArray[np.int64]]]:
-    """The nats of characters, and how many were read before each since the last zero state, window by window."""
+    """Yield the nats of characters and their context lengths since the last zero state, window by window."""
     with eval_mode(model):
         for first in range(0, len(starts), LANES):
             lanes = starts[first : first + LANES]

@@ -1,14 +1,15 @@
-"""Dynamic evaluation: a model that goes on learning from the text while it predicts it.
+"""Dynamic evaluation: a model that keeps learning from the text while it predicts it.
 
 Krause, Kahembwe, Murray and Renals, Dynamic Evaluation of Neural Sequence Models, ICML 2018, section 5. The text is cut
 into segments. Each is predicted with the weights θ that the segments before it have left behind, and counted; then its
 gradient moves them, scaled by what gradients are like on the training text, and held near the trained weights θ_g:
 
-    MS = mean over windows k of the training text of (∇L_k)²
+MS = mean over windows k of the training text of (∇L_k)²
     θ ← θ − η ∇L(segment) / (√MS + ε) + λ (θ_g − θ) ⊙ min(√MS / mean(√MS), 1 / λ)
 
-So a weight that moved much in training moves little here, and is drawn back the more. No character is predicted by
-weights that have seen it, but the figure is one of another model than the static one: it is reported apart.
+So a weight with large gradients in training moves little here, and is pulled back more strongly. No character is
+predicted by weights that have seen it, but the loss is that of a different model than the static one, so it is reported
+separately.
 """
 
 import copy
@@ -27,7 +28,7 @@ from charlm.evaluation.loss import Evaluation, OnProgress, iter_predictions, tar
 from charlm.model.device import no_tf32
 from charlm.model.language_model import CharacterModel, Predictions
 
-EPSILON = 1e-3  # ε as a part of the mean of √MS: of a weight that hardly ever moved, a step is no leap
+EPSILON = 1e-3  # ε relative to the mean of √MS: limits the steps of weights that hardly moved
 STATISTICS_LANES = 16
 STATISTICS_WINDOWS = 100  # of the training text, for MS
 
@@ -39,9 +40,10 @@ def evaluate_dynamically(
     settings: DynamicSettings,
     on_progress: OnProgress = lambda characters: None,
 ) -> Evaluation:
-    """The mean loss of a copy of ``model`` that learns from ``text`` as it goes; of ``training`` are the gradients.
+    """The mean loss of a copy of ``model`` that is updated on ``text``; gradient statistics are computed on
+    ``training``.
 
-    ``on_progress`` is told of the characters of ``text``. What was learnt stays when a document begins; the state goes.
+    ``on_progress`` is called with characters of ``text``. At document starts the state is reset, but updates are kept.
     Raises ``CharlmError`` if the model diverges.
     """
     segment, decay = settings.dynamic_segment_length, settings.dynamic_decay
@@ -75,7 +77,7 @@ def evaluate_dynamically(
 
 
 def _root_mean_squares(model: CharacterModel, training: Text, segment: int) -> list[Tensor]:
-    """√MS of every weight, over windows of the training text that are read side by side, their states carried."""
+    """√MS of every weight, over windows of the training text, read in parallel lanes with carried state."""
     lanes = Lanes(training, STATISTICS_LANES, min(segment, len(training)))
     weights = list(model.parameters())
     squares = [torch.zeros_like(weight) for weight in weights]
@@ -90,5 +92,5 @@ def _root_mean_squares(model: CharacterModel, training: Text, segment: int) -> l
 
 
 def _gradients(weights: Sequence[Tensor], predictions: Predictions) -> tuple[Tensor, ...]:
-    """Of the mean loss over the targets of a window."""
+    """Gradients of the mean loss over a window's targets."""
     return torch.autograd.grad(predictions.loss_sum() / predictions.num_targets, weights)

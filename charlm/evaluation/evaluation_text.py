@@ -1,4 +1,4 @@
-"""The text that a model is evaluated on: a split of its run's own, or another text that is read as that one was."""
+"""Select the text to evaluate: a split of the run's corpus, or another text preprocessed the same way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,9 @@ from charlm.run_corpus import RunCorpus
 
 @dataclass(frozen=True)
 class EvaluationText:
-    """A text as the model reads it, and, unknown characters and all, as it is: ``alphabet`` is of its stored ids."""
+    """A text to evaluate: encoded with the model's vocabulary (``text``), and the ``alphabet`` of its stored ids,
+    including unknown characters.
+    """
 
     name: str
     text: Text
@@ -30,7 +32,7 @@ class EvaluationText:
 
     @property
     def size_bytes(self) -> int:
-        """Of its UTF-8, or of itself where it is of bytes."""
+        """The size of the text in UTF-8, or of the raw bytes for a byte-level model."""
         if self.text.vocabulary.unit == "byte":
             return len(self.text)
         sizes = np.array([len(character.encode("utf-8", "surrogatepass")) for character in self.alphabet])
@@ -46,7 +48,7 @@ def select_text(
     cache_folder: Path | None = None,
     quiet: bool = True,
 ) -> EvaluationText:
-    """The texts that are named, or without any a split (none: validation) of the run's own."""
+    """The named texts, or without names a split of the run's corpus (default: validation)."""
     if names and split:
         raise UsageError(f"--split {split}: only applies to the run's own text.", "Remove --split, or remove TEXT.")
     if encoding is not None and not names:
@@ -67,16 +69,16 @@ def load_run_corpus(
     quiet: bool = True,
     instead: str = "pass another one: RUN TEXT",
 ) -> Corpus:
-    """The text that a model was trained on.
+    """Load the text that a model was trained on.
 
-    Raises ``UsageError`` if it is gone or has changed, which says what to do ``instead`` of restoring it.
+    Raises ``UsageError`` if it is missing or has changed; ``instead``: an alternative to restoring it, for the hint.
     """
     recorded = RunCorpus.to_evaluate(runs.run_folder_of(run), saved.corpus, instead)
     return recorded.load([], saved.settings, saved.vocabulary, cache_folder, quiet)
 
 
 def take_split(corpus: Corpus, name: str) -> EvaluationText:
-    """``validation`` or ``test``. Raises ``UsageError`` if that was left empty."""
+    """The ``validation`` or ``test`` split. Raises ``UsageError`` if it is empty."""
     stretch: range = getattr(corpus.split, name)
     if not stretch:
         raise UsageError(
@@ -93,7 +95,7 @@ def load_text(
     cache_folder: Path | None = None,
     quiet: bool = True,
 ) -> EvaluationText:
-    """The whole of other texts, read as the model's own was, perhaps from another encoding.
+    """Load other texts in full, preprocessed like the model's training text, optionally with another encoding.
 
     Raises what :func:`charlm.corpus.loading.load_encoded` and :func:`charlm.corpus.loading.map_to_vocabulary` raise.
     """
@@ -104,12 +106,12 @@ def load_text(
     name = sources.corpus_name(names)
     if not len(encoded.ids):
         raise TextError(f"{name}: empty.", "Use a text that is not empty.")
-    starts = cache.load_document_starts(encoded, settings)  # a text may be one document
+    starts = cache.load_document_starts(encoded, settings)  # a text can be a single document
     return EvaluationText(name, loading.map_to_vocabulary(saved.vocabulary, encoded, starts), encoded.alphabet)
 
 
 def compute_baselines_for(text: EvaluationText, corpus: Corpus) -> Baselines:
-    """What n-grams and xz reach on a text after a run's training text, counted on the one alphabet of both."""
+    """Compute the baselines of a text, given a run's training text, on their joint alphabet."""
     alphabet = sorted({*corpus.encoded.alphabet, *text.alphabet})
     common = Vocabulary(alphabet, text.text.vocabulary.unit)
     training = corpus.encoded.ids[: corpus.split.train.stop][-baselines.MAX_TRAIN_CHARACTERS :]

@@ -1,6 +1,6 @@
-"""One pass over a text: exact, or side by side in lanes.
+"""The loss of a model on a text: exact, or approximate in parallel lanes.
 
-Every character is predicted exactly once, from all the text before it, the first one from the start symbol.
+Every character is predicted exactly once, given all preceding text; the first one from the start token.
 """
 
 import math
@@ -18,14 +18,14 @@ from charlm.corpus.windows import Window, walk
 from charlm.model.device import no_tf32
 from charlm.model.language_model import CharacterModel, Predictions, eval_mode
 
-WARMUP_CHARACTERS = 1000  # that a lane reads before those that count; what lies further back hardly matters
-MIN_CHARACTERS_PER_LANE = 4 * WARMUP_CHARACTERS  # so that warming up stays a small part of the work
+WARMUP_CHARACTERS = 1000  # read by a lane before its own; earlier context hardly matters
+MIN_CHARACTERS_PER_LANE = 4 * WARMUP_CHARACTERS  # keeps the warmup a small part of the work
 MAX_LANES = 64
 CHUNK = 256  # steps of one forward pass; the loss does not depend on it
-MAX_LOGITS = 1 << 25  # of one forward pass: with a large vocabulary it has fewer steps
+MAX_LOGITS = 1 << 25  # per forward pass; a large vocabulary means fewer steps
 
 Losses = NDArray[np.float64]
-OnProgress = Callable[[int], object]  # is told the characters read since it was told last
+OnProgress = Callable[[int], object]  # called with the number of characters read since the last call
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class Evaluation:
         return math.exp(self.nats_per_character)
 
     def bits_per_byte(self, size_bytes: int) -> float:
-        """For models of different units to be compared by: the whole text's bits over its bytes."""
+        """Bits per byte, to compare models with different units."""
         return self.bits_per_character * self.characters / size_bytes
 
 
 def choose_lanes(characters: int) -> int:
-    """As many lanes as keep the warming up short."""
+    """The maximum number of lanes that keeps the warmup short."""
     return max(1, min(MAX_LANES, characters // MIN_CHARACTERS_PER_LANE))
 
 
 def count_characters_read(characters: int) -> int:
-    """How many characters an evaluation of so many reads in ``choose_lanes`` lanes, those to warm up on included."""
+    """The number of characters that an evaluation in ``choose_lanes`` lanes reads, including the warmup."""
     lanes = choose_lanes(characters)
     return characters + (WARMUP_CHARACTERS * lanes if lanes > 1 else 0)
 
@@ -81,7 +81,7 @@ def evaluate(
 
     With one lane in fp32 this is exact: the whole text is one sequence, its state carried, and reset where a document
     begins. Several lanes are faster and an approximation: each first reads the ``WARMUP_CHARACTERS`` before its own,
-    from a state of zero, and a text that has fewer for each has fewer lanes.
+    from a zero state; a shorter text has fewer lanes.
     """
     lanes = min(lanes, max(1, len(text) // WARMUP_CHARACTERS))
     lane_length = -(-len(text) // lanes)
@@ -107,15 +107,15 @@ def iter_predictions(
     chunk: int = CHUNK,
     on_progress: OnProgress = lambda characters: None,
 ) -> Iterator[tuple[Window, Predictions]]:
-    """The windows of a walk through a text, and what the model makes of them: see :func:`charlm.corpus.windows.walk`.
+    """Yield the windows of a walk through a text with the model's predictions: see :func:`charlm.corpus.windows.walk`.
 
-    Those of the warmup are left out. No gradient flows from one window into another.
+    Warmup windows are not included. No gradient flows between windows.
     """
     lanes = len(lane_starts)
     chunk = max(1, min(chunk, MAX_LOGITS // (lanes * model.vocabulary_size)))
     state = model.zero_state(lanes)
     for window in walk(text, lane_starts, lane_length, chunk, warmup):
-        # Not around the yield: whoever reads this may do something else in between
+        # Not around the yield, so that the caller's code is not affected
         with no_tf32() if precision == "fp32" else nullcontext():
             predictions = model.predict(window, state, precision)
         state = predictions.state
@@ -125,7 +125,7 @@ def iter_predictions(
 
 
 def target_losses(window: Window, predictions: Predictions, vocabulary: Vocabulary) -> Losses:
-    """The nats of each target, ``(time, lane)``, with the cost of unknown characters; 0 where it does not count."""
+    """The nats of each target, ``(time, lane)``, including the cost of unknown characters; 0 for ignored targets."""
     nats = predictions.losses().cpu().numpy().astype(np.float64)  # not every device has float64
     if vocabulary.unknown_id is not None:
         nats[window.targets == vocabulary.unknown_id] += vocabulary.unknown_penalty_nats

@@ -20,12 +20,12 @@ class Bar(Protocol):
     def update(self, n: float | None = 1) -> object: ...
 
 
-Progress = Callable[[str, int], AbstractContextManager[Bar]]  # of what, and how many characters it will read
+Progress = Callable[[str, int], AbstractContextManager[Bar]]  # from a description and the number of characters to read
 
 
 @dataclass(frozen=True)
 class ExtraMetrics:
-    """What is measured in addition to the loss; each answers another question, so none replaces it."""
+    """Optional metrics, reported in addition to the loss, never instead of it."""
 
     dynamic: DynamicSettings | None = None
     independent_window: int | None = None  # characters
@@ -44,7 +44,7 @@ class DynamicLoss:
 
 @dataclass(frozen=True)
 class IndependentWindowLoss:
-    """The loss where each window is read by itself."""
+    """The loss in independent windows."""
 
     window_characters: int
     nats_per_character: float

@@ -1,4 +1,4 @@
-"""What a model thinks of each character of a text: how probable it found it, and how many it found more probable."""
+"""Log-probability and rank of every character of a text."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from charlm.model.language_model import CharacterModel, eval_mode
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a stretch of characters. ``log_probabilities`` in nats; ``ranks``: 1 for the most probable of all."""
+    """The scores of a stretch of characters. ``log_probabilities`` are in nats; ``ranks``: 1 for the most probable
+    character.
+    """
 
     log_probabilities: Losses
     ranks: NDArray[np.int64]
@@ -24,9 +26,9 @@ class Scores:
 def score_characters(
     model: CharacterModel, text: Text, on_progress: OnProgress = lambda characters: None
 ) -> Iterator[Scores]:
-    """The scores of all characters of a text, one stretch after another, as the exact pass goes through it.
+    """Yield the scores of all characters of a text, stretch by stretch, computed like the exact loss.
 
-    The sum of the log-probabilities is that pass's loss, unknown characters and all.
+    The negative sum of the log-probabilities is the exact loss, including unknown characters.
     """
     with eval_mode(model):
         lane_starts = np.zeros(1, np.int64)
@@ -38,7 +40,7 @@ def score_characters(
 
 
 def concatenate(stretches: Iterable[Scores]) -> Scores:
-    """All stretches as one."""
+    """Concatenate all stretches."""
     parts = list(stretches)
     return Scores(
         np.concatenate([stretch.log_probabilities for stretch in parts]),

@@ -1,4 +1,4 @@
-"""Text that does a terminal no harm, and text as people write it on a line."""
+"""Escape text for terminals, and encode and decode typed escape sequences."""
 
 import re
 import unicodedata
@@ -8,15 +8,15 @@ ESCAPE_LETTERS = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "\\": "\\"}
 
 
 def escape_control_characters(text: str) -> str:
-    """A text in which characters are escaped that would command a terminal.
+    """Escape characters that could control a terminal.
 
-    These are controls but for tab and line ends, and those that turn the direction of writing.
+    These are control characters except tab and newline, surrogates, and bidirectional controls.
     """
     return "".join(map(_escape, text.replace("\r\n", "\n")))
 
 
 def _escape(character: str) -> str:
-    """A character, or how it is written in Python if a terminal would obey it."""
+    """A character, or its Python escape sequence if it could control a terminal."""
     is_control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n"
     if is_control or unicodedata.bidirectional(character) in BIDI_CONTROLS:
         return character.encode("unicode_escape").decode("ascii")
@@ -24,11 +24,11 @@ def _escape(character: str) -> str:
 
 
 def decode_escapes(text: str) -> str:
-    """What is meant where ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\`` stand for what is hard to write on a line."""
+    """Decode the escape sequences ``\\n``, ``\\r``, ``\\t``, ``\\0`` and ``\\\\``."""
     return re.sub(r"\\([nrt0\\])", lambda found: ESCAPE_LETTERS[found[1]], text)
 
 
 def encode_escapes(text: str) -> str:
-    """A text as :func:`decode_escapes` reads it."""
+    """The inverse of :func:`decode_escapes`."""
     letters = {character: letter for letter, character in ESCAPE_LETTERS.items()}
     return "".join(f"\\{letters[character]}" if character in letters else character for character in text)

@@ -1,7 +1,7 @@
-"""From logits to the weights that the next character is drawn with.
+"""Filter logits and sample the next character.
 
-numpy and double precision: there are at most some hundred characters, where a call of numpy costs a third of one of
-torch, and the draw stays the same however many samples are made beside it.
+In numpy and double precision: for a few hundred characters, a numpy call takes a third of the time of a torch call, and
+results do not depend on the number of parallel samples.
 """
 
 from typing import Any
@@ -13,16 +13,16 @@ from charlm.config import SampleSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import UsageError
 
-GREEDY_BELOW = 1e-100  # a temperature of next to nothing, by which logits cannot be divided
+GREEDY_BELOW = 1e-100  # temperatures too small to divide logits by
 
 Weights = NDArray[np.float64]
 
 
 def make_mask(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
-    """What is added to the logits ``(vocabulary,)``: 0 for what may be drawn, minus infinity for what may not.
+    """The mask to add to the logits, ``(vocabulary,)``: 0 for allowed characters, minus infinity for others.
 
-    The unknown symbol never is. Raises ``UsageError`` if nothing is left, or if bytes are named by
-    characters that are several of them.
+    The unknown token is never allowed. Raises ``UsageError`` if nothing is left, or for multi-byte characters with a
+    byte-level model.
     """
     if vocabulary.unit == "byte" and not (settings.ban + settings.allow).isascii():
         raise UsageError(
@@ -41,9 +41,9 @@ def make_mask(vocabulary: Vocabulary, settings: SampleSettings) -> Weights:
 
 
 def filter_logits(logits: NDArray[Any], mask: Weights, settings: SampleSettings) -> Weights:
-    """Weights ``(lane, vocabulary)`` from logits of the same shape, in proportion to the probabilities of a draw.
+    """Sampling weights ``(lane, vocabulary)``, proportional to probabilities, from logits of the same shape.
 
-    In this order, each step on what the one before has left:
+    The filters apply in this order, each to the result of the previous one:
 
     1. ``mask`` takes away what must never be drawn.
     2. ``temperature`` divides the logits (Ackley, Hinton and Sejnowski 1985); at 0 all weight is on the most probable
@@ -81,10 +81,10 @@ def _apply_top_k_top_p(weights: Weights, settings: SampleSettings) -> None:
 
 
 def sample_ids(weights: Weights, uniform: NDArray[np.float64]) -> tuple[NDArray[np.intp], Weights]:
-    """One id a lane, as often as its weight says, and its log-probability in nats.
+    """Sample one id per lane in proportion to the weights; returns ids and log-probabilities in nats.
 
-    ``uniform``: ``(lane,)``, from 0 to below 1. An id is the first one whose cumulative weight is beyond that part
-    of the whole (Devroye 1986, section III.2): there is one, since rounding takes no such product up to the whole.
+    ``uniform``: ``(lane,)``, from 0 to below 1. Each id is the first whose cumulative weight exceeds that fraction of
+    the total (Devroye 1986, section III.2). It exists, because rounding never brings the product up to the total.
     """
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1]

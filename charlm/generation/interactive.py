@@ -1,4 +1,4 @@
-"""Prompt in, continuation out, with settings that can change in between; the caller reads and prints."""
+"""Interactive sampling: each line is a prompt or a command that changes settings. The caller reads and prints."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ EDITABLE_SETTINGS = tuple(name for name in SampleSettings.model_fields if name n
 
 
 class InteractiveSession:
-    """Answers each line with text; settings stay changed from one line to the next."""
+    """Answers each line with text; changed settings persist between lines."""
 
     def __init__(
         self,
@@ -71,14 +71,14 @@ class InteractiveSession:
             raise UsageError(f":{name}: no such command.{did_you_mean(name, known)}", "Type :help for a list.")
 
     def repeat(self) -> Iterator[str | bytes]:
-        """Yield a continuation of the last prompt, at first that of the settings; from a byte-level model, bytes."""
+        """Yield a continuation of the last prompt (initially that of the settings); bytes for a byte-level model."""
         settings = self.settings.model_copy(update={"prompt": self.prompt})
         sampler = Sampler(self.model, self.vocabulary, settings, self.corpus, self.stepper_pool)
         yield from sampler.stream_bytes() if self.vocabulary.unit == "byte" else sampler.stream()
 
 
 def _list_commands(settings: SampleSettings) -> Iterator[str]:
-    """The commands that make these settings."""
+    """The commands that set these settings."""
     for name in EDITABLE_SETTINGS:
         values = getattr(settings, name)
         for value in values if isinstance(values, tuple) else (values,):
@@ -92,7 +92,7 @@ def _format_setting(value: object) -> str:
 
 
 def _parse_setting(name: str, text: str) -> object:
-    """What was typed, as the setting's type; text that does not convert stays text, which is then refused."""
+    """Convert typed text to the setting's type; text that cannot be converted is kept, and is then rejected."""
     setting = SampleSettings.model_fields[name]
     default = setting.default
     text = decode_escapes(text) if setting.json_schema_extra == ALLOWS_ESCAPES else text.strip()

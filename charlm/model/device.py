@@ -1,4 +1,4 @@
-"""Where and in what precision the arithmetic happens."""
+"""Device and precision."""
 
 import ctypes
 import platform
@@ -16,7 +16,7 @@ from charlm.config import BatchSettings
 from charlm.errors import CharlmError, UsageError, pluralize
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 
-OUT_OF_MEMORY_MESSAGES = (  # in messages of RuntimeErrors: of CUDA and MPS, of a CPU's allocators, of cuBLAS and cuDNN
+OUT_OF_MEMORY_MESSAGES = (  # in RuntimeErrors of CUDA and MPS, of CPU allocators, of cuBLAS and cuDNN
     "out of memory",
     "not enough memory",
     "can't allocate memory",
@@ -25,7 +25,7 @@ OUT_OF_MEMORY_MESSAGES = (  # in messages of RuntimeErrors: of CUDA and MPS, of 
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is cuda where there is one, else cpu. Raises ``UsageError`` for a device that is not there."""
+    """Choose the device; ``auto``: cuda if available, else cpu. Raises ``UsageError`` for an unavailable device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -46,11 +46,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """``fp32`` or ``bf16``; auto is bf16 where that was measured to be faster: on x86 CPUs with bf16 instructions.
+    """Choose ``fp32`` or ``bf16``; ``auto``: bf16 where it was measured to be faster (x86 CPUs with bf16 instructions).
 
-    Raises ``UsageError`` where the LSTM cannot be computed in bf16.
+    Raises ``UsageError`` if the device does not support bf16 LSTMs.
     """
-    if name == "bf16" and device.type == "cuda":  # torch's autocast hands cuDNN's kernels fp16 there, whatever is asked
+    if name == "bf16" and device.type == "cuda":  # torch's autocast always uses fp16 for cuDNN's kernels
         raise UsageError(
             "--precision bf16: not supported on CUDA, where PyTorch would run the LSTM in fp16.", "Use fp32, or auto."
         )
@@ -62,7 +62,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether products in bf16 are not slower there than in fp32."""
+    """Whether bf16 matrix multiplications are at least as fast as fp32 on this device."""
     return device.type != "cpu" or _cpu_has_bf16()
 
 
@@ -74,8 +74,8 @@ def processor_name() -> str:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor has instructions for it. ARM has some too, but whether they pay was never measured."""
-    # Processors without these instructions may run bf16 too, but convert every number and are slower for it.
+    """Whether the processor has bf16 instructions. Those of ARM are not used, because their speed was not measured."""
+    # Processors without these instructions can run bf16, but convert every number, which is slower.
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
@@ -83,13 +83,13 @@ def _cpu_has_bf16() -> bool:
 
 
 def cpu_supports_bf16() -> bool:
-    """Whether there is a kernel at all: oneDNN has none for processors without AVX-512."""
+    """Whether there is a bf16 kernel: oneDNN has none for processors without AVX-512."""
     mkldnn: Any = torch.backends.mkldnn
     return not mkldnn.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -97,21 +97,21 @@ def synchronize(device: torch.device) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Matrix products in ``precision``; the weights themselves stay fp32."""
+    """Matrix multiplications in ``precision``; the weights stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """A tensor of the array, which a GPU fetches while the processor goes on."""
+    """Convert an array to a tensor on the device; a GPU copies it asynchronously."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class NoTF32:
-    """No TF32 while any thread is inside: products with all bits of fp32.
+    """Disables TF32 while any thread is inside, for full fp32 precision.
 
-    It is a setting of the whole process: the first thread to enter changes it, the last one to leave puts it back.
-    Set for each kind of product, since torch's older settings for all of them fail where somebody has used the newer.
+    It is a process-wide setting: the first thread to enter changes it, the last one to leave restores it. It is set for
+    each backend, because torch's older global setting fails if the newer ones have been used.
     """
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ no_tf32 = NoTF32()
 
 @contextmanager
 def report_out_of_memory(settings: BatchSettings) -> Iterator[None]:
-    """Has running out of memory end as a ``CharlmError`` that names what to lower."""
+    """Convert out-of-memory errors to a ``CharlmError`` that suggests which settings to reduce."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -158,14 +158,14 @@ def report_out_of_memory(settings: BatchSettings) -> Iterator[None]:
 
 
 def configure_torch(threads: int) -> ThreadBalancer:
-    """Settings of this process that make all arithmetic faster; to be called once, before anything is computed.
+    """Apply process-wide performance settings. Call once, before any computation.
 
-    ``threads``: 0 for as many as there are processors to use. Returns what adapts their number to other work.
+    ``threads``: 0 for one per available processor. Returns the balancer that adapts their number to the load.
     """
     balancer = ThreadBalancer(choose_threads(threads), is_fixed(threads))
     torch.set_num_threads(balancer.threads)
-    torch.set_flush_denormal(True)  # numbers too small to matter, which a processor computes with a hundredfold slower
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU that has it; nothing changes on a CPU
+    torch.set_flush_denormal(True)  # denormal numbers are negligible, and up to a hundred times slower
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that support it; no effect on CPUs
     _keep_freed_memory()
     return balancer
 

@@ -1,4 +1,4 @@
-"""CharacterModel: ids of characters in, logits of the next characters out, and a state that carries the past.
+"""CharacterModel: a recurrent network from character ids to logits of the next character.
 
 Training, benchmarks and every kind of evaluation go from a window to its loss by :meth:`CharacterModel.predict`.
 """
@@ -27,10 +27,10 @@ NO_REGULARIZATION = RegularizationSettings(dropout=0.0)
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model makes of a window.
+    """A model's predictions for a window.
 
     ``logits``: ``(time, lane, vocabulary)``, fp32; ``targets``: ``(time, lane)``, on the same device; ``num_targets``:
-    how many of them count; ``state``: after the window, without its gradients.
+    the number of targets that are not ignored; ``state``: after the window, detached.
     """
 
     logits: Tensor
@@ -39,20 +39,20 @@ class Predictions:
     state: State
 
     def loss_sum(self) -> Tensor:
-        """Cross entropy in nats, summed over the targets that count."""
+        """Cross entropy in nats, summed over the targets that are not ignored."""
         return functional.cross_entropy(self.logits.flatten(0, 1), self.targets.flatten(), reduction="sum")
 
     def losses(self) -> Tensor:
-        """Cross entropy of each target in nats, ``(time, lane)``; 0 where it does not count."""
+        """Cross entropy of each target in nats, ``(time, lane)``; 0 for ignored targets."""
         nats = functional.cross_entropy(self.logits.flatten(0, 1), self.targets.flatten(), reduction="none")
         return nats.view(self.targets.shape)
 
 
 class CharacterModel(nn.Module):
-    """Embedding → recurrent layers → linear, with dropout after each layer while it is trained.
+    """Embedding → recurrent layers → linear, with dropout after each layer during training.
 
-    The embedding has a row more than there are characters: the start symbol, which is read and never predicted. With
-    ``tie_weights``, the output matrix is the embedding of the characters (Press and Wolf 2017).
+    The embedding has one row more than there are characters, for the start token, which is read but never predicted.
+    With ``tie_weights``, the output matrix is the embedding of the characters (Press and Wolf 2017).
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class CharacterModel(nn.Module):
             return
         if self.output_weight is not None:
             nn.init.xavier_uniform_(self.output_weight)
-        else:  # an output matrix of unit variance would make logits too large to begin with
+        else:  # with unit variance, the initial logits would be too large
             nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(settings.embedding_size))
 
     @classmethod
     def from_weights(cls, vocabulary_size: int, settings: ModelSettings, weights: Mapping[str, Tensor]) -> Self:
-        """A model whose weights are these very tensors, if they are fp32: nothing is initialized or copied."""
+        """A model that uses these tensors as weights; nothing is initialized, or copied if they are fp32."""
         with torch.device("meta"):
             model = cls(vocabulary_size, settings)
         model.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
@@ -92,7 +92,7 @@ class CharacterModel(nn.Module):
 
     @staticmethod
     def shapes(vocabulary_size: int, settings: ModelSettings) -> dict[str, tuple[int, ...]]:
-        """The weights' names and shapes, without making them."""
+        """The names and shapes of the weights, without allocating them."""
         hidden, embedding = settings.hidden_size, settings.embedding_size
         rows = CELLS[settings.cell].num_gates * hidden
         shapes: dict[str, tuple[int, ...]] = {
@@ -109,7 +109,7 @@ class CharacterModel(nn.Module):
         return shapes
 
     def output_matrix(self) -> Tensor:
-        """``(vocabulary, hidden)``, whether it is a matrix of its own or the embedding."""
+        """The output matrix, ``(vocabulary, hidden)``: separate, or part of the embedding if tied."""
         return self.embedding.weight[: self.vocabulary_size] if self.output_weight is None else self.output_weight
 
     def zero_state(self, lanes: int) -> State:
@@ -133,7 +133,7 @@ class CharacterModel(nn.Module):
         return Tokens(ids, self.embedding.weight)
 
     def predict(self, window: Window, state: State, precision: str = "fp32") -> Predictions:
-        """One forward pass over a window, from the state that the window before it left."""
+        """One forward pass over a window, from the state after the previous window."""
         device = self.output_bias.device
         if window.new_lanes is not None:
             new_lanes = to_device(window.new_lanes, device)[None, :, None]
@@ -145,7 +145,7 @@ class CharacterModel(nn.Module):
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside, and afterwards as it was."""
+    """Switch to evaluation mode in the block, and restore the mode afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,7 +1,6 @@
-"""The matrix product of a sampling step, in the fastest way that this machine has.
+"""The fastest matrix multiplication for a sampling step on this machine.
 
-A step reads every weight once, so with few lanes it is as fast as the weights come from memory, and smaller weights are
-faster weights. In order of preference, on a CPU:
+With few lanes, a step is limited by memory bandwidth, so smaller weights are faster. In order of preference, on a CPU:
 
 int8    for matrices of INT8_FROM weights or more: weights rounded to 8 bits, with a scale for each row, and the hidden
         state rounded to 127 steps either way; it never leaves -1 to 1, so its scale is known in advance. Integers are
@@ -13,11 +12,11 @@ oneDNN  fp32, with the weights laid out once: for several lanes, and for ONEDNN_
         operator of torch's.
 numpy   fp32, for one lane, where a call costs a third of one of torch. For several lanes, torch's plain product.
 
-An operator that is missing, or that fails its check, is passed over.
+Operators that are missing or fail a correctness check are skipped.
 
-All products of one network are of one kind. torch and numpy's BLAS each have a pool of threads, and when the two take
-turns, a step takes thirty times as long: the threads of each pool spin while they wait for the next product, on the
-processors that the other pool needs. Measured speeds: docs/benchmarks.md.
+All matrix multiplications of a network use the same implementation. torch and numpy's BLAS each have a thread pool;
+alternating between them makes a step thirty times slower, because waiting threads of one pool spin on the processors
+that the other needs. Measured speeds: docs/benchmarks.md.
 """
 
 import threading
@@ -31,22 +30,22 @@ import torch
 from torch import Tensor
 
 MatMul = Callable[[], Any]
-"""Computes ``hidden @ weight.T + bias`` from what ``hidden`` holds now: a numpy array on a CPU, else a tensor."""
+"""Computes ``hidden @ weight.T + bias`` from the current ``hidden``: a numpy array on a CPU, else a tensor."""
 MatMulFactory = Callable[[Tensor, Tensor, Tensor], MatMul]
 """From ``weight`` ``(row, column)``, ``bias`` ``(row,)`` and ``hidden`` ``(lane, column)``, which is within -1 to 1."""
 
 INT8_MIN_WEIGHTS = 1 << 19  # weights of the largest matrix; with fewer, numpy's fp32 was measured to be as fast
-ONEDNN_MIN_WEIGHTS = (
-    1 << 22
-)  # weights of the largest matrix; with fewer, numpy's was measured to be faster for one lane
-PROCESS_LOCK = threading.RLock()  # torch's engine and the filters of warnings are those of all threads
-INT8_LEVELS = 127  # from 0 to the largest number of a weight's row, and of the hidden state
+ONEDNN_MIN_WEIGHTS = 1 << 22  # weights of the largest matrix; with fewer, numpy's was measured to be faster
+PROCESS_LOCK = threading.RLock()  # torch's engine and the warning filters are process-wide
+INT8_LEVELS = 127  # from 0 to the largest value of a row of weights, and of the hidden state
 INT7_LEVELS = 63  # of the hidden state, which is shifted to 0 … 2 × 63: 2 × (126 × 127) fits in 16 bits with a sign
-SINGLE_THREAD_MAX_WEIGHTS = 1 << 18  # weights; OpenBLAS multiplies a vector by so few in the calling thread alone
+SINGLE_THREAD_MAX_WEIGHTS = 1 << 18  # up to this size, OpenBLAS multiplies a vector in the calling thread
 
 
 def choose_matmul(weights: int, lanes: int, precision: str, device: torch.device) -> MatMulFactory:
-    """The kind of product for a network whose largest matrix has this many weights. ``precision``: auto or fp32."""
+    """Choose the implementation for a network whose largest matrix has this many weights. ``precision``: auto or
+    fp32.
+    """
     if device.type != "cpu":
         return torch_matmul
     candidates: list[MatMulFactory] = []
@@ -66,12 +65,12 @@ def int7_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
 
 
 def _fbgemm_matmul(weight: Tensor, bias: Tensor, hidden: Tensor, hidden_levels: int) -> MatMul:
-    # _op is what torch's wrapper calls after a search among the arguments for what is only there while it compiles
+    # _op skips the wrapper's search for arguments that only occur during compilation
     multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
     scales = (weight.abs().amax(1) / INT8_LEVELS).clamp_min(torch.finfo(weight.dtype).tiny)
     rounded = (weight / scales[:, None]).round_().to(torch.int8)
     no_shift = torch.zeros(len(weight), dtype=torch.long)
-    with PROCESS_LOCK, warnings.catch_warnings():  # torch means to take this away some day; then the check fails
+    with PROCESS_LOCK, warnings.catch_warnings():  # deprecated in torch; when it is removed, the check fails
         warnings.simplefilter("ignore", UserWarning)
         quantized = torch._make_per_channel_quantized_tensor(rounded, scales.double(), no_shift, 0)
     with PROCESS_LOCK:
@@ -97,7 +96,7 @@ def onednn_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
 
 
 def numpy_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
-    """For one lane, in blocks of rows that numpy's BLAS does not divide among its threads."""
+    """For one lane, in row blocks small enough that BLAS does not use several threads."""
     rows, columns = weight.shape
     block = min(rows, max(1, SINGLE_THREAD_MAX_WEIGHTS // columns))
     padding = torch.zeros(-rows % block, columns)
@@ -121,7 +120,7 @@ def torch_matmul(weight: Tensor, bias: Tensor, hidden: Tensor) -> MatMul:
 
 @cache
 def is_supported(make_matmul: MatMulFactory) -> bool:
-    """Whether a product is there and right, for the largest sums and for mixed ones, both exact in 8 bits and in 7."""
+    """Whether an implementation exists and is correct, for maximal and mixed sums that are exact in 8 and 7 bits."""
     weight = torch.ones(32, 64)
     weight[1::2, ::2] = -1
     hidden = torch.ones(2, 64)
@@ -129,6 +128,6 @@ def is_supported(make_matmul: MatMulFactory) -> bool:
     bias = torch.arange(32.0)
     try:
         product = make_matmul(weight, bias, hidden)()
-    except (AttributeError, NotImplementedError, RuntimeError):  # no such operator, or not on this machine
+    except (AttributeError, NotImplementedError, RuntimeError):  # the operator does not exist, or not on this machine
         return False
     return np.allclose(product, (hidden @ weight.T + bias).numpy(), rtol=0, atol=1e-3)

@@ -1,7 +1,7 @@
-"""Stacked LSTM, GRU or RNN layers, on the kernel that is chosen for them.
+"""Stacked LSTM, GRU or RNN layers, run by the chosen kernel.
 
-The layers are called one by one, so that something can happen between them; the kernels themselves go layer by layer
-too, so that costs nothing.
+Layers are called separately, so that code can run between them. This costs nothing, since the kernels also work layer
+by layer.
 """
 
 from typing import Any, Self
@@ -40,7 +40,7 @@ class RecurrentLayer(nn.Module):
         flatten_for_cudnn(self)
         return self
 
-    def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy, which may not be laid out as this one is
+    def __setstate__(self, state: dict[str, Any]) -> None:  # a copy may have a different memory layout
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         flatten_for_cudnn(self)
 
@@ -60,7 +60,7 @@ class RecurrentLayer(nn.Module):
 
 
 class RecurrentStack(nn.Module):
-    """Layers on one another, each one's output thinned by dropout (Zaremba et al. 2014) on its way up."""
+    """Stacked layers with dropout on each layer's output (Zaremba et al. 2014)."""
 
     def __init__(self, cell: str, input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
         super().__init__()
@@ -71,14 +71,14 @@ class RecurrentStack(nn.Module):
         self.dropout = Dropout(dropout)
 
     def zero_state(self, lanes: int, device: torch.device) -> State:
-        """A state that remembers nothing: each part ``(layer, lane, hidden)``, fp32."""
+        """The zero state: each part ``(layer, lane, hidden)``, fp32."""
         shape = (len(self.layers), lanes, self.hidden_size)
         return tuple(torch.zeros(shape, device=device) for _ in range(CELLS[self.cell].num_states))
 
     def forward(
         self, inputs: Inputs, state: State, resets: NDArray[np.bool_] | None = None, precision: str = "fp32"
     ) -> tuple[Tensor, State]:
-        """``inputs``: ``(time, lane, input)``; ``resets``: ``(time, lane)``, true where the state begins anew.
+        """``inputs``: ``(time, lane, input)``; ``resets``: ``(time, lane)``, true where the state is reset.
 
         Returns the last layer's outputs and the state after them, in fp32.
         """

@@ -1,7 +1,7 @@
-"""How many threads compute: as many as help, and fewer while other programs need the processors.
+"""The number of compute threads: as many as help, and fewer while other programs need the processors.
 
-A product that is split among threads waits for the last of them. So one thread that has to share its processor holds
-up all others, and two threads on two processors, one of them taken, are slower than one thread.
+A matrix multiplication split among threads waits for the slowest. One thread that shares its processor delays all
+others, so two threads on two processors, one of them busy, are slower than one thread.
 """
 
 import math
@@ -14,21 +14,22 @@ from charlm.config import ModelSettings
 from charlm.machine import LoadMeter, count_processors
 
 MULTIPLICATIONS_PER_THREAD = {"bf16": 2_000_000, "fp32": 500_000}  # of one time step: a second thread helps from twice
-TORCH_THREADS = torch.get_num_threads()  # before anything here has changed it: one per core, or OMP_NUM_THREADS
-LOWER_AFTER_SECONDS = 2.0  # of other work: shorter bursts are not worth it
+TORCH_THREADS = torch.get_num_threads()  # torch's default: one per core, or OMP_NUM_THREADS
+LOWER_AFTER_SECONDS = 2.0  # of load; shorter bursts are ignored
 RAISE_AFTER_SECONDS = 10.0  # of quiet
-ROUND_DOWN, ROUND_UP = 0.5, 0.3  # added to the free processors before they are cut to a whole number
+ROUND_DOWN, ROUND_UP = 0.5, 0.3  # added to the number of free processors before it is rounded down
 
 
 def is_fixed(threads: int) -> bool:
-    """Whether the user has chosen the number of threads, by ``--threads`` or by ``OMP_NUM_THREADS``."""
+    """Whether the user chose the number of threads, with ``--threads`` or ``OMP_NUM_THREADS``."""
     return bool(threads or os.environ.get("OMP_NUM_THREADS"))
 
 
 def choose_threads(threads: int, settings: ModelSettings | None = None, lanes: int = 1, precision: str = "fp32") -> int:
-    """The number of threads: what the user has chosen, else as many as there are processors and as help.
+    """The user's number of threads, or as many as there are processors and as help.
 
-    With ``settings``, that of a training step: small products take longer to hand out than to compute.
+    With ``settings``, limited to what helps in a training step: small matrix multiplications take longer to distribute
+    than to compute.
     """
     if threads:
         return threads
@@ -37,15 +38,15 @@ def choose_threads(threads: int, settings: ModelSettings | None = None, lanes: i
     max_threads = min(TORCH_THREADS, count_processors())
     if settings is None:
         return max_threads
-    gates = 4 * settings.hidden_size  # of an LSTM; what the others have less does not matter here
+    gates = 4 * settings.hidden_size  # of an LSTM; the smaller number of other cells does not matter here
     return max(1, min(max_threads, lanes * settings.hidden_size * gates // MULTIPLICATIONS_PER_THREAD[precision]))
 
 
 class ThreadBalancer:
-    """Takes threads away while other programs keep processors busy, and gives them back when the machine is quiet.
+    """Reduces threads while other programs are busy, and restores them when the machine is idle.
 
-    ``threads`` are those of a quiet machine. One that is ``fixed`` only watches. Decided from the work of other
-    programs alone, so two trainings side by side settle at half of the machine each.
+    ``threads``: the number on an idle machine. With ``fixed``, the load is only observed. The decision depends only on
+    the load of other programs, so two concurrent runs settle at half of the machine each.
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class ThreadBalancer:
         self.fixed = fixed
         self.processors = processors or count_processors()
         self.meter = meter or LoadMeter()
-        self.is_slowed = False  # other programs keep more processors busy than this one leaves free
+        self.is_slowed = False  # other programs need more processors than this one leaves free
 
     def balance(self) -> bool:
-        """Look at the load, now and then, and set torch's threads. Returns whether their number has changed."""
+        """Check the load occasionally and set torch's number of threads. Returns whether it changed."""
         seconds = self.meter.seconds
         if seconds < LOWER_AFTER_SECONDS:
             return False
@@ -77,7 +78,7 @@ class ThreadBalancer:
         return True
 
     def watch(self, on_progress: Callable[[int], object]) -> Callable[[int], object]:
-        """``on_progress`` with a look at the load each time it is called."""
+        """Wrap ``on_progress`` so that each call also checks the load."""
 
         def balanced_progress(count: int) -> object:
             self.balance()

@@ -1,11 +1,11 @@
-"""How large a model is and the files of a checkpoint can be, by settings that may claim anything: nothing is made."""
+"""Sizes of a model and of checkpoint files, computed from untrusted settings without allocating anything."""
 
 from charlm.config import ModelSettings, TrainSettings
 from charlm.model.cells import CELLS
 
 
 def count_parameters(vocabulary_size: int, settings: ModelSettings) -> int:
-    """How many numbers the weights are."""
+    """Count the parameters of a model."""
     hidden, embedding = settings.hidden_size, settings.embedding_size
     rows = CELLS[settings.cell].num_gates * hidden
     recurrent = rows * (embedding + hidden + 1) + (settings.num_layers - 1) * rows * (2 * hidden + 1)
@@ -14,7 +14,7 @@ def count_parameters(vocabulary_size: int, settings: ModelSettings) -> int:
 
 
 def max_tensor_bytes(vocabulary_size: int, settings: TrainSettings) -> dict[str, int]:
-    """The most that the files of tensors can have: twice what these settings need, and room for what is not weights."""
+    """Upper limits of the tensor files' sizes: twice what these settings need, plus a margin for other content."""
     parameters = count_parameters(vocabulary_size, settings)
     recurrent = 2 * settings.num_layers * settings.batch_size * settings.hidden_size
     others = (1 << 20) + 2048 * settings.num_layers  # names and shapes, counts, random numbers

@@ -1,13 +1,14 @@
-"""The network one step at a time, for sampling: weights laid out once, buffers made once, few and large operations.
+"""The network as single steps, for sampling: packed weights, preallocated buffers, and few, large operations.
 
-A step of one character costs as much in calls as in arithmetic, so there are as few of both as can be:
+In a single step, call overhead is as large as the arithmetic, so both are minimized:
 
-- One matrix a layer holds all that its hidden state is multiplied with: ``weight_hh`` for its own next step and, below
-  it, ``weight_ih`` of the layer above, or the output matrix. So a network of n layers takes n products a character.
-- The first layer's input is one of ``vocabulary + 1`` rows: their products with its ``weight_ih`` are a table.
-- σ(x) = ½ + ½ tanh(½ x): one tanh does for all gates. The inner half is in the weights.
-- On a CPU numpy does what is between the products, and writes into buffers: a call costs a third of one of torch.
-  Elsewhere torch does it, under the same names.
+- One matrix per layer contains everything that its hidden state is multiplied by: ``weight_hh`` for its own next step
+  and, below it, ``weight_ih`` of the layer above, or the output matrix. So n layers take n matrix multiplications per
+  character.
+- The first layer's input is one of ``vocabulary + 1`` rows, so its products with ``weight_ih`` are a lookup table.
+- σ(x) = ½ + ½ tanh(½ x), so one tanh computes all gates. The inner ½ is folded into the weights.
+- On a CPU, elementwise operations use numpy, whose calls take a third of the time of torch's; elsewhere torch functions
+  of the same names.
 """
 
 import threading
@@ -27,7 +28,7 @@ from charlm.model.matmul import MatMulFactory, choose_matmul, numpy_matmul
 from charlm.model.recurrent import RecurrentLayer
 from charlm.model.threads import ThreadLimit, count_useful_threads
 
-MAX_IDLE = 2  # steppers of a model, each with a copy of its weights
+MAX_IDLE = 2  # unused steppers kept per model, each with a copy of the weights
 GATE_SCALES = {"lstm": (0.5, 0.5, 1.0, 0.5), "gru": (0.5, 0.5, 1.0), "rnn": (1.0,)}  # ½ where a gate is a σ
 
 
@@ -65,7 +66,7 @@ class Stepper:
             ]
 
     def set_state(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
-        """Some lanes go on from a state as the model returns it; one of a single lane is that of all of them."""
+        """Set the state of some lanes, as returned by the model; a single-lane state is broadcast."""
         for index, layer in enumerate(self.layers):
             for buffer, part in zip(layer.state, state, strict=True):
                 buffer[lanes] = part[index]
@@ -73,9 +74,9 @@ class Stepper:
                 layer.update_projections()
 
     def step(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Read one id a lane, ``(lane,)``. Returns logits of what comes next, ``(lane, vocabulary)``.
+        """Read one id per lane, ``(lane,)``. Returns the logits of the next character, ``(lane, vocabulary)``.
 
-        They may stand in a buffer that the next step writes into.
+        They may be in a buffer that the next step overwrites.
         """
         rows = self.input_table[ids if self.device.type == "cpu" else torch.as_tensor(ids, device=self.device)]
         with self.thread_limit:
@@ -94,8 +95,8 @@ class StepperPool:
 
     def __init__(self, model: CharacterModel) -> None:
         self.model = model
-        self.idle: list[tuple[tuple[int, str], Stepper]] = []  # the last one to come back is the last
-        self.lock = threading.RLock()  # a stream that is thrown away may end inside of it
+        self.idle: list[tuple[tuple[int, str], Stepper]] = []  # most recently returned last
+        self.lock = threading.RLock()  # a discarded stream may be finalized while it is held
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model}
@@ -119,10 +120,10 @@ class StepperPool:
 
 
 class LayerStep:
-    """One layer: its state, and the product of its hidden state, which its own next step and the layer above read.
+    """One layer: its state, and the projections of its hidden state for its own next step and the layer above.
 
-    ``state`` holds the parts of :data:`charlm.model.cells.State` as tensors ``(lane, hidden)``. Whoever writes rows of
-    it calls :meth:`update_projections` afterwards.
+    ``state`` holds the parts of :data:`charlm.model.cells.State` as tensors ``(lane, hidden)``. Call
+    :meth:`update_projections` after writing to it.
     """
 
     def __init__(
@@ -142,7 +143,9 @@ class LayerStep:
         self.update_projections()
 
     def step(self, input_projection: Any) -> Any:
-        """From what the layer below sends, ``(lane, gates × hidden)``, to what this one sends to the one above."""
+        """Compute a step from the layer's input projection, ``(lane, gates × hidden)``. Returns that of the layer
+        above.
+        """
         self.cell_step(input_projection)
         return self.update_projections()
 
@@ -190,13 +193,13 @@ class LayerStep:
 
 
 def _as_array(tensor: Tensor) -> Any:
-    """The same numbers for numpy where they are in the processor's memory, else as they are."""
+    """A numpy view of a CPU tensor; other tensors unchanged."""
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 @torch.inference_mode()
 def prefill(model: CharacterModel, ids: Tensor, chunk: int = 1024) -> tuple[NDArray[np.float32], State]:
-    """Read a whole prompt, ``(time, lane)``, from a state of zero, at the speed of training.
+    """Read a whole prompt, ``(time, lane)``, from a zero state, with the training kernels.
 
     Returns logits of what comes next, ``(lane, vocabulary)``, and the state, which :meth:`Stepper.start` takes.
     """

@@ -1,7 +1,7 @@
-"""How many of torch's threads a sampling step may use.
+"""Limit torch's threads during a sampling step.
 
-A small step is over before other threads have woken up, and there are thousands a second. So a step has a limit of its
-own, which holds only inside the step: a stream hands every character to a caller whose process is as it was before.
+A small step is done before other threads wake up, and there are thousands per second. The limit applies only inside the
+step, so that a stream's caller never notices it.
 """
 
 from threading import Lock, get_ident
@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import torch
 
-MULTIPLICATIONS_PER_THREAD = 1 << 21  # of a product; with fewer, another thread was measured to save next to nothing
+MULTIPLICATIONS_PER_THREAD = 1 << 21  # below this, another thread was measured to save almost nothing
 
 
 def count_useful_threads(weights: int, lanes: int) -> int:
-    """How many threads make a product of this many weights, for this many lanes, faster."""
+    """The number of threads that speed up a matrix multiplication of this size."""
     return max(1, weights * lanes // MULTIPLICATIONS_PER_THREAD)
 
 
@@ -26,7 +26,7 @@ class ThreadLimit:
     """
 
     _lock = Lock()
-    _inside: ClassVar[set[int]] = set()  # Python threads; a KeyboardInterrupt may leave one here until its next step
+    _inside: ClassVar[set[int]] = set()  # Python threads; after a KeyboardInterrupt, one may remain until its next step
     _outside_threads = 1
 
     def __init__(self, threads: int) -> None:

@@ -1,1 +1,1 @@
-"""Pictures and pages of what was measured: files that are complete in themselves and need no network."""
+"""Plots and HTML pages of results: self-contained files that need no network."""

@@ -1,4 +1,4 @@
-"""Loss by context length as an SVG, which any browser shows in its light or dark colors."""
+"""Plot loss by context length as an SVG that adapts to light and dark mode."""
 
 import html
 import math
@@ -59,7 +59,7 @@ def render_context_plot(context: Sequence[int], bits: Sequence[float], exact_bit
 
 
 def _ticks(lowest: float, highest: float) -> list[float]:
-    """Round numbers around all values, and not too many."""
+    """A few round numbers that enclose all values."""
     step = next((step for step in TICK_STEPS if (highest - lowest) / step < MAX_TICKS - 1), TICK_STEPS[-1])
     first, last = math.floor(lowest / step), math.floor(highest / step) + 1
     return [round(number * step, 2) for number in range(first, last + 1)]

@@ -1,7 +1,7 @@
-"""A page that shades each character of a text by how much it surprised a model.
+"""An HTML page that shades each character of a text by its surprisal.
 
-The page holds the text as plain text, in blocks, and beside each block three bytes a character: its bits and its rank.
-A script of a few lines shades the blocks that are in view and no others, so a megabyte scrolls as smoothly as a line.
+The page contains the text in blocks, with three bytes per character for its bits and rank. A short script shades only
+the visible blocks, so that even a megabyte scrolls smoothly.
 """
 
 import html
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from charlm.reports.page import Writable, encode_page, end_page, read_asset, show_character, start_page, to_base64
 
-BLOCK = 2000  # characters that are shaded at a time, if a line ends thereabouts
-MAX_PACKED = 4095  # hundredths, in twelve bits; as many ranks can be told
+BLOCK = 2000  # characters shaded at once, up to the nearest line end
+MAX_PACKED = 4095  # hundredths of a bit, in twelve bits; also the largest rank
 SHADE_THRESHOLDS = (0.5, 1, 2, 3, 4, 6, 8, 10, 13)  # bits from which a character has the next, stronger shade
 MAX_OPACITY = 0.85
 
@@ -28,7 +28,7 @@ def write_html(
     log_probabilities: NDArray[np.float64],
     ranks: NDArray[np.int64],
 ) -> None:
-    """Write the page of a text, ``ids`` of an ``alphabet``, with the scores of each character."""
+    """Write the page of a text (``ids`` of an ``alphabet``) with the scores of each character."""
     bits = -log_probabilities / np.log(2)
     shown = np.array([show_character(character) for character in alphabet])
     shades = [
@@ -54,14 +54,14 @@ def write_html(
 
 
 def _pack_scores(bits: NDArray[np.float64], ranks: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Three bytes a character: twelve bits of hundredths of a bit, twelve of the rank; ``(characters, 3)``."""
+    """Three bytes per character, ``(characters, 3)``: twelve bits for hundredths of a bit, twelve for the rank."""
     hundredths = np.clip(np.round(bits * 100), 0, MAX_PACKED).astype(np.uint32)
     number = (hundredths << 12) | np.minimum(ranks, MAX_PACKED).astype(np.uint32)
     return number.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:]
 
 
 def _split_blocks(line_ends: NDArray[np.int64], characters: int) -> Iterator[tuple[int, int]]:
-    """Stretches of about a block, each up to the end of a line if one is near."""
+    """Ranges of about one block, each ending at a line end if one is near."""
     start = 0
     while start < characters:
         end = min(start + BLOCK, characters)
@@ -77,5 +77,5 @@ def _opacity(shade: int) -> float:
 
 
 def _legend() -> list[tuple[int, float]]:
-    """Each shade with the bits from which it is; the first, below which there is none."""
+    """Each shade with its threshold in bits; index 0: below the first threshold."""
     return [(0, SHADE_THRESHOLDS[0]), *((index + 1, limit) for index, limit in enumerate(SHADE_THRESHOLDS))]

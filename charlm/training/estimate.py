@@ -1,4 +1,4 @@
-"""What a training would take on this machine: its memory, by counting, and its time, by doing a little of it."""
+"""Estimate the memory of a training run by counting, and its time by running a few steps."""
 
 import math
 from pathlib import Path
@@ -17,12 +17,12 @@ TIMED_STEPS = 8
 
 
 def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
-    """Raises ``CharlmError`` where a training cannot fit into this machine's memory: its system would kill it.
+    """Raise ``CharlmError`` if training cannot fit into this machine's memory, where the system would kill it.
 
-    Counted are weights, gradients and two moments, and the logits of a window with their gradient: the least it takes.
+    Counts weights, gradients and two moments, and the logits of a window with their gradient: the minimum.
     """
     if choose_device(settings.device).type != "cpu":
-        return  # a GPU says so itself
+        return  # GPUs report it themselves
     parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(vocabulary_size, settings).values())
     logits = settings.batch_size * settings.sequence_length * vocabulary_size
     needed_bytes, available_bytes = 4 * (4 * parameters + 2 * logits), read_memory_bytes()
@@ -36,7 +36,7 @@ def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
 
 
 def estimate_seconds(settings: TrainSettings, corpus: Corpus) -> float:
-    """Seconds of training time: that of a step times the number of steps. Nothing is written.
+    """Estimate the training time in seconds: time per step times number of steps. Nothing is written.
 
     Raises ``CharlmError`` if it would not fit into memory.
     """
@@ -52,5 +52,5 @@ def _time_steps(trainer: Trainer, steps: int) -> float:
     before = trainer.stopwatch.read()
     for _ in range(steps):
         trainer.train_step()
-    with trainer.stopwatch.paused():  # a GPU finishes what it was given first
+    with trainer.stopwatch.paused():  # waits for a GPU
         return trainer.stopwatch.read() - before

@@ -1,4 +1,4 @@
-"""Starting from a model that was trained on another text: characters are matched, not positions."""
+"""Finetuning: start from a model that was trained on another text. Rows are matched by character, not by position."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from charlm.errors import UsageError
 from charlm.model.language_model import CharacterModel
 
 ARCHITECTURE_SETTINGS = tuple(ModelSettings.model_fields)
-NEW_ROWS_STD = 0.01  # of what is learned yet: nothing
+NEW_ROWS_STD = 0.01  # of untrained rows
 
 
 def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tuple[TrainSettings, SavedModel]:
-    """The settings of a run that starts from another's model, whose architecture comes before a preset's."""
+    """The settings of a run that starts from a pretrained model, whose architecture overrides a preset's."""
     pretrained = runs.load_model(path)
     architecture = {name: getattr(pretrained.settings, name) for name in ARCHITECTURE_SETTINGS}
     files = [source for source in sources if source.kind is SourceKind.FILE]
@@ -34,7 +34,7 @@ def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tup
 
 
 def merge_vocabularies(pretrained: SavedModel, text: Vocabulary) -> Vocabulary:
-    """The characters of model and text. Raises ``UsageError`` where one is of bytes and the other is not."""
+    """The characters of model and text together. Raises ``UsageError`` if their units differ."""
     if pretrained.vocabulary.unit != text.unit:
         raise UsageError(
             f"{pretrained.folder}: a {pretrained.vocabulary.unit}-level model cannot be finetuned "
@@ -48,8 +48,8 @@ def merge_vocabularies(pretrained: SavedModel, text: Vocabulary) -> Vocabulary:
 def load_pretrained(pretrained: SavedModel, model: CharacterModel, vocabulary: Vocabulary) -> None:
     """Copy the weights of ``pretrained`` into ``model``: characters that both know keep their rows, wherever they are.
 
-    New rows start small, and new characters as improbable as the most improbable one so far: what the model predicts of
-    the characters it knew stays the same but for what it spends on the new ones.
+    New rows start small, and new characters as improbable as the least probable known one, so that predictions of known
+    characters hardly change.
     """
     pretrained.check_weights()
     old_weights, old_vocabulary = pretrained.weights, pretrained.vocabulary

@@ -1,4 +1,4 @@
-"""What is in the run folder before training: nothing, a run to replace, or a checkpoint to resume."""
+"""Find out what is in the run folder before training: nothing, a run to replace, or a checkpoint to resume."""
 
 import re
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from charlm.training.request import TrainingRequest
 
 RESERVED = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)  # by Windows
 
-# The state that was saved would not fit, or would not mean the same
+# With other values, the saved state would not fit or would have another meaning
 FIXED_ON_RESUME = (
     *ModelSettings.model_fields,
     *RegularizationSettings.model_fields,
@@ -42,11 +42,11 @@ class FoundRun:
     folder: Path
     known_checkpoints: list[Path]
     checkpoint: Checkpoint | None = None  # to resume
-    is_replaced: bool = False  # what is there is removed
+    is_replaced: bool = False  # the existing run is removed
 
 
 def find_new_run(request: TrainingRequest) -> FoundRun:
-    """The folder of a new run. Raises ``UsageError`` if something is in it that must not be replaced."""
+    """The folder of a new run. Raises ``UsageError`` if it contains something that must not be replaced."""
     run = request.out or default_run_folder(request.corpus_names)
     runs.check_path(run)
     if run.exists() and not run.is_dir():
@@ -80,7 +80,7 @@ def find_run_to_resume(path: Path, out: Path | None) -> FoundRun:
 
 
 def resolve_on_resume(path: Path, saved: SavedModel, settings_sources: Sequence[SettingsSource]) -> TrainSettings:
-    """The settings of the checkpoint, with what is given now. Raises ``UsageError`` if that changes what is fixed."""
+    """The checkpoint's settings with the given changes. Raises ``UsageError`` if a fixed setting changes."""
     before = saved.settings
     of_checkpoint = SettingsSource(str(saved.folder), before.model_dump(), SourceKind.CHECKPOINT)
     settings = resolve(TrainSettings, [of_checkpoint, *settings_sources])
@@ -98,7 +98,7 @@ def default_run_folder(corpus_names: Sequence[str]) -> Path:
 
 
 def portable_name(name: str) -> str:
-    """A name that a folder may have on every system, as near to ``name`` as can be."""
+    """A folder name that is valid on every system, as similar to ``name`` as possible."""
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ")
     start, dot, rest = name.partition(".")
     return f"{start}_{dot}{rest}" if RESERVED.fullmatch(start.rstrip()) else name or "corpus"

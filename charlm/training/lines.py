@@ -1,20 +1,20 @@
-"""When a line is due where no progress bar can be shown: in a file, in the log of a cluster's job."""
+"""Rate-limit log lines where no progress bar is shown, as in a file or a cluster's job log."""
 
 import time
 
 LINE_SECONDS = 10.0
-SAMPLE_SECONDS = 60.0  # a sample has several lines
+SAMPLE_SECONDS = 60.0  # samples have several lines
 
 
 class SparseLines:
-    """At most one line every ten seconds, and a sample a minute; the first and the last are always due."""
+    """At most one line per ten seconds and one sample per minute; the first and the last are always due."""
 
     def __init__(self) -> None:
         self.line_at = self.sample_at = -float("inf")
         self.start()
 
     def start(self) -> None:
-        """From now on there is progress, and time left can be told from it."""
+        """Start measuring progress, to estimate the time left."""
         self.started_at: float | None = None
         self.first_progress = 0.0
 
@@ -33,7 +33,7 @@ class SparseLines:
         return True
 
     def time_left(self, progress: float) -> str:
-        """``, 2:05 left``, from the time since the first look; nothing before there is a second one."""
+        """``, 2:05 left``, estimated since the first call; empty on the first call."""
         now = time.monotonic()
         if self.started_at is None:
             self.started_at, self.first_progress = now, progress

@@ -1,4 +1,4 @@
-"""What people see of a training: the progress bar, TensorBoard and ``metrics.jsonl``, all with the same figures."""
+"""Training output: progress bar, TensorBoard and ``metrics.jsonl``, all with the same metrics."""
 
 import json
 import math
@@ -25,7 +25,7 @@ LN2 = math.log(2)
 
 
 class Monitor:
-    """Shows and records figures. ``quiet`` shows nothing; what is recorded stays the same."""
+    """Shows and records metrics. With ``quiet``, nothing is shown, but everything is recorded."""
 
     def __init__(self, run: Path, settings: TrainSettings, parameters: int, quiet: bool) -> None:
         self.quiet = quiet
@@ -40,7 +40,7 @@ class Monitor:
         self.total_steps = 0
 
     def start(self, first_step: int, total_steps: int) -> None:
-        """Open TensorBoard's file and the bar, which shows hundredths where ``total_steps`` is 0: not known."""
+        """Open TensorBoard's file and the progress bar, which shows percent if ``total_steps`` is 0 (unknown)."""
         self._open_tensorboard(first_step)
         self.total_steps = total_steps
         self.lines.start()
@@ -54,7 +54,7 @@ class Monitor:
             )
 
     def log_step(self, step: int, progress: float, metrics: dict[str, float]) -> None:
-        """A log point: the mean loss since the last one, learning rate, gradient norm, speed, time spent training."""
+        """Log an entry: mean loss since the last one, learning rate, gradient norm, speed, training time."""
         self._record(step, metrics)
         loss, speed = metrics["loss/train"], metrics[f"throughput/{self.unit}s_per_second"]
         total = f"/{self.total_steps}" if self.total_steps else ""
@@ -68,16 +68,16 @@ class Monitor:
             self._print(self.training_text + self.validation_text + self.speed_text + time_left)
 
     def log_initial_loss(self, loss: float, vocabulary_size: int) -> None:
-        """What the untrained model makes of the text: about what guessing would. Shown, not recorded."""
+        """Show the loss of the untrained model, which is close to uniform guessing. Not recorded."""
         uniform = f"uniform guessing over {pluralize(vocabulary_size, self.unit)}: {math.log(vocabulary_size):.3f}"
         self.print_line(f"Before training: validation {loss:.3f} ({uniform}).")
 
     def log_threads(self, step: int, threads: int) -> None:
-        """From this step on, so many threads compute: other work came to the machine, or went."""
+        """Record a change of the number of threads, because the load of other programs changed."""
         self._append(step, {"threads": threads})
 
     def log_gap(self, step: int, seconds: float) -> None:
-        """The process was stopped during this step."""
+        """Record that the process was stopped during this step."""
         self._append(step, {"stopped_seconds": seconds})
         self.print_line(f"Stopped for {seconds:,.0f} seconds before step {step}; they do not count as training time.")
 
@@ -87,13 +87,13 @@ class Monitor:
         if self.bar is not None:
             self._update_bar()
 
-    def internals(self, step: int, internals: Internals) -> None:
+    def log_internals(self, step: int, internals: Internals) -> None:
         """Shown in TensorBoard only."""
         self.tensorboard.log_scalars(step, internals.numbers)
-        self.tensorboard.histograms(step, internals.distributions)
+        self.tensorboard.log_histograms(step, internals.distributions)
 
     def log_final_loss(self, step: int, loss: float) -> None:
-        """The figure of the best checkpoint: one number a run, so no picture in TensorBoard but a line of text."""
+        """Log the exact loss of the best checkpoint: one number per run, so TensorBoard gets text instead of a plot."""
         self.tensorboard.log_text(step, "exact validation", f"{loss:.4f} nats, {loss / LN2:.4f} bits per {self.unit}")
         self._append(step, {"loss_validation_exact": loss, f"bits_per_{self.unit}_validation_exact": loss / LN2})
 
@@ -105,11 +105,11 @@ class Monitor:
         self._print(f"--- sample at step {step}\n{shown}\n---")
 
     def print_line(self, text: str) -> None:
-        """A message for people, above the bar."""
+        """Print a message above the progress bar."""
         announce(text, self.quiet)
 
     def _print(self, text: str) -> None:
-        """Progress, which is for those who watch."""
+        """Print progress, unless quiet."""
         if not self.quiet:
             console.print_line(text)
 
@@ -123,7 +123,7 @@ class Monitor:
         self.bar.set_description_str(self.training_text + self.validation_text + self.speed_text)
 
     def restart(self, step: int) -> None:
-        """Training went back to ``step``: TensorBoard shall drop what it was shown of later steps."""
+        """Training rolled back to ``step``: purge later steps from TensorBoard."""
         self.tensorboard.close()
         self._open_tensorboard(step)
 
@@ -158,5 +158,5 @@ def _abbreviate(number: float) -> str:
 
 
 def _needs_ascii() -> bool:
-    """Whether the terminal may lack the block characters of the bar."""
+    """Whether the terminal may not support the bar's block characters."""
     return "utf" not in console.encoding.lower() or os.environ.get("TERM") == "dumb"

@@ -1,4 +1,4 @@
-"""AdamW over the parameters of a model, and its state by the parameters' names, so that it can be saved."""
+"""AdamW, with a state that is saved by parameter name."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from charlm.config import OptimizationSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-FUSED_ON = ("cpu", "cuda")  # devices whose fused AdamW reads found_inf; that of MPS does not
+FUSED_ON = ("cpu", "cuda")  # devices whose fused AdamW supports found_inf, unlike MPS
 
 
 def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019). Biases do not decay."""
+    """AdamW (Loshchilov and Hutter 2019). Weight decay does not apply to biases."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
     groups: list[dict[str, Any]] = [
@@ -24,11 +24,10 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Take a step where ``finite`` is true, else leave weights and moments as they are.
+    """Take a step if ``finite`` is true, else leave weights and moments unchanged.
 
-    Decided on the device where fused AdamW reads ``found_inf``, which torch's gradient scaler sets in this very way
-    (``torch/amp/grad_scaler.py``); where a torch did not know it, a test of this function would fail. Elsewhere each
-    step waits for the device.
+    With fused AdamW, the decision is made on the device through ``found_inf``, as in torch's gradient scaler
+    (``torch/amp/grad_scaler.py``); a test fails if torch stops supporting it. Otherwise each step waits for the device.
     """
     if optimizer.defaults["fused"]:
         optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
@@ -50,7 +49,7 @@ def optimizer_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer) -> 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what :func:`optimizer_state_dict` gave. Raises ``ValueError`` if a tensor is missing or does not fit."""
     for name, parameter in model.named_parameters():
-        # Only fused AdamW keeps its count of steps on the parameter's device
+        # Only fused AdamW keeps its step count on the parameter's device
         like = {"step": torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")}
         optimizer.state[parameter] = {
             moment: take_tensor(tensors, f"optimizer.{moment}.{name}", like.get(moment, parameter))
@@ -59,7 +58,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
 
 
 def take_tensor(tensors: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """A stored tensor, on the device of ``like``. Raises ``ValueError`` unless it has the same shape and type."""
+    """A stored tensor, on the device of ``like``. Raises ``ValueError`` if its shape or type differs."""
     if name not in tensors:
         raise ValueError(f"{name} is missing")
     tensor = tensors[name]

@@ -1,6 +1,6 @@
-"""From a request to a trainer that is ready: a new run, or one that is resumed.
+"""Plan a training run, new or resumed, from a request.
 
-Nothing is written or removed before all of it is known to be right.
+Nothing is written or removed before everything has been checked.
 """
 
 import errno
@@ -32,12 +32,12 @@ from charlm.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A training run that can start: all its inputs were found and fit together."""
+    """A training run that is ready to start: its inputs exist and are consistent."""
 
     settings: TrainSettings
     corpus: Corpus
     found: FoundRun
-    pretrained: SavedModel | None = None  # whose weights it starts from
+    pretrained: SavedModel | None = None  # the model to finetune
 
     def __post_init__(self) -> None:
         check_memory(self.settings, len(self.corpus.vocabulary))
@@ -50,7 +50,7 @@ class TrainingPlan:
         return startup_messages(self.settings, self.corpus, self.found, self.pretrained)
 
     def train(self, quiet: bool) -> Evaluation:
-        """Train to the end, alone in the run folder. Raises what :meth:`Trainer.train` raises."""
+        """Train to the end, holding the run's lock. Raises what :meth:`Trainer.train` raises."""
         if is_heard(quiet):
             for line in self.startup_messages():
                 announce(line, quiet)
@@ -64,13 +64,13 @@ class TrainingPlan:
                 raise _explain(error, self.run) from None
 
     def trainer(self, quiet: bool) -> Trainer:
-        """Make the run folder, where it is new, and the trainer."""
+        """Create the run folder if needed, and the trainer."""
         record = CorpusFile.describe(self.corpus, self.run)
         parameters = count_parameters(len(self.corpus.vocabulary), self.settings)
         monitor = Monitor(self.run, self.settings, parameters, quiet)
         trainer = Trainer(self.settings, self.corpus, self.run, monitor, self.pretrained)
         configure_torch(trainer.balancer.max_threads)
-        # What could not be read again is refused here, before anything is removed
+        # Reject what could not be read again, before anything is removed
         record.encode()
         environment = describe_environment(trainer.device, trainer.precision)
         encode_config(trainer.state.checkpoint(self.settings, self.corpus, {}, environment).model)
@@ -84,7 +84,7 @@ class TrainingPlan:
 
 
 def plan_training(request: TrainingRequest) -> TrainingPlan:
-    """Check everything and plan the training. Raises a ``CharlmError`` for whatever cannot be."""
+    """Check everything and plan the training run. Raises a ``CharlmError`` if it is not possible."""
     if request.resume not in (None, "auto") and request.overwrite:
         raise UsageError(
             "--resume and --overwrite cannot be used together.", "--resume continues a run, --overwrite replaces it."
@@ -93,13 +93,13 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
         run = request.out or default_run_folder(request.corpus_names)
         if runs.list_checkpoints(run):
             request = replace(request, resume=run)
-        else:  # a run that was killed before its first save starts again from step 0
+        else:  # a run killed before its first save restarts from step 0
             request = replace(request, resume=None, overwrite=request.overwrite or runs.is_run(run))
     if request.resume is None:
         return _plan_new(request)
     path = Path(request.resume)
     runs.check_path(path)
-    if runs.has_settings(path) and not runs.list_checkpoints(path):  # likewise, with its settings and its text
+    if runs.has_settings(path) and not runs.list_checkpoints(path):  # likewise, with its own settings and text
         recorded = None if request.corpus_names else RunCorpus.to_restart(path)
         sources = [SettingsSource.file(path / "config.toml"), *request.settings_sources]
         return _plan_new(replace(request, settings_sources=sources, out=path, overwrite=True), recorded)
@@ -107,7 +107,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
 
 
 def _plan_new(request: TrainingRequest, recorded: RunCorpus | None = None) -> TrainingPlan:
-    """``recorded``: the text of the run, if it had one that is not named again."""
+    """``recorded``: the corpus of an existing run, if no text is named."""
     settings, pretrained = resolve(TrainSettings, request.settings_sources), None
     if settings.init_from:
         settings, pretrained = resolve_for_finetuning(request.settings_sources, Path(settings.init_from))
@@ -135,7 +135,7 @@ def _plan_resume(request: TrainingRequest, path: Path) -> TrainingPlan:
 
 
 def _explain(error: OSError, run: Path) -> CharlmError:
-    """What failed, and where: the file that the system names, else the run."""
+    """Describe a system error and where it occurred: the file it names, else the run."""
     hint = "Free up space, or choose another --out." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "Choose another --out, or change who may write there."

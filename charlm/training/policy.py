@@ -1,6 +1,6 @@
-"""What is due now: to log, evaluate, save, stop or roll back.
+"""Decide what is due: logging, evaluation, saving, stopping, rolling back.
 
-All of it is decided here, from settings and counters alone.
+All decisions depend only on settings and counters.
 """
 
 from charlm.config import TrainSettings
@@ -13,14 +13,14 @@ ROLLBACK_LR_SCALE = 0.5  # of the learning rate, each time
 
 
 class Policy:
-    """Decides for one run. ``seconds`` are those of training time."""
+    """Decisions for one run. ``seconds`` are training time."""
 
     def __init__(
         self, settings: TrainSettings, training_characters: int, validation_characters: int, windows_per_epoch: int
     ) -> None:
         self.settings = settings
         self.windows_per_epoch = windows_per_epoch
-        self.total_steps = schedule.total_steps(settings, windows_per_epoch)  # 0: the clock may end the run
+        self.total_steps = schedule.total_steps(settings, windows_per_epoch)  # 0: unknown, limited by time
         self.evaluations = schedule.schedule_evaluations(
             settings, training_characters, validation_characters, windows_per_epoch
         )
@@ -29,11 +29,11 @@ class Policy:
         return counters.windows_seen / self.windows_per_epoch
 
     def progress(self, counters: TrainingProgress, seconds: float) -> float:
-        """How far training is, from 0 to 1 and beyond."""
+        """The progress of training, from 0 to 1 or more."""
         return schedule.progress(self.settings, counters.steps, self.count_epochs(counters), seconds / 60)
 
     def learning_rate(self, counters: TrainingProgress, seconds: float) -> float:
-        """That of the next step."""
+        """The learning rate of the next step."""
         progress = self.progress(counters, seconds)
         return schedule.learning_rate(self.settings, counters.steps, progress) * counters.learning_rate_scale
 
@@ -44,7 +44,9 @@ class Policy:
         return self.should_stop(counters, seconds) or self.evaluations.is_due(counters.steps)
 
     def should_save(self, counters: TrainingProgress, seconds: float, due_seconds: float, is_best: bool) -> bool:
-        """``due_seconds``: when the next checkpoint is due in any case; ``is_best``: of the model as it is now."""
+        """``due_seconds``: when the next checkpoint is due at the latest; ``is_best``: whether the current model is the
+        best.
+        """
         return is_best or seconds >= due_seconds or self.should_stop(counters, seconds)
 
     def should_stop(self, counters: TrainingProgress, seconds: float) -> bool:
@@ -52,13 +54,13 @@ class Policy:
         return has_run_out_of_patience or self.progress(counters, seconds) >= 1
 
     def why_stopped(self, counters: TrainingProgress, seconds: float) -> str:
-        """For a run that has ended: what ended it, and how to continue it."""
+        """For a finished run: which limit ended it, and how to continue."""
         return schedule.why_complete(self.settings, counters.steps, self.count_epochs(counters), seconds / 60)
 
     def roll_back(self, counters: TrainingProgress) -> tuple[int, float]:
-        """Training diverged: how often it has been rolled back now, and the scale of the learning rate from here on.
+        """The new number of rollbacks and learning rate scale after training diverged.
 
-        Raises ``DivergedError`` if it has been too often.
+        Raises ``DivergedError`` after too many rollbacks.
         """
         if counters.rollbacks == MAX_ROLLBACKS:
             last = self.settings.learning_rate * counters.learning_rate_scale

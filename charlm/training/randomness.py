@@ -1,4 +1,4 @@
-"""The random number generators that training draws from: the CPU's, and that of the device, where dropout is drawn."""
+"""States of the random number generators of training: the CPU's, and that of the device, used for dropout."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ CPU = "rng_state.cpu"
 
 
 def rng_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of the generators, by the names under which a checkpoint has them."""
+    """The generator states, by their names in a checkpoint."""
     states = {CPU: torch.get_rng_state()}
     if device.type == "cuda":
         states["rng_state.cuda"] = torch.cuda.get_rng_state(device)
@@ -17,7 +17,7 @@ def rng_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_rng_states(device: torch.device, states: dict[str, Tensor]) -> None:
-    """Put back what :func:`rng_states` gave, on a device of the same type."""
+    """Restore the states from :func:`rng_states`, on a device of the same type."""
     torch.set_rng_state(states[CPU])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["rng_state.cuda"], device)

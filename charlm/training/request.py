@@ -1,4 +1,4 @@
-"""What a training run is asked to do, before anything is looked up."""
+"""The request for a training run, before anything is looked up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Saving a run: when it is due, and what happens when it fails."""
+"""Save checkpoints, and handle saves that fail."""
 
 import warnings
 from pathlib import Path
@@ -7,11 +7,11 @@ from charlm import files, runs
 from charlm.checkpoint.contents import Checkpoint
 from charlm.errors import CharlmError, CharlmWarning, UnreadableError, quote
 
-RETRY_SECONDS = 30.0  # of training time after a save that failed
+RETRY_SECONDS = 30.0  # of training time after a failed save
 
 
 class Saver:
-    """Commits checkpoints to a run. One that fails is tried again: nothing counts as saved before its folder exists."""
+    """Saves checkpoints of a run. Failed saves are retried; nothing counts as saved before its folder exists."""
 
     def __init__(self, run: Path, every_minutes: float, keep: int) -> None:
         self.run = run
@@ -20,7 +20,7 @@ class Saver:
         self.start_from(0, 0.0)
 
     def start_from(self, step: int, seconds: float) -> None:
-        """The run is saved up to ``step``, after ``seconds`` of training time."""
+        """Record that the run is saved up to ``step``, after ``seconds`` of training time."""
         self.saved_step = step
         self.due_seconds = seconds + self.every_seconds
 
@@ -28,10 +28,10 @@ class Saver:
         return seconds >= self.due_seconds
 
     def save(self, checkpoint: Checkpoint) -> bool:
-        """Commit a checkpoint. Returns whether it worked; if not, a warning says why, and what was saved stays."""
+        """Save a checkpoint. Returns whether it succeeded; if not, it warns, and earlier checkpoints are kept."""
         step, seconds = checkpoint.model.step, checkpoint.model.progress.training_seconds
         try:
-            files.sync_file(self.run / runs.METRICS)  # a resume counts on what was logged up to this step
+            files.sync_file(self.run / runs.METRICS)  # a resumed run relies on the metrics up to this step
             runs.save_checkpoint(self.run, checkpoint, self.keep)
         except (OSError, UnreadableError) as error:
             self.due_seconds = seconds + min(RETRY_SECONDS, self.every_seconds)
@@ -46,7 +46,7 @@ class Saver:
         return True
 
     def fail(self, step: int) -> None:
-        """Raises ``CharlmError``: the last save of a run has failed."""
+        """Raise ``CharlmError`` because the final save of a run failed."""
         kept = ", ".join(folder.name for folder in reversed(runs.list_checkpoints(self.run))) or "nothing"
         raise CharlmError(
             f"{self.run}: step {step} could not be saved. Kept: {kept}.",

@@ -1,4 +1,4 @@
-"""The learning rate, the steps at which to evaluate, and the end of training, as pure functions."""
+"""Pure functions for the learning rate, the evaluation steps, and the end of training."""
 
 import math
 from bisect import bisect_left
@@ -8,17 +8,17 @@ from fractions import Fraction
 from charlm.config import OptimizationSettings, TrainSettings
 from charlm.evaluation.loss import count_characters_read
 
-FINAL_LR_FRACTION = 0.01  # of the highest learning rate, at the end of the cosine
+FINAL_LR_FRACTION = 0.01  # of the peak learning rate, at the end of the cosine
 
 TRAINING_PASSES = 3  # forward, and backward for the gradients of activations and of weights
 SAMPLING_PASSES = 20  # sampling one character takes as long as evaluating 7 to 14 on one core, more on faster machines
-MAX_EVALUATION_SHARE = Fraction(1, 10)  # of the work of training, at most, unless that leaves too few evaluations
+MAX_EVALUATION_SHARE = Fraction(1, 10)  # maximum share of the training work, unless that allows too few evaluations
 MIN_EVALUATIONS, MAX_EVALUATIONS = 4, 10
-MIN_INTERVAL = 100  # steps, where the number of steps is unknown: saving each new best takes time that is not counted
+MIN_INTERVAL = 100  # steps, if their total is unknown; limits the uncounted time for saving each new best
 
 
 def learning_rate(settings: OptimizationSettings, step: int, progress: float) -> float:
-    """The learning rate of the step after ``step`` steps, at a ``progress`` of 0 to 1.
+    """The learning rate after ``step`` steps, at a ``progress`` from 0 to 1.
 
     It rises in a straight line over ``warmup_steps`` and, meanwhile and after, follows half a cosine down to
     ``FINAL_LR_FRACTION`` of the highest (Loshchilov and Hutter 2017, equation 5, without restarts) or stays.
@@ -31,7 +31,7 @@ def learning_rate(settings: OptimizationSettings, step: int, progress: float) ->
 
 
 def progress(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> float:
-    """How far training is, from 0 to 1 and beyond, by the limit that will end it first."""
+    """The progress of training, from 0 to 1 or more, toward the limit that is reached first."""
     return max(_by_limit(settings, step, epochs, minutes).values())
 
 
@@ -48,18 +48,18 @@ def why_complete(settings: OptimizationSettings, step: int, epochs: float, minut
 
 
 def _by_limit(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> dict[str, float]:
-    """How far training is towards each limit that is set."""
+    """The progress toward each active limit."""
     used = {"max_steps": step, "max_epochs": epochs, "max_minutes": minutes}
     return {name: amount / getattr(settings, name) for name, amount in used.items() if getattr(settings, name)}
 
 
 def total_steps(settings: OptimizationSettings, windows_per_epoch: int) -> int:
-    """How many steps the whole training takes, 0 where the clock may end it."""
+    """The total number of steps, or 0 if a time limit may end training."""
     return 0 if settings.max_minutes else step_limit(settings, windows_per_epoch)
 
 
 def step_limit(settings: OptimizationSettings, windows_per_epoch: int) -> int:
-    """How many steps training takes at most, 0 where only the clock ends it."""
+    """The maximum number of steps, or 0 if only a time limit ends training."""
     by_epochs = max(0, round(settings.max_epochs * windows_per_epoch / settings.accumulation_steps) - 1)
     while by_epochs * settings.accumulation_steps / windows_per_epoch < settings.max_epochs:  # rounded as training does
         by_epochs += 1
@@ -68,7 +68,7 @@ def step_limit(settings: OptimizationSettings, windows_per_epoch: int) -> int:
 
 @dataclass(frozen=True)
 class EvaluationSchedule:
-    """At which steps to evaluate. The last step of training is evaluated too, whether it is one of them or not.
+    """The steps at which to evaluate. The last step of training is always evaluated, too.
 
     Evaluation ``k`` comes after ``interval × k`` steps, or earlier where it is among the first ``growing``: after
     ``√(k / growing)`` times as many. So the intervals between these grow, and from there on they are equal.
@@ -78,7 +78,7 @@ class EvaluationSchedule:
     growing: int
 
     def step_of(self, number: int) -> int:
-        """The step of the evaluation of this number, from 1 on: always a later one than that of the evaluation before.
+        """The step of an evaluation, numbered from 1; strictly increasing.
 
         Floating-point division, multiplication and square root are rounded alike on every machine; powers are not.
         """
@@ -86,7 +86,7 @@ class EvaluationSchedule:
         return max(number, math.ceil(steps * math.sqrt(min(1.0, number / self.growing))))
 
     def is_due(self, step: int) -> bool:
-        numbers = range(1, step + 1)  # an evaluation never has a greater number than its step
+        numbers = range(1, step + 1)  # the number of an evaluation is at most its step
         return step > 0 and self.step_of(numbers[bisect_left(numbers, step, key=self.step_of)]) == step
 
 

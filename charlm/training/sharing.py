@@ -1,4 +1,4 @@
-"""A run beside other work: when its number of threads changes, this is logged, recorded and explained."""
+"""Adapt a run to other load: changes of its number of threads are logged, recorded and explained."""
 
 from charlm.model.sharing import ThreadBalancer
 from charlm.progress import ThreadChange, TrainingProgress
@@ -6,14 +6,14 @@ from charlm.training.monitor import Monitor
 
 
 class ThreadSharing:
-    """Uses fewer threads while other programs need the processors, and tells people once what slows their run."""
+    """Uses fewer threads while other programs need the processors, and warns once that they slow the run."""
 
     def __init__(self, balancer: ThreadBalancer) -> None:
         self.balancer = balancer
         self.warned = False
 
     def resume(self, progress: TrainingProgress) -> None:
-        """A run that was saved with fewer threads continues with all of them: that is a change too."""
+        """Record that a run saved with fewer threads resumes with all of them."""
         changes = progress.thread_changes
         if changes and changes[-1].threads != self.balancer.threads:
             changes.append(ThreadChange(step=progress.steps, threads=self.balancer.threads))

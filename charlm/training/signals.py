@@ -1,4 +1,4 @@
-"""Signals while training: the first asks for an orderly end, the second ends at once.
+"""Signal handling during training: the first signal saves and stops, the second quits immediately.
 
 Besides Ctrl-C and SIGTERM these are SIGHUP, which a terminal sends when it is closed; SIGUSR1, with which Slurm warns
 before a job's time is up (``--signal=USR1@60``); and Ctrl-Break on Windows. Not every system has all of them.
@@ -15,7 +15,7 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
 
 
 class StopSignals:
-    """``received`` is that of the signal that asked to stop, 0 while none did."""
+    """``received``: the number of the signal that requested the stop, or 0."""
 
     def __init__(self, quiet: bool) -> None:
         self.received = 0
@@ -23,15 +23,15 @@ class StopSignals:
         self.previous_handlers: dict[int, Any] = {}
 
     def install(self) -> None:
-        if threading.current_thread() is not threading.main_thread():  # no other one is told of signals
+        if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
             return
         for number in (getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)):
             if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # nohup: the run is to outlive its terminal
+                continue  # nohup: the run should survive its terminal
             self.previous_handlers[number] = signal.signal(number, self._handle)
 
     def restore(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous handlers."""
         while self.previous_handlers:
             signal.signal(*self.previous_handlers.popitem())
 

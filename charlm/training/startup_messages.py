@@ -1,4 +1,4 @@
-"""What people should know before training starts: the text, the model, and what a resume changes."""
+"""Messages before training starts: the text, the model, and changes of a resumed run."""
 
 import math
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def _describe_corpus(settings: TrainSettings, corpus: Corpus) -> Iterator[str]:
 
 
 def _describe_changes(settings: TrainSettings, saved: SavedModel, lanes: int) -> Iterator[str]:
-    """What is no longer as it was when the checkpoint was saved."""
+    """Describe what changed since the checkpoint was saved."""
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     threads = choose_threads(settings.threads, settings, lanes, precision)

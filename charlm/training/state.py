@@ -1,4 +1,4 @@
-"""The state of training, and how it becomes a checkpoint and comes back from one, bit for bit."""
+"""The state of training, with bit-exact conversion to and from a checkpoint."""
 
 from dataclasses import dataclass
 
@@ -18,18 +18,18 @@ from charlm.training.finetuning import load_pretrained
 from charlm.training.optimizer import make_optimizer, optimizer_state_dict, restore_optimizer, take_tensor
 from charlm.training.randomness import rng_states, set_rng_states
 
-MAX_CONSECUTIVE_SKIPS = 5  # steps in a row that were not finite
-RECURRENT_STATE = ("recurrent_state.hidden", "recurrent_state.cell")  # the second: of an LSTM only
+MAX_CONSECUTIVE_SKIPS = 5  # non-finite steps in a row before a rollback
+RECURRENT_STATE = ("recurrent_state.hidden", "recurrent_state.cell")  # the second one for LSTMs only
 SINCE_LAST_LOG = tuple(f"since_last_log.{name}" for name in ("loss_sum", "targets", "steps_taken", "steps_skipped"))
 
 
 class NonFiniteError(Exception):
-    """The loss, or what was learned, is no finite number any more: training has to go back."""
+    """The loss or a weight is no longer finite; training must roll back."""
 
 
 @dataclass
 class TrainingState:
-    """All that changes while training."""
+    """Everything that changes during training."""
 
     model: CharacterModel
     optimizer: torch.optim.Optimizer
@@ -46,7 +46,7 @@ class TrainingState:
         device: torch.device,
         pretrained: SavedModel | None = None,
     ) -> "TrainingState":
-        """The state before the first step: it depends on nothing but the settings, the text and ``pretrained``."""
+        """The state before the first step; depends only on the settings, the vocabulary and ``pretrained``."""
         torch.manual_seed(settings.seed)
         model = CharacterModel(len(vocabulary), settings, regularization=settings)
         if pretrained is not None:
@@ -55,24 +55,24 @@ class TrainingState:
         return cls(model, make_optimizer(model, settings), model.zero_state(lanes), TrainingProgress(), device)
 
     def __post_init__(self) -> None:
-        # On the device, so that no step waits for them. Steps that are not finite are skipped: see Trainer.train_step
+        # On the device, so that no step waits for them. Non-finite steps are skipped: see Trainer.train_step
         self.since_log = torch.zeros(len(SINCE_LAST_LOG), device=self.device)
         self.consecutive_skips = torch.zeros((), device=self.device)
 
     def record_step(self, loss: Tensor, finite: Tensor, targets: int) -> None:
-        """Add a step to what is counted on the device: its loss where it is finite, else that it was skipped."""
-        taken = finite.float()  # not every device stacks numbers of several types
+        """Record a step on the device: its loss if it is finite, otherwise that it was skipped."""
+        taken = finite.float()  # not every device can stack different types
         self.since_log += torch.stack([torch.where(finite, loss * targets, 0.0), taken * targets, taken, 1 - taken])
         self.consecutive_skips = torch.where(finite, 0.0, self.consecutive_skips + 1)
 
     def raise_if_nonfinite(self) -> None:
-        """Raises ``NonFiniteError`` after too many skipped steps, or if a weight is no finite number."""
+        """Raise ``NonFiniteError`` after too many skipped steps, or if a weight is not finite."""
         weights_are_finite = all(bool(weight.isfinite().all()) for weight in self.model.parameters())
         if not weights_are_finite or self.consecutive_skips.item() >= MAX_CONSECUTIVE_SKIPS:
             raise NonFiniteError
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but the weights and the numbers: optimizer, recurrent state, random number generators."""
+        """All tensors except the weights: optimizer, recurrent state, random number generators, counters."""
         return {
             **optimizer_state_dict(self.model, self.optimizer),
             **dict(zip(self.recurrent_names, self.recurrent, strict=True)),
@@ -101,7 +101,7 @@ class TrainingState:
         return Checkpoint(model, self.tensors())
 
     def restore(self, saved: Checkpoint) -> None:
-        """Put back a checkpoint of a model of this architecture.
+        """Restore a checkpoint of the same architecture.
 
         Raises ``CheckpointError`` if a tensor is missing or does not fit.
         """
@@ -114,7 +114,7 @@ class TrainingState:
             self.recurrent = tuple(take_tensor(tensors, name, state) for name, state in recurrent)
             self.since_log = torch.stack([take_tensor(tensors, name, self.since_log[0]) for name in SINCE_LAST_LOG])
             self.consecutive_skips = take_tensor(tensors, "consecutive_skipped_steps", self.consecutive_skips)
-            # On another device than before, the generator there starts from the seed
+            # On a device of another type, its generator starts from the seed
             device = self.device if saved.model.environment.device == self.device.type else torch.device("cpu")
             states = {name: take_tensor(tensors, name, state) for name, state in rng_states(device).items()}
             set_rng_states(device, states)

@@ -1,7 +1,7 @@
 """One learning step of truncated backpropagation through time (Williams and Peng 1990).
 
-The state is carried from window to window; the gradient stops at a window's start. Training, benchmarks and time
-estimates all take this very step.
+The state is carried from window to window; gradients stop at a window's start. Training, benchmarks and time estimates
+all use this step.
 """
 
 import math
@@ -19,7 +19,7 @@ from charlm.training.optimizer import step_if_finite
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did. All tensors stay on the device, so that nothing waits for it.
+    """The result of a step. All tensors stay on the device, so that nothing waits for it.
 
     ``loss``: the mean over the targets of its windows, in nats; ``gradient_norm``: before clipping; ``is_finite``:
     whether both are, so that the step was taken; ``state``: after the last window, or before the first if not.
@@ -41,10 +41,11 @@ def take_step(
     gradient_clip: float = 0.0,
     precision: str = "fp32",
 ) -> Step:
-    """Accumulate the gradients of some windows, clip their norm (Pascanu et al. 2013; 0: not) and update the weights.
+    """Accumulate the gradients of some windows, clip their norm (Pascanu et al. 2013; 0: no clipping) and update the
+    weights.
 
-    Each target weighs the same: the last window of an epoch may be shorter than the others. A loss or gradient that is
-    not finite reaches neither the weights nor, through the state that led to it, the next step.
+    All targets have equal weight, although the last window of an epoch may be shorter. A non-finite loss or gradient
+    affects neither the weights nor the state of the next step.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

@@ -10,13 +10,13 @@ import torch
 
 from charlm.model.device import synchronize
 
-STOPPED_SECONDS = 60.0  # a step that takes longer than this, and than so many of the usual ones, was not all training:
+STOPPED_SECONDS = 60.0  # a step longer than this, and than this many median ones, was not only training:
 STOPPED_LAPS = 20  # the process was stopped (Ctrl-Z, a suspended machine)
 REMEMBERED_LAPS = 101
 
 
 class Stopwatch:
-    """Runs from ``start`` on, and stands still inside ``paused``. Starts from ``seconds`` of an earlier process."""
+    """Measures training time, except inside ``paused``; starts with ``seconds`` of earlier processes."""
 
     def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
         self.device = device
@@ -29,7 +29,7 @@ class Stopwatch:
         self.started_at = self.lap_started = time.perf_counter()
 
     def end_lap(self) -> float:
-        """To be called after each step, or at equal numbers of them: returns the seconds of a gap, else 0.
+        """Call after each step, or after every n steps. Returns the seconds of a gap, else 0.
 
         A gap is a lap during which the process must have been stopped. It counts as long as the median lap.
         """
@@ -47,7 +47,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Work that is no training. A GPU first finishes the steps that were given to it: they count."""
+        """Exclude other work. Queued GPU steps are finished and counted first."""
         synchronize(self.device)
         self.seconds, self.started_at = self.read(), None
         try:

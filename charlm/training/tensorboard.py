@@ -1,4 +1,4 @@
-"""TensorBoard's side of a training. Its files may fail to be written; the training goes on, and it is said once."""
+"""TensorBoard logging. If its files cannot be written, a warning is printed once and training continues."""
 
 import html
 import threading
@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -20,6 +21,7 @@ from charlm.runs import VALIDATION_EVENTS
 
 VALIDATION = VALIDATION_EVENTS  # the second run, whose curves TensorBoard draws in the cards of the first
 
+HISTOGRAM_BINS = 50
 # The page of TensorBoard that shows all layers together
 CUSTOM_SCALARS = {
     "Health": {
@@ -32,7 +34,7 @@ CUSTOM_SCALARS = {
 
 
 class TensorBoardLogger:
-    """Writes events from the step on at which it is opened."""
+    """Writes TensorBoard events, starting at the step at which it is opened."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
@@ -42,20 +44,20 @@ class TensorBoardLogger:
         self.hook = threading.excepthook
 
     def start(self, first_step: int) -> None:
-        """Has TensorBoard drop what an earlier process wrote of later steps."""
+        """Start logging; TensorBoard purges later steps written by an earlier process."""
         self.hook = threading.excepthook
         threading.excepthook = self._on_thread_error
         self._try(lambda: self._open(first_step))
 
     def _open(self, first_step: int) -> None:
-        # TensorBoard drops figures of later steps at a restart, which is any start but the first: so the first says so
+        # TensorBoard purges later steps at every start except the first, so that one must say so
         purge_step = first_step + 1 if first_step else 0
         self.writer = SummaryWriter(self._folder(), purge_step=purge_step, flush_secs=10)
         folder = str(Path(self._folder(), VALIDATION))
         self.validation_writer = SummaryWriter(folder, purge_step=purge_step, flush_secs=10)
 
     def _folder(self) -> str:
-        """The run folder by a name that is UTF-8: TensorBoard takes no other."""
+        """The run folder under a UTF-8 name, which TensorBoard requires."""
         name = str(self.run)
         return name if _encodable(name) == name else str(files.link_folder(self.run))
 
@@ -64,9 +66,9 @@ class TensorBoardLogger:
         for tag, value in values.items():
             self._try(partial(self._add_scalar, tag, value, step))
 
-    def histograms(self, step: int, distributions: dict[str, Tensor]) -> None:
+    def log_histograms(self, step: int, distributions: dict[str, Tensor]) -> None:
         for tag, values in distributions.items():
-            self._try(partial(self._histogram, tag, values, step))
+            self._try(partial(self._add_histogram, tag, values, step))
 
     def log_text(self, step: int, tag: str, markdown: str) -> None:
         encodable = _encodable(markdown)
@@ -76,7 +78,7 @@ class TensorBoardLogger:
         self.log_text(step, tag, f"<pre>{html.escape(text)}</pre>")
 
     def log_settings(self, settings: TrainSettings, parameters: int) -> None:
-        """Settings as a table, as hyperparameters, and the page of pictures: once, at the start of a run."""
+        """Log the settings as a table and as hyperparameters, and the layout of plots; once, at the start of a run."""
         dumped = settings.model_dump()
         values = {name: _encodable(value) if isinstance(value, str) else value for name, value in dumped.items()}
         names = [(section, name) for section, kind in SECTIONS.items() for name in kind.model_fields]
@@ -87,7 +89,7 @@ class TensorBoardLogger:
         # SummaryWriter.add_hparams would open a sub-run for this; these are the same records, in the run itself.
         metrics = dict.fromkeys(("loss", f"bits_per_{settings.unit}"), None)
         for record in hparams({**values, "parameters": parameters}, metrics):
-            self._try(partial(self._add_record, _of_validation(record)))
+            self._try(partial(self._add_record, _set_metric_group(record)))
 
     def _add_scalar(self, tag: str, value: float, step: int) -> None:
         tag, _, part = tag.partition("/") if tag.endswith(("/train", f"/{VALIDATION}")) else (tag, "", "")
@@ -95,9 +97,24 @@ class TensorBoardLogger:
         if writer is not None:
             writer.add_scalar(tag, value, step)
 
-    def _histogram(self, tag: str, values: Tensor, step: int) -> None:
-        if self.writer is not None:
-            self.writer.add_histogram(tag, values, step, bins="auto")
+    def _add_histogram(self, tag: str, values: Tensor, step: int) -> None:
+        """Counted by torch: the writer's own ``add_histogram`` would wake numpy's BLAS threads."""
+        values = values.flatten().double().cpu()
+        if self.writer is None or not values.isfinite().all():
+            return
+        low, high = (limit.item() for limit in values.aminmax())
+        counts, edges = torch.histogram(values, HISTOGRAM_BINS, range=(low, high if high > low else low + 1e-9))
+        self.writer.add_histogram_raw(
+            tag,
+            min=low,
+            max=high,
+            num=len(values),
+            sum=values.sum().item(),
+            sum_squares=values.square().sum().item(),
+            bucket_limits=edges[1:].tolist(),
+            bucket_counts=counts.tolist(),
+            global_step=step,
+        )
 
     def _add_record(self, record: Any) -> None:
         if self.writer is not None:
@@ -111,11 +128,11 @@ class TensorBoardLogger:
     def _try(self, write: Callable[[], Any]) -> None:
         try:
             write()
-        except Exception as error:  # a convenience, which nothing that goes wrong in it may end
+        except Exception as error:  # optional: no error here may end training
             self._disable(error)
 
     def _on_thread_error(self, details: threading.ExceptHookArgs) -> None:
-        """The writer works in a thread of its own; what fails there must not end as a traceback on the terminal."""
+        """Handle errors of the writer's thread, which would otherwise print a traceback."""
         if isinstance(details.exc_value, Exception) and type(details.thread).__module__.startswith("tensorboard."):
             self._disable(details.exc_value)
         else:
@@ -131,7 +148,7 @@ class TensorBoardLogger:
             )
 
 
-def _of_validation(record: Any) -> Any:
+def _set_metric_group(record: Any) -> Any:
     """A record of hyperparameters whose metrics, if it has any, are those of the validation run."""
     for value in record.value:
         data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
@@ -142,5 +159,5 @@ def _of_validation(record: Any) -> Any:
 
 
 def _encodable(text: str) -> str:
-    """A text with escape sequences for surrogates, which stand in names for bytes that are not UTF-8."""
+    """Escape surrogates, which represent bytes of names that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

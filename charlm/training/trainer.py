@@ -1,4 +1,4 @@
-"""The loop: one step, and the things that happen once in a while around it."""
+"""The training loop: one step at a time, with periodic work in between."""
 
 import math
 from pathlib import Path
@@ -30,13 +30,13 @@ from charlm.training.state import NonFiniteError, TrainingState
 from charlm.training.step import take_step
 from charlm.training.stopwatch import Stopwatch
 
-INITIAL_EVAL_CHARACTERS = 1000  # what the untrained model makes of the text, before anybody has to wait
+INITIAL_EVAL_CHARACTERS = 1000  # evaluated before the first step; few, so that nobody has to wait
 
 
 class Trainer:
     """Trains one model on one corpus in one run folder, from the start or from a checkpoint.
 
-    ``pretrained``: the model whose weights it starts from, if it is not to start from random ones.
+    ``pretrained``: the model whose weights to start from; ``None``: random weights.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Trainer:
         )
         self.state = self.initial_state()
         self.stopwatch = Stopwatch(self.device)
-        self.metrics: dict[str, float] = {}  # of this very step
+        self.metrics: dict[str, float] = {}  # of the current step
         self.saver = Saver(run, settings.save_every_minutes, settings.keep_checkpoints)
-        self.unsaved_best: tuple[float, int] | None = None  # the loss it improved on, and evaluations since that one
+        self.unsaved_best: tuple[float, int] | None = None  # the previous best loss, and evaluations since then
         self.gradient_norm = torch.zeros(())
         self.stop_signals = StopSignals(monitor.quiet)
         threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
@@ -66,7 +66,7 @@ class Trainer:
         self.sharing = ThreadSharing(self.balancer)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Continue from a checkpoint of this very corpus. Raises ``CheckpointError`` if it lacks something."""
+        """Restore a checkpoint of the same corpus. Raises ``CheckpointError`` if it is incomplete."""
         self.state.restore(saved)
         self.sharing.resume(self.counters)
         self.stopwatch = Stopwatch(self.device, self.counters.training_seconds)
@@ -95,16 +95,16 @@ class Trainer:
                 except NonFiniteError:
                     self.roll_back()
             self.save_final()
-            self.stop_signals.restore()  # all is saved: from here on a signal may end it at once
+            self.stop_signals.restore()  # everything is saved: a signal may now end it immediately
             return self.evaluate_best()
         finally:
             self.stop_signals.restore()
             self.monitor.close()
 
     def step(self) -> bool:
-        """One step and what is due after it. Returns whether it was the last. Raises ``NonFiniteError``."""
+        """Run one step and the work due after it. Returns whether it was the last. Raises ``NonFiniteError``."""
         self.train_step()
-        if self.device.type != "cuda":  # a GPU is still at work; it is waited for where values are read
+        if self.device.type != "cuda":  # a GPU may still be working; reading values waits for it
             self.leave_out_gap()
         should_evaluate = self.policy.should_evaluate(self.counters, self.seconds)
         self.sharing.check(self.counters, self.monitor)
@@ -172,7 +172,7 @@ class Trainer:
         self.monitor.log_step(counters.steps, self.policy.progress(counters, self.seconds), finite)
 
     def evaluate(self) -> None:
-        """Validation loss in lanes, and a sample; the training's own random numbers are not touched."""
+        """Compute the validation loss in lanes and log a sample, without using training's random numbers."""
         self.state.raise_if_nonfinite()
         lanes = choose_lanes(len(self.validation))
         loss = evaluate(self.model, self.validation, lanes, self.precision).nats_per_character
@@ -185,14 +185,16 @@ class Trainer:
         else:
             counters.evaluations_without_improvement += 1
         if self.settings.log_internals:
-            self.monitor.internals(counters.steps, measure_internals(self.model, self.state.optimizer, self.validation))
+            self.monitor.log_internals(
+                counters.steps, measure_internals(self.model, self.state.optimizer, self.validation)
+            )
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=counters.steps)
             sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
             self.monitor.log_sample(counters.steps, "".join(sampler.stream()))
 
     def save(self) -> None:
-        """Save, or warn that it failed: then the best loss is what it was before, since this model may be lost."""
+        """Save, or warn on failure and restore the previous best loss, since this model may be lost."""
         self.state.raise_if_nonfinite()
         self.counters.training_seconds = self.seconds
         environment = describe_environment(self.device, self.precision, self.balancer.max_threads)
@@ -218,15 +220,15 @@ class Trainer:
         back = f"rolling back to step {self.counters.steps} with {ROLLBACK_LR_SCALE:g} times the learning rate"
         self.monitor.print_line(f"Training diverged at step {diverged_at}: {back}.")
 
-    # The ends
+    # Start and end
 
     def evaluate_untrained(self) -> None:
-        """What the untrained model makes of the text: about what guessing would."""
+        """Evaluate the untrained model, whose loss is close to uniform guessing."""
         few = self.validation.subrange(range(min(INITIAL_EVAL_CHARACTERS, len(self.validation))))
         self.monitor.log_initial_loss(evaluate(self.model, few).nats_per_character, self.model.vocabulary_size)
 
     def save_final(self) -> None:
-        """Raises ``CharlmError`` that says what is kept if this save fails."""
+        """Save the last step. Raises ``CharlmError``, listing the kept checkpoints, if it fails."""
         if self.saver.saved_step < self.counters.steps:
             self.save()
         if self.saver.saved_step < self.counters.steps:
@@ -241,7 +243,7 @@ class Trainer:
         )
 
     def evaluate_best(self) -> Evaluation:
-        """The exact validation loss of the best checkpoint: one pass in fp32, one lane."""
+        """The exact validation loss of the best checkpoint, in fp32 and one lane."""
         self.monitor.close_bar()
         best = runs.load_model(self.run)
         total, unit = len(self.validation), f" {SHORT_UNITS[self.settings.unit]}s"
@@ -255,7 +257,7 @@ class Trainer:
     # Helpers
 
     def leave_out_gap(self) -> None:
-        """Time in which the process was stopped is no training time."""
+        """Exclude time during which the process was stopped."""
         if gap_seconds := self.stopwatch.end_lap():
             self.monitor.log_gap(self.counters.steps, gap_seconds)
 

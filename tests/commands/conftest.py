@@ -1,4 +1,4 @@
-"""The command line inside this process, and a trained run to try it on."""
+"""Fixtures to run the command line in this process, and a trained run."""
 
 import signal
 import sys
@@ -73,7 +73,7 @@ def bench_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def trained(poem: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with checkpoints of the steps 2 and 4, to be looked at only."""
+    """A finished run with checkpoints at steps 2 and 4; tests must not modify it."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
     settings = {

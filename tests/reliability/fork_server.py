@@ -1,4 +1,4 @@
-"""Trains in child processes that can be killed, each forked from this one, which has imported torch and not used it.
+"""A fork server that trains in child processes that can be killed; it has imported torch but not used it.
 
 Standard input: one JSON object a line: ``{"settings": …, "text": …, "run": …, "kill_after_seconds": …}``.
 Standard output, for each: ``{"killed": …, "code": …}``.

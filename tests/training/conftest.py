@@ -1,4 +1,4 @@
-"""A trainer of a small model on the poem, and ways to look at its run, for all tests of this folder."""
+"""Fixtures: a trainer of a small model on the poem, and helpers to read its run."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def steps_of(run: Path) -> list[int]:
 
 
 def assert_same_training(actual: Checkpoint, expected: Checkpoint) -> None:
-    """Weights, optimizer, carried state, generators: all of them, to the last bit."""
+    """Assert that weights, optimizer, carried state and generators are bit-identical."""
     assert actual.model.step == expected.model.step
     for one, other in (
         (actual.model.weights, expected.model.weights),
@@ -66,7 +66,7 @@ def assert_same_training(actual: Checkpoint, expected: Checkpoint) -> None:
 
 
 def fake_validation_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
-    """Has evaluations give these losses, the one before learning first, and the last one ever after."""
+    """Make evaluations return these losses, first the initial one, and the last one repeatedly."""
     left = list(losses)
 
     def fake(*args: object, **options: object) -> Evaluation:
@@ -76,7 +76,7 @@ def fake_validation_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float])
 
 
 def watch_predictions(trainer: Trainer, watch: Callable[[Predictions], Predictions]) -> None:
-    """Has everything that the model predicts in a training step go through ``watch``, whichever model it is by then."""
+    """Pass all predictions of training steps through ``watch``, even if the model is replaced."""
     whole_step = trainer.train_step
 
     def watched_step() -> None:
@@ -96,7 +96,7 @@ def with_infinite_loss(predictions: Predictions) -> Predictions:
 
 @pytest.fixture
 def make_trainer(poem_file: Path, tmp_path: Path) -> Make:
-    """Makes a trainer of the run ``tmp_path / run``, with a few settings changed; or one that resumes ``resume``."""
+    """Makes a trainer of the run ``tmp_path / run`` with some settings changed, or one that resumes ``resume``."""
 
     def make(run: str = "run", resume: Path | str | None = None, text: Path = poem_file, **changes: Any) -> Trainer:
         settings = changes if resume not in (None, "auto") else {**SETTINGS, **changes}
@@ -111,7 +111,7 @@ def make_trainer(poem_file: Path, tmp_path: Path) -> Make:
 
 @pytest.fixture
 def send_signal_at_step() -> SendSignal:
-    """Has a trainer get a signal in the middle of a step."""
+    """Makes a trainer receive a signal during a step."""
 
     def at(trainer: Trainer, step: int, number: int = signal.SIGINT) -> None:
         whole_step = trainer.train_step

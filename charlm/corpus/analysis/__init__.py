@@ -1,1 +1,1 @@
-"""The study of a text: baselines, overlap of its splits, statistics, and all of it as a report."""
+"""Analysis of a text: baselines, overlap of its splits, statistics, and a report of all of them."""

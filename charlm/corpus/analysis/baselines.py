@@ -1,7 +1,7 @@
-"""What a model must beat: the bits per character of n-gram models and of xz, on the same validation text.
+"""Baselines: bits per character of n-gram models and of xz on the same validation text.
 
-A figure of a neural model says little by itself. Beside these it shows whether the model has learned more than which
-character follows which few (n-grams), and more than which passages recur (xz).
+The loss of a neural model says little by itself. Compared with these, it shows whether the model has learned more than
+short-range character statistics (n-grams) and literal repetition (xz).
 """
 
 import lzma
@@ -29,7 +29,7 @@ class Baselines:
 
 
 def compute_baselines(train: Ids, validation: Ids, vocabulary: Vocabulary) -> Baselines:
-    """The baselines of the first characters of a validation text, built from the last ones of the training text."""
+    """Compute the baselines on the start of the validation text, from the end of the training text."""
     train = train[-MAX_TRAIN_CHARACTERS:]
     validation = validation[:MAX_VALIDATION_CHARACTERS]
     ngrams = ngram_bits(train, validation, len(vocabulary))

@@ -1,4 +1,4 @@
-"""All that is known about a corpus before anything is trained on it."""
+"""Inspect a corpus before training: statistics, overlap and baselines in one report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import Vocabulary, format_character
 
 NUM_STAGES = 4
-MAX_LISTED = 1000  # rare and control characters at most; their numbers are reported too
-MAX_CHECKED_CHARACTERS = 5_000_000  # characters that are looked up in the training text: memory grows with them
+MAX_LISTED = 1000  # maximum rare and control characters listed; their numbers are reported, too
+MAX_CHECKED_CHARACTERS = 5_000_000  # validation characters checked for overlap; memory is proportional to them
 
 
 @dataclass(frozen=True)
 class ListedCharacter:
-    character: str | int  # of a text that is read as bytes, the byte
+    character: str | int  # for a byte-level text, the byte
     description: str
     count: int
 
@@ -60,7 +60,7 @@ class InspectionReport:
 def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None) -> InspectionReport:
     """Inspect a corpus. Calls ``on_stage`` after each of ``NUM_STAGES``.
 
-    Everything is counted on the text itself: a character is one here even if ``min_count`` hides it from the model.
+    Everything is counted on the text itself, including characters that ``min_count`` hides from the model.
     """
     encoded, split, unit = corpus.encoded, corpus.split, corpus.vocabulary.unit
     alphabet = Vocabulary(encoded.alphabet, unit)
@@ -68,7 +68,7 @@ def inspect_corpus(corpus: Corpus, on_stage: Callable[[], object] = lambda: None
     validation = encoded.ids[split.validation.start : split.validation.stop]
     control = find_control_characters(encoded.alphabet, encoded.counts)
     if unit == "byte":
-        control = [counted for counted in control if counted.character.isascii()]  # others may be part of any character
+        control = [counted for counted in control if counted.character.isascii()]  # others can be part of any character
     rare = find_rare_characters(encoded.alphabet, encoded.counts)
     frequent = [encoded.alphabet[id_] for id_ in np.argsort(-encoded.counts, kind="stable")[:100]]
     unseen, bigram_bits = corpus.count_unseen_in_training(), compare_splits(train, validation, len(alphabet))

@@ -1,5 +1,5 @@
-"""Whether the validation split is like the training split, as the end of a text usually is, or something else, as the
-end of a sorted list is: then validation measures how well a model does on text of a kind that it was not trained on.
+"""Compare the validation split with the training split. The end of a sorted list, unlike that of most texts, differs
+from the rest: its validation loss measures text of a kind that the model was not trained on.
 """
 
 import itertools
@@ -31,7 +31,7 @@ class Likeness:
 
 
 def compare_splits(train: Ids, validation: Ids, alphabet_size: int) -> Likeness | None:
-    """``None`` if there is too little text to tell."""
+    """Returns ``None`` if there is too little text."""
     validation = validation[:MAX_VALIDATION_CHARACTERS]
     stretch = min(len(validation), len(train) // 4) // STRETCHES
     if stretch < 16:
@@ -50,7 +50,7 @@ def compare_splits(train: Ids, validation: Ids, alphabet_size: int) -> Likeness 
 
 
 def advise_shuffling(corpus: Corpus, settings: CorpusSettings) -> str | None:
-    """What to do if the splits are unlike each other and shuffling could help."""
+    """Advice to shuffle if the splits differ, or ``None``."""
     ids, split = corpus.encoded.ids, corpus.split
     if settings.shuffle_documents:
         return None

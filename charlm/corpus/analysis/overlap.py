@@ -1,7 +1,7 @@
-"""Long passages that stand in the training text and in the validation text: a model may know them by heart.
+"""Find long passages that occur in both the training and the validation text, which a model may have memorized.
 
-Boilerplate, quotations and files that lie in a corpus twice make the validation loss better than the model is.
-Time grows with the sum of the lengths, whatever the texts; memory with the validation text alone.
+Boilerplate, quotations and duplicate files make the validation loss too optimistic. Runs in linear time for any text;
+memory is proportional to the validation text.
 """
 
 import heapq
@@ -21,7 +21,7 @@ CHUNK = 2**18  # characters of the training text at a time: what the processor's
 
 @dataclass(frozen=True)
 class Passage:
-    """The same characters in both texts, up to where they differ or end. Each start counts from that of its text."""
+    """A passage that is identical in both texts, up to where they differ or end. Starts are relative to their texts."""
 
     validation_start: int
     train_start: int
@@ -30,8 +30,8 @@ class Passage:
 
 @dataclass(frozen=True)
 class Overlap:
-    min_length: int  # characters that a passage must have to count
-    validation_characters: int  # in one passage or more
+    min_length: int  # of a passage that counts, in characters
+    validation_characters: int  # covered by at least one passage
     validation_characters_checked: int
     longest: list[Passage]
 
@@ -59,9 +59,9 @@ def find_overlap(train: Ids, validation: Ids, length: int = 100, limit: int = 5)
 
 
 def _best_starts(train: Ids, validation: Ids, known: NDArray[np.uint64], length: int) -> IntArray:
-    """Where in the training text a window of each known hash stands, −1 if nowhere.
+    """A position of each known hash in the training text, −1 if it does not occur.
 
-    Of several places, one with the most windows after it that the validation text has too, without a gap.
+    Of several positions, one followed by the longest run of windows that also occur in the validation text.
     """
     best_start = np.full(len(known), -1)
     best_run = np.zeros(len(known), dtype=np.int64)
@@ -104,7 +104,7 @@ def _occurrences(
 
 
 def _drop_collisions(starts: IntArray, examples: IntArray, train: Ids, validation: Ids, length: int) -> None:
-    """Set starts to −1 where the training text has other characters than the example in the validation text."""
+    """Set starts to −1 where the training text differs from the example in the validation text."""
     found = np.flatnonzero(starts >= 0)
     for some in np.split(found, range(CHUNK // length + 1, len(found), CHUNK // length + 1)):
         in_train = sliding_window_view(train, length)[starts[some]]
@@ -131,7 +131,7 @@ def _passages(found: IntArray, starts: IntArray, train: Ids, validation: Ids, le
 
 
 def _common_prefix_length(left: Ids, right: Ids) -> int:
-    """How many characters two texts have in common at their beginnings."""
+    """The length of the common prefix of two texts."""
     agreed, size = 0, 64
     while agreed < min(len(left), len(right)):
         here = min(size, len(left) - agreed, len(right) - agreed)

@@ -1,4 +1,4 @@
-"""Looking numbers up by the million in a sorted array: what a dictionary does, with a fraction of its memory."""
+"""Vectorized lookup in a sorted array, which takes a fraction of a dictionary's memory."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ IntArray = NDArray[np.int64]
 
 
 def find_sorted(distinct: NDArray[np.integer[Any]], wanted: NDArray[np.integer[Any]]) -> IntArray:
-    """Where each wanted number stands in an ascending array of distinct ones; −1 where it does not."""
+    """The index of each wanted number in an ascending array of distinct numbers, or −1."""
     indices = np.searchsorted(distinct, wanted)
     is_found = indices < len(distinct)
     is_found[is_found] = distinct[indices[is_found]] == wanted[is_found]

@@ -1,6 +1,6 @@
-"""Figures about a corpus that show what is wrong with it before hours go into training on it.
+"""Statistics of a text that reveal problems before training.
 
-Texts are read chunk by chunk, so that one of gigabytes in a memory map takes some megabytes of memory.
+Texts are read chunk by chunk, so that gigabytes in a memory map take only megabytes of memory.
 """
 
 import unicodedata
@@ -17,7 +17,7 @@ from charlm.corpus.vocabulary import Vocabulary, describe_character
 
 @dataclass(frozen=True)
 class LineLengths:
-    """Characters a line, without the ``\\n`` that ends it; a ``\\r`` before that counts."""
+    """Characters per line, without the final ``\\n``; a ``\\r`` before it is counted."""
 
     lines: int
     median: float
@@ -27,7 +27,7 @@ class LineLengths:
 
 @dataclass(frozen=True)
 class LineEndings:
-    """How often each stands in the text; more than one above 0 is a mixture."""
+    """Number of each line ending in the text; if more than one is nonzero, they are mixed."""
 
     crlf: int
     lone_lf: int
@@ -42,10 +42,10 @@ class CharacterCount:
 
 
 def measure_line_lengths(ids: Ids, vocabulary: Vocabulary) -> LineLengths:
-    """Lengths of the lines of a text; characters after the last ``\\n`` are a line too. No text, no lines: zeros."""
+    """Line lengths of a text; characters after the last ``\\n`` are also a line. Zeros for an empty text."""
     # As a histogram: lines of n different lengths take at least n² / 2 characters, so there are never many
     lines: Counter[int] = Counter()
-    unfinished = 0  # characters of the line that goes on in the next chunk
+    unfinished = 0  # length so far of a line that continues in the next chunk
     for _, chunk in iter_blocks(ids):
         ends = np.flatnonzero(chunk == _id_of("\n", vocabulary))
         lengths, counts = np.unique(np.diff(ends, prepend=-1 - unfinished) - 1, return_counts=True)
@@ -76,20 +76,20 @@ def count_line_endings(ids: Ids, vocabulary: Vocabulary) -> LineEndings:
 
 
 def find_control_characters(characters: Sequence[str], counts: IntArray) -> list[CharacterCount]:
-    """Characters that text seldom means to hold, the most frequent first."""
+    """Control characters, which are rarely intended in text, the most frequent first."""
     found = [counted for counted in _count_characters(characters, counts) if _is_control(counted.character)]
     return sorted(found, key=lambda counted: (-counted.count, counted.character))
 
 
 def find_rare_characters(characters: Sequence[str], counts: IntArray, fewer_than: int = 10) -> list[CharacterCount]:
-    """Characters that occur, but too seldom to be learned, the rarest first."""
+    """Characters that are too rare to be learned, the rarest first."""
     found = [counted for counted in _count_characters(characters, counts) if counted.count < fewer_than]
     return sorted(found, key=lambda counted: (counted.count, counted.character))
 
 
 def _is_control(character: str) -> bool:
-    """Controls other than tab and line ends, and what people do not see: format characters (byte order marks, joiners,
-    directions), surrogates, private use, noncharacters; and U+FFFD, which stands for bytes that could not be decoded.
+    """Whether a character is a control other than tab and line endings, or invisible: format characters (byte order
+    marks, joiners, directions), surrogates, private use, noncharacters, and U+FFFD, which replaces undecodable bytes.
     """
     code_point = ord(character)
     is_noncharacter = code_point & 0xFFFE == 0xFFFE or 0xFDD0 <= code_point <= 0xFDEF  # Unicode, section 23.7
@@ -98,11 +98,11 @@ def _is_control(character: str) -> bool:
 
 
 def _count_characters(characters: Sequence[str], counts: IntArray) -> Iterator[CharacterCount]:
-    """Those that occur."""
+    """Yield the characters that occur."""
     for id_ in np.flatnonzero(counts).tolist():
         yield CharacterCount(characters[id_], describe_character(characters[id_]), int(counts[id_]))
 
 
 def _id_of(character: str, vocabulary: Vocabulary) -> int:
-    """The id of a character, or −1, which no character has."""
+    """The id of a character, or −1 if it does not occur."""
     return vocabulary.characters.index(character) if character in vocabulary.characters else -1

@@ -1,1 +1,1 @@
-"""What runs a recurrent layer over a window of text, forward and backward."""
+"""Kernels that run a recurrent layer over a window, forward and backward."""

@@ -1,4 +1,4 @@
-"""Which kernel runs the layers. A faster one is a module beside this one and a line in :func:`choose_kernel`."""
+"""Choose the kernel of the layers. To add one, write a module in this package and a line in :func:`choose_kernel`."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from charlm.model.kernels.torch import TorchKernel, describe_torch_kernel
 
 class Choice(NamedTuple):
     kernel: Kernel
-    reason: str  # what it computes with, and why, for people
+    reason: str  # the library used and why, for messages
 
 
 def choose_kernel(cell: str, hidden_size: int, lanes: int, device: torch.device, precision: str) -> Choice:

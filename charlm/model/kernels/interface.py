@@ -1,7 +1,7 @@
-"""What all kernels have in common.
+"""The interface of all kernels.
 
-A kernel may keep a window in a layout of its own: ``arrange`` brings the input of the first layer into it, ``run`` goes
-from layer to layer in it, and ``restore`` brings the output of the last layer back.
+A kernel may use its own layout for a window: ``arrange`` converts the first layer's input, ``run`` runs one layer, and
+``restore`` converts the last layer's output back.
 """
 
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ class Layer(Protocol):
 
     cell: str
     hidden_size: int
-    training: bool  # gradients will be wanted
+    training: bool  # gradients will be needed
     weight_ih: Any  # (gates × hidden, input); parameters in a module, plain tensors elsewhere
     weight_hh: Any  # (gates × hidden, hidden)
     bias: Any  # (gates × hidden,)
-    zero_bias: Any  # of the same shape; nothing is learned in it
+    zero_bias: Any  # of the same shape; not trained
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The input of the first layer as ids and the rows that they stand for.
+    """The first layer's input, as ids and embedding rows.
 
-    So a kernel may multiply the rows once each, instead of every character's.
+    A kernel can multiply each row once, instead of once per character.
     """
 
     ids: Tensor
@@ -47,7 +47,7 @@ Inputs = Tensor | Tokens
 
 @dataclass(frozen=True)
 class Arranged:
-    """A window in a kernel's layout. ``layout``: what the kernel must know to run in it."""
+    """A window in a kernel's layout. ``layout``: data that the kernel needs to run it."""
 
     inputs: Inputs
     layout: Any = None
@@ -59,7 +59,7 @@ class Kernel(Protocol):
     name: str
 
     def arrange(self, inputs: Inputs, resets: NDArray[np.bool_] | None) -> Arranged:
-        """``inputs``: ``(time, lane, …)``; ``resets``: ``(time, lane)``, true where the state begins anew."""
+        """``inputs``: ``(time, lane, …)``; ``resets``: ``(time, lane)``, true where the state is reset."""
         ...
 
     def run(self, layer: Layer, inputs: Inputs, state: State, layout: Any, precision: str) -> tuple[Tensor, State]:

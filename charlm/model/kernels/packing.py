@@ -1,7 +1,7 @@
-"""Resets inside a window: the stretches between them, side by side, as the kernels take texts of different lengths.
+"""Resets within a window: the stretches between them become parallel sequences of different lengths.
 
-No kernel of torch's knows a reset in the middle of a sequence. But what comes after one has nothing to do with what
-came before, so it may as well be a lane of its own: a window of short documents is a few steps of many lanes.
+torch's kernels do not support resets within a sequence. Text after a reset is independent of the text before it, so it
+is processed as a separate lane: a window of short documents becomes a few steps of many lanes.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ class Packing:
         ends = first + lengths == (first // time + 1) * time
         last_stretch[first[ends] // time] = np.flatnonzero(ends)
 
-        self.lengths = torch.from_numpy(active.sum(1))  # at each step; on the CPU, where the operators want it
+        self.lengths = torch.from_numpy(active.sum(1))  # at each step; the operators expect it on the CPU
         self.rows = to_device(step * self.num_lanes + lane, device)  # of the window's, for each packed one
         self.lanes = to_device(first // time, device)
         self.starts_from_zero = to_device(resets.T.ravel()[first], device)[:, None]

@@ -1,4 +1,4 @@
-"""The cells of the literature, step by step: slow, and right on every device."""
+"""The reference cells, step by step: slow, but correct on every device."""
 
 import numpy as np
 import torch

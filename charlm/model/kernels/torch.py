@@ -54,7 +54,7 @@ class TorchKernel:
 
 
 def describe_torch_kernel(cell: str, device: torch.device, precision: str) -> str:
-    """What computes a layer, for people."""
+    """Describe the library that computes a layer, for messages."""
     if device.type == "cuda":
         library = "cuDNN" if torch.backends.cudnn.enabled else "PyTorch's loop: cuDNN is off"
     elif device.type == "cpu" and cell == "lstm" and torch.backends.mkldnn.enabled:
@@ -65,15 +65,15 @@ def describe_torch_kernel(cell: str, device: torch.device, precision: str) -> st
 
 
 def kernel_weights(layer: Layer) -> list[Tensor]:
-    """As torch's operators take them. They add two biases; of two that are always added, one may as well be zero."""
+    """The weights as torch's operators expect them: with two biases, of which one is always zero."""
     return [layer.weight_ih, layer.weight_hh, layer.bias, layer.zero_bias]
 
 
 @torch.no_grad()
 def flatten_for_cudnn(layer: Layer) -> None:
-    """Put the weights side by side in memory, where cuDNN reads them: else it copies them at every call, and warns.
+    """Store the weights contiguously for cuDNN, which otherwise copies them at every call and warns.
 
-    Elsewhere nothing is done. ``nn.LSTM`` does the same (``torch/nn/modules/rnn.py``).
+    On other devices, nothing is done. ``nn.LSTM`` does the same (``torch/nn/modules/rnn.py``).
     """
     weights = kernel_weights(layer)
     if not uses_cudnn(weights) or not torch._use_cudnn_rnn_flatten_weight():
