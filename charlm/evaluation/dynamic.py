@@ -4,7 +4,7 @@ Krause, Kahembwe, Murray and Renals, Dynamic Evaluation of Neural Sequence Model
 into segments. Each is predicted with the weights θ that the segments before it have left behind, and counted; then its
 gradient moves them, scaled by what gradients are like on the training text, and held near the trained weights θ_g:
 
-MS = mean over windows k of the training text of (∇L_k)²
+    MS = mean over windows k of the training text of (∇L_k)²
     θ ← θ − η ∇L(segment) / (√MS + ε) + λ (θ_g − θ) ⊙ min(√MS / mean(√MS), 1 / λ)
 
 So a weight with large gradients in training moves little here, and is pulled back more strongly. No character is

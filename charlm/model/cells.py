@@ -3,7 +3,7 @@ r"""The recurrent cells, gate by gate, as the literature writes them. Fast kerne
 Long short-term memory (Hochreiter and Schmidhuber 1997), with the forget gate of Gers, Schmidhuber and Cummins (1999).
 At step t, from the input x_t, the short-term state h_{t-1} and the long-term state c_{t-1}:
 
-input gate       i_t = σ(W_ii x_t + W_hi h_{t-1} + b_i)      how much of the candidate is let in
+    input gate       i_t = σ(W_ii x_t + W_hi h_{t-1} + b_i)      how much of the candidate is let in
     forget gate      f_t = σ(W_if x_t + W_hf h_{t-1} + b_f)      how much of the long-term state stays
     candidate        g_t = tanh(W_ig x_t + W_hg h_{t-1} + b_g)   what could be written
     output gate      o_t = σ(W_io x_t + W_ho h_{t-1} + b_o)      how much of the long-term state shows
@@ -13,14 +13,14 @@ input gate       i_t = σ(W_ii x_t + W_hi h_{t-1} + b_i)      how much of the ca
 Gated recurrent unit (Cho et al. 2014; the reset gate acts on the product W_hn h, as in the v1 of their paper, which
 is what the fast kernels compute; there is no separate bias on that product):
 
-reset gate       r_t = σ(W_ir x_t + W_hr h_{t-1} + b_r)
+    reset gate       r_t = σ(W_ir x_t + W_hr h_{t-1} + b_r)
     update gate      z_t = σ(W_iz x_t + W_hz h_{t-1} + b_z)
     candidate        n_t = tanh(W_in x_t + b_n + r_t ⊙ (W_hn h_{t-1}))
     hidden state     h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}
 
 Simple recurrent network (Elman 1990):
 
-hidden state     h_t = tanh(W_ih x_t + W_hh h_{t-1} + b)
+    hidden state     h_t = tanh(W_ih x_t + W_hh h_{t-1} + b)
 
 The matrices of a layer are stacked, one block of rows per gate, in the order i, f, g, o (GRU: r, z, n), as ``weight_ih
 (gates × hidden, input)``, ``weight_hh (gates × hidden, hidden)`` and one ``bias (gates × hidden,)``.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from charlm import runs
 from charlm.checkpoint import loading
@@ -18,6 +17,7 @@ from charlm.config import SettingsSource
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.conftest import ROOT
+from tests.training.conftest import assert_same_training
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -87,10 +87,7 @@ def test_killed_and_resumed_run_equals_uninterrupted(fork_request: Request, tmp_
                 loading.load_checkpoint(folder)
         assert answer["code"] == 0, f"seed {SEED}, run {number}, after {kills} kills"
         ended = runs.load_checkpoint(run)
-        assert ended.step == expected.step
-        for kind in ("weights", "training_state"):
-            for name, tensor in getattr(expected, kind).items():
-                assert torch.equal(getattr(ended, kind)[name], tensor), f"seed {SEED}, run {number}: {name}"
+        assert_same_training(ended, expected)
         assert logged(run) == logged(alone)
         assert not list(run.glob(".*writing*"))
     print(f"{kills} kills in {number} runs, seed {SEED}")
