@@ -45,7 +45,7 @@ from charlm.commands import main
 from charlm.corpus.download import CORPORA
 server = sys.argv.pop(1)
 for name, corpus in CORPORA.items():
-    CORPORA[name] = dataclasses.replace(corpus, address=f"{server}/{name}.txt")
+    CORPORA[name] = dataclasses.replace(corpus, url=f"{server}/{name}.txt")
 main()
 """
 

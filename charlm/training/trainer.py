@@ -40,11 +40,11 @@ class Trainer:
     """
 
     def __init__(
-        self, settings: TrainSettings, corpus: Corpus, run: Path, monitor: Monitor, origin: SavedModel | None = None
+        self, settings: TrainSettings, corpus: Corpus, run: Path, monitor: Monitor, pretrained: SavedModel | None = None
     ) -> None:
         self.settings = settings
         self.corpus = corpus
-        self.pretrained = origin
+        self.pretrained = pretrained
         self.run = run
         self.monitor = monitor
         self.device = choose_device(settings.device)
