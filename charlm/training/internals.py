@@ -35,9 +35,9 @@ def measure_internals(model: CharacterModel, optimizer: torch.optim.Optimizer, t
     """
     numbers: dict[str, float] = {}
     distributions: dict[str, Tensor] = {}
-    trace = trace_text(
-        model, text.subrange(range(min(TEXT_CHARACTERS, len(text)))), [""] * (1 + int(text.raw_ids.max()))
-    )
+    stretch = text.subrange(range(min(TEXT_CHARACTERS, len(text))))
+    no_characters = [""] * (1 + int(stretch.raw_ids.max()))  # nobody reads them here
+    trace = trace_text(model, stretch, no_characters)
     memory = memory_name(model.settings.cell)
     for number, layer in enumerate(trace.layers, start=1):
         for gate, use in layer.use.gates.items():
