@@ -22,7 +22,7 @@ from charlm.commands.inspect import MAX_CHARACTERS  # noqa: E402
 from charlm.evaluation.evaluation_text import load_run_corpus, take_split  # noqa: E402
 from charlm.inspection.traces import signal_names  # noqa: E402
 from charlm.reports.inspection import max_characters, trace_for_page, write_page  # noqa: E402
-from tests.browser import browse  # noqa: E402
+from tests.devtools import browse  # noqa: E402
 
 ROUNDS = 7
 IS_DRAWN = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"

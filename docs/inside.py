@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pictures import Browser, browse
+from pictures import Camera, browse
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "inside-an-lstm.md"
@@ -68,14 +68,14 @@ def run_commands(keep_run: bool) -> None:
         subprocess.run([sys.executable, "-m", "charlm", *arguments], cwd=WORK, check=True)
 
 
-def take(browser: Browser, picture: Picture) -> None:
+def take(browser: Camera, picture: Picture) -> None:
     at = browser.evaluate(f"{_position(picture.after)} + {len(picture.after)}")  # counted from 1
     browser.evaluate(f"location.hash = 'unit={picture.unit}&show={picture.signal}&at={at}'")
     browser.evaluate(
         "{ const top = element => element.getBoundingClientRect().top; "
         f"textPanel.scrollTop += top(spans[{_position(PASSAGE)}]) - top(textPanel) - 1 }}"
     )
-    browser.save_picture(FOLDER / f"{picture.name}.png", picture.selector, COLORS)
+    browser.save_area(FOLDER / f"{picture.name}.png", picture.selector, COLORS)
     said = "['legend', 'card', 'step-words'].map(id => document.getElementById(id).innerText).join('\\n')"
     print(f"{picture.name}.png\n{browser.evaluate(said)}\n")
 

@@ -6,7 +6,6 @@
 import base64
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,12 +15,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.devtools import Browser  # noqa: E402
+
 WORK = ROOT / "build" / "readme"
 RUNS = ("default", "gru", "tinyshakespeare")  # shown in TensorBoard
 TENSORBOARD_VIEW = "darkMode=false&smoothing=0&tagFilter=bits_per_character#timeseries"
@@ -33,66 +35,10 @@ CURVES_ARE_DRAWN = "document.querySelectorAll('line-chart canvas, line-chart pat
 CLOSE_SETTINGS = "document.querySelector('[aria-label=\"Close side pane\"]').click()"
 
 
-class Browser:
-    """Chromium without a window, driven by the DevTools protocol over a pair of pipes."""
+class Camera(Browser):
+    """A browser whose pictures are small files."""
 
-    def __init__(self, profile: str) -> None:
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        if chromium is None:
-            raise SystemExit("Pictures need Chromium: apt-get install chromium.")
-        commands_out, commands_in = os.pipe()
-        answers_out, answers_in = os.pipe()
-        # Chromium reads commands from descriptor 3 and writes answers to 4
-        self.process = subprocess.Popen(
-            [
-                *("bash", "-c", f'exec "$@" 3<&{commands_out} 4>&{answers_in}', "bash"),
-                *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
-                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                *("--remote-debugging-pipe", f"--user-data-dir={profile}"),
-            ],
-            pass_fds=(commands_out, answers_in),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(commands_out)
-        os.close(answers_in)
-        self.commands, self.answers = open(commands_in, "wb"), open(answers_out, "rb")  # noqa: PTH123, SIM115
-        self.count = 0
-        self.session: dict[str, str] = {}
-        (target,) = (target for target in self.call("Target.getTargets")["targetInfos"] if target["type"] == "page")
-        attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        self.session = {"sessionId": attached["sessionId"]}
-
-    def call(self, method: str, **parameters: object) -> Any:
-        self.count += 1
-        request = {"id": self.count, "method": method, "params": parameters, **self.session}
-        self.commands.write(json.dumps(request).encode() + b"\0")
-        self.commands.flush()
-        while True:
-            answer = json.loads(self._read())
-            if answer.get("id") == self.count:
-                if "error" in answer:
-                    raise SystemExit(f"{method}: {answer['error']}")
-                return answer["result"]
-
-    def _read(self) -> bytes:
-        message = bytearray()
-        while (byte := self.answers.read(1)) != b"\0":
-            if not byte:
-                raise SystemExit("Chromium ended.")
-            message += byte
-        return bytes(message)
-
-    def evaluate(self, script: str) -> Any:
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
-
-    def wait_until(self, condition: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not self.evaluate(condition):
-            if time.monotonic() > deadline:
-                raise SystemExit(f"Not true after {PATIENCE_SECONDS} seconds: {condition}")
-            time.sleep(0.5)
-
-    def save_picture(self, path: Path, selector: str | None = None, colors: int = COLORS) -> None:
+    def save_area(self, path: Path, selector: str | None = None, colors: int = COLORS) -> None:
         """Save what the window shows, or the area of one or several elements of the page and a margin around it."""
         time.sleep(2)  # for what moves to come to rest
         area = {"clip": self._area_of(selector), "captureBeyondViewport": True} if selector else {}
@@ -113,19 +59,15 @@ class Browser:
 
 
 @contextmanager
-def browse(address: str, width: int, height: int) -> Iterator[Browser]:
+def browse(address: str, width: int, height: int) -> Iterator[Camera]:
     """A browser that has loaded a page. It takes pictures at twice the resolution, so that they are sharp anywhere."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        browser = Browser(profile)
+        camera = Camera(Path(profile))
         try:
-            size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": False}
-            browser.call("Emulation.setDeviceMetricsOverride", **size)
-            browser.call("Page.navigate", url=address)
-            browser.wait_until("document.readyState === 'complete' && location.href !== 'about:blank'")
-            yield browser
+            camera.open(address, width, height, scale=2)
+            yield camera
         finally:
-            browser.process.terminate()
-            browser.process.wait()
+            camera.close()
 
 
 @contextmanager
@@ -156,16 +98,14 @@ def main() -> None:
     target = WORK if "--quick" in sys.argv else ROOT / "docs"
     with browse((WORK / "surprise.html").as_uri(), width=900, height=640) as browser:
         browser.wait_until("document.querySelectorAll('span.s3').length > 0")
-        browser.save_picture(target / "score.png")
+        browser.save_area(target / "score.png")
     with (
         serve_tensorboard(WORK / "checkpoints") as address,
-        browse(
-            f"{address}?darkMode=false&smoothing=0&tagFilter=bits_per_character#timeseries", width=1200, height=600
-        ) as browser,
+        browse(f"{address}?{TENSORBOARD_VIEW}", width=1200, height=600) as browser,
     ):
         browser.wait_until(CURVES_ARE_DRAWN)
         browser.evaluate(CLOSE_SETTINGS)
-        browser.save_picture(target / "tensorboard.png")
+        browser.save_area(target / "tensorboard.png")
 
 
 if __name__ == "__main__":

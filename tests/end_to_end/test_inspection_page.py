@@ -11,7 +11,8 @@ from charlm.corpus.text import Text
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.model.language_model import CharacterModel
 from charlm.reports.inspection import UnitName, trace_for_page, write_page
-from tests.browser import Browser, browse, needs_browser
+from tests.browser import needs_browser
+from tests.devtools import Browser, browse
 
 pytestmark = needs_browser
 

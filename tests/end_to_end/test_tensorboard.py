@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import CHROMIUM, needs_browser
+from tests.browser import needs_browser
 from tests.conftest import SMALL, Run
+from tests.devtools import CHROMIUM
 
 
 @pytest.fixture
