@@ -7,7 +7,7 @@ from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError
 from charlm.machine import read_memory_bytes
-from charlm.model.device import choose_device, configure_torch
+from charlm.model.device import choose_device
 from charlm.model.language_model import CharacterModel
 from charlm.training.monitor import Monitor
 from charlm.training.trainer import Trainer
@@ -42,7 +42,6 @@ def estimate_seconds(settings: TrainSettings, corpus: Corpus) -> float:
     """
     check_memory(settings, len(corpus.vocabulary))
     trainer = Trainer(settings, corpus, Path(), Monitor(Path(), settings, 0, quiet=True))
-    configure_torch(trainer.balancer.max_threads)
     _time_steps(trainer, WARMUP_STEPS)
     return _time_steps(trainer, TIMED_STEPS) / TIMED_STEPS * trainer.policy.total_steps
 

@@ -18,7 +18,7 @@ from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.loss import Evaluation
-from charlm.model.device import choose_device, configure_torch, report_out_of_memory
+from charlm.model.device import choose_device, report_out_of_memory
 from charlm.model.sizes import count_parameters
 from charlm.run_corpus import CorpusFile, RunCorpus
 from charlm.training.estimate import check_memory
@@ -69,7 +69,6 @@ class TrainingPlan:
         parameters = count_parameters(len(self.corpus.vocabulary), self.settings)
         monitor = Monitor(self.run, self.settings, parameters, quiet)
         trainer = Trainer(self.settings, self.corpus, self.run, monitor, self.pretrained)
-        configure_torch(trainer.balancer.max_threads)
         # Reject what could not be read again, before anything is removed
         record.encode()
         environment = describe_environment(trainer.device, trainer.precision)

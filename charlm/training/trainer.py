@@ -16,7 +16,7 @@ from charlm.corpus.windows import Lanes
 from charlm.errors import TrainingInterruptedError, quote
 from charlm.evaluation.loss import Evaluation, choose_lanes, evaluate
 from charlm.generation.sampler import Sampler
-from charlm.model.device import choose_device, choose_precision
+from charlm.model.device import choose_device, choose_precision, configure_torch
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.progress import TrainingProgress
@@ -54,6 +54,10 @@ class Trainer:
         self.policy = Policy(
             settings, len(corpus.split.train), len(corpus.split.validation), self.lanes.windows_per_epoch
         )
+        threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
+        self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
+        self.sharing = ThreadSharing(self.balancer)
+        configure_torch(threads)  # first, because the last bits of initial weights depend on the number of threads
         self.state = self.initial_state()
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of the current step
@@ -61,9 +65,6 @@ class Trainer:
         self.unsaved_best: tuple[float, int] | None = None  # the previous best loss, and evaluations since then
         self.gradient_norm = torch.zeros(())
         self.stop_signals = StopSignals(monitor.quiet)
-        threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
-        self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
-        self.sharing = ThreadSharing(self.balancer)
 
     def restore(self, saved: Checkpoint) -> None:
         """Restore a checkpoint of the same corpus. Raises ``CheckpointError`` if it is incomplete."""

@@ -75,3 +75,14 @@ def test_resume_with_all_threads_is_recorded_as_change(make_trainer: Make, threa
     share(resumed, [])
     resumed.restore(runs.load_checkpoint(trainer.run))
     assert [(change.step, change.threads) for change in resumed.counters.thread_changes] == [(1, 1), (12, 2)]
+
+
+def test_initial_weights_follow_the_thread_setting_and_not_what_torch_was_set_to(make_trainer: Make) -> None:
+    """An orthogonal matrix is computed by LAPACK, whose last bits depend on the number of threads."""
+    weights = []
+    for threads_before in (1, 2):
+        torch.set_num_threads(threads_before)
+        trainer = make_trainer(f"after-{threads_before}", hidden_size=256, num_layers=1, threads=1)
+        assert torch.get_num_threads() == 1
+        weights.append(trainer.model.recurrent.layers[0].weight_hh)
+    assert torch.equal(*weights)
