@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,10 @@ from charlm.corpus.windows import Window
 from charlm.generation.sampler import Sampler
 from charlm.machine import default_thread_waits
 from charlm.model.device import choose_device, choose_precision, configure_torch, has_fast_bf16, synchronize
+from charlm.model.kernels.choice import Choice, choose_kernel, samples_natively
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import choose_threads
+from charlm.model.sizes import training_flops
 from charlm.training.optimizer import make_optimizer
 from charlm.training.step import take_step
 
@@ -36,8 +38,9 @@ VOCABULARY_SIZE = 65  # of tiny Shakespeare
 SAMPLED_CHARACTERS = 100  # per text and timed step
 BATCH_SIZES = (1, 64)  # texts sampled in parallel
 TEMPERATURE = 0.8
-MATRIX_SIZE = 1024
-MATMULS_PER_ROUND = 50  # per timed step
+MATRIX_SIZE = 2048
+MATMULS_PER_ROUND = 6  # per timed step
+TORCH_KERNEL = "charlm, --kernel torch"
 SETTLE_SECONDS = 0.1  # the previous candidate's threads spin for a moment before they sleep
 
 TimedStep = Callable[[], object]
@@ -91,6 +94,7 @@ class BenchmarkReport:
     sampling_64_characters_per_second: dict[str, float]
     matrix_gflops: dict[str, float]
     training_gflops: float  # charlm's
+    kernel: str  # what runs the layers in charlm's training, and why
     environment: Environment
 
 
@@ -99,19 +103,24 @@ def run_benchmark(
 ) -> BenchmarkReport:
     """Measure training, sampling and the machine itself."""
     device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    kernel = choose_training_kernel(settings)
     char_rnn_settings = settings.model_copy(update={"embedding_size": settings.hidden_size, "tie_weights": False})
+    on_torch = settings.model_copy(update={"kernel": "torch"})
     training = {
         "charlm": (charlm_training, settings),
+        **({TORCH_KERNEL: (charlm_training, on_torch)} if kernel.kernel.name != "torch" else {}),
         "same model, nn.LSTM fp32": (torch_training, settings),
         "char-rnn-like model, nn.LSTM fp32": (torch_training, char_rnn_settings),
     }
-    matmuls = {"fp32": (matmul_fp32, settings)}
+    matmuls = {"fp32": (partial(product, torch.float32), settings)}
     if has_fast_bf16(device):  # takes minutes on a processor without the instructions
-        matmuls["bf16"] = (matmul_bf16, settings)
+        matmuls["bf16"] = (partial(product, torch.bfloat16), settings)
 
     def sample(texts: int) -> dict[str, float]:
         candidates = {
             "charlm": (partial(charlm_sampling, streams=texts), settings),
+            **({TORCH_KERNEL: (partial(charlm_sampling, streams=texts), on_torch)} if samples_in_c(settings) else {}),
             "same model, nn.LSTM per character": (partial(torch_sampling, TorchModel, texts), settings),
             "same model, nn.LSTMCell": (partial(torch_sampling, TorchCellModel, texts), settings),
         }
@@ -125,21 +134,31 @@ def run_benchmark(
         sampling_1_characters_per_second=sample(BATCH_SIZES[0]),
         sampling_64_characters_per_second=sample(BATCH_SIZES[1]),
         matrix_gflops=_measure_speeds(matmuls, MATMULS_PER_ROUND * 2 * MATRIX_SIZE**3 / 1e9, rounds, on_progress),
-        training_gflops=training_flops(settings) * speeds["charlm"] / 1e9,
-        environment=describe_environment(device, choose_precision(settings.precision, device)),
+        training_gflops=training_flops(VOCABULARY_SIZE, settings) * speeds["charlm"] / 1e9,
+        kernel=kernel.reason,
+        environment=describe_environment(device, precision),
     )
 
 
-def count_measurements(rounds: int) -> int:
-    """Count the calls of ``on_progress``."""
-    return (3 + 3 * len(BATCH_SIZES) + 2) * (rounds + 1)
+def count_measurements(settings: BenchSettings, rounds: int) -> int:
+    """How often ``on_progress`` is called, at most."""
+    on_torch = (choose_training_kernel(settings).kernel.name != "torch") + len(BATCH_SIZES) * samples_in_c(settings)
+    return (3 + 3 * len(BATCH_SIZES) + on_torch + 2) * (rounds + 1)
 
 
-def training_flops(settings: BenchSettings) -> float:
-    """Floating-point operations of the matrix multiplications per character: 2 per weight forward, 4 backward."""
-    model = CharacterModel(VOCABULARY_SIZE, settings)
-    weights = sum(weight.numel() for name, weight in model.named_parameters() if "weight_" in name)
-    return 6.0 * (weights + model.output_matrix().numel())
+def choose_training_kernel(settings: BenchSettings) -> Choice:
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    return choose_kernel(settings.cell, settings.hidden_size, settings.batch_size, device, precision, settings.kernel)
+
+
+def samples_in_c(settings: BenchSettings) -> bool:
+    device = choose_device(settings.device)
+    return samples_natively(settings.cell, device, _sampling_precision(settings), settings.kernel)
+
+
+def _sampling_precision(settings: BenchSettings) -> Literal["auto", "fp32"]:
+    return "fp32" if settings.precision == "fp32" else "auto"
 
 
 def _measure_speeds(
@@ -210,6 +229,7 @@ def charlm_training(settings: BenchSettings, device: torch.device) -> TimedStep:
     precision = choose_precision(settings.precision, device)
     configure_torch(choose_threads(settings.threads, settings, settings.batch_size, precision))
     model = CharacterModel(VOCABULARY_SIZE, settings, regularization=settings).to(device)
+    model.recurrent.kernel = settings.kernel
     learning = OptimizationSettings()
     optimizer = make_optimizer(model, learning)
     inputs, targets = (ids.cpu().numpy() for ids in _random_windows(settings, device))
@@ -245,8 +265,9 @@ def torch_training(settings: BenchSettings, device: torch.device) -> TimedStep:
 def charlm_sampling(settings: BenchSettings, device: torch.device, streams: int) -> TimedStep:
     configure_torch(settings.threads)
     model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
+    model.recurrent.kernel = settings.kernel
     vocabulary = Vocabulary([chr(ord("A") + number) for number in range(VOCABULARY_SIZE)])
-    precision = "auto" if settings.precision == "bf16" else settings.precision
+    precision = _sampling_precision(settings)
     options = SampleSettings(
         length=SAMPLED_CHARACTERS, num_samples=streams, temperature=TEMPERATURE, precision=precision
     )
@@ -270,19 +291,11 @@ def torch_sampling(
     return timed_step
 
 
-def matmul_fp32(settings: BenchSettings, device: torch.device) -> TimedStep:
-    return _matmul(device, torch.float32)
-
-
-def matmul_bf16(settings: BenchSettings, device: torch.device) -> TimedStep:
-    return _matmul(device, torch.bfloat16)
-
-
-def _matmul(device: torch.device, kind: torch.dtype) -> TimedStep:
+def product(kind: torch.dtype, settings: BenchSettings, device: torch.device) -> TimedStep:
     a = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device).to(kind)
 
-    def timed_step() -> None:
+    def turn() -> None:
         for _ in range(MATMULS_PER_ROUND):
             torch.mm(a, a)
 
-    return timed_step
+    return turn

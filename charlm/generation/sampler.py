@@ -2,8 +2,9 @@
 
 import codecs
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -19,12 +20,18 @@ from charlm.errors import TextError
 from charlm.generation.filters import filter_logits, make_mask, sample_ids
 from charlm.model.cells import State
 from charlm.model.device import no_tf32
+from charlm.model.kernels.sampler import NativeSampler
 from charlm.model.language_model import CharacterModel, eval_mode
-from charlm.model.stepper import StepperPool, prefill
+from charlm.model.stepper import Stepper, StepperPool, prefill
 
 NO_NORMALIZATION = CorpusSettings()  # texts are used unchanged
 BATCH = 256  # samples generated in parallel; more take memory but are hardly faster
 RANDOM_BLOCK = 256  # random numbers drawn at once per sample
+LONGEST_CALL_SECONDS = 0.02  # of the native sampler, about: nobody sees text come in bursts of it
+
+Numbers = NDArray[np.float64]
+Draw = tuple[list[int], list[float]]
+"""Of each sample an id and its log-probability in nats."""
 
 
 @dataclass
@@ -172,28 +179,74 @@ class Sampler:
 
     def generate(self, samples: list[Sample]) -> Iterator[None]:
         """Add a character to every unfinished sample at each step."""
-        logits, state = self.prompt_state
-        logits = logits.repeat(len(samples), axis=0)
-        stepper = None
-        indices = [sample.index for sample in samples]
-        with ExitStack() as stack:
-            for uniform in uniform_numbers(self.seed, indices) if self.settings.length else ():
-                ids, log_probabilities = sample_ids(filter_logits(logits, self.mask, self.settings), uniform)
-                for sample, id_, nats in zip(samples, ids.tolist(), log_probabilities.tolist(), strict=True):
+        if not self.settings.length:
+            return
+        with closing(self._draws(samples)) as draws:
+            for ids, log_probabilities in draws:
+                for sample, id_, nats in zip(samples, ids, log_probabilities, strict=True):
                     self._add(sample, self.vocabulary.characters[id_], nats)
                 yield
                 if all(sample.finish_reason for sample in samples):
                     return
-                with self.precision_context():
-                    if stepper is None:  # no sooner: the first characters are there before it is laid out
-                        stepper = stack.enter_context(self.stepper_pool.borrow(len(samples), self.settings.precision))
-                        stepper.set_state(state)
-                    logits = stepper.step(ids)
-                    ended = [lane for lane, sample in enumerate(samples) if self._ends_document(sample)]
-                    if ended:
-                        logits = logits.copy()
-                        logits[ended], start_state = self.start_state
-                        stepper.set_state(start_state, ended)
+
+    def _draws(self, samples: list[Sample]) -> Generator[Draw, None, None]:
+        """What is drawn for each sample, step by step. Between two of them the samples get what was drawn."""
+        numbers = uniform_blocks(self.seed, [sample.index for sample in samples])
+        block = next(numbers)
+        logits, state = self.prompt_state
+        ids, nats = sample_ids(filter_logits(logits.repeat(len(samples), axis=0), self.mask, self.settings), block[0])
+        yield ids.tolist(), nats.tolist()  # the first characters are there before the weights are laid out
+        blocks = chain([block[1:]], numbers)
+        with self.stepper_pool.borrow(len(samples), self.settings.precision) as stepper:
+            with self.precision_context():
+                stepper.set_state(state)
+            if isinstance(stepper, NativeSampler):
+                yield from self._draw_natively(samples, stepper, ids, blocks)
+            else:
+                yield from self._draw_by_steps(samples, stepper, ids, blocks)
+
+    def _draw_by_steps(
+        self, samples: list[Sample], stepper: Stepper, ids: NDArray[np.intp], blocks: Iterator[Numbers]
+    ) -> Iterator[Draw]:
+        for numbers in chain.from_iterable(blocks):
+            with self.precision_context():
+                logits = stepper.step(ids)
+                if ended := self._ended_documents(samples):
+                    logits = logits.copy()
+                    logits[ended], fresh = self.start_state
+                    stepper.set_state(fresh, ended)
+            ids, nats = sample_ids(filter_logits(logits, self.mask, self.settings), numbers)
+            yield ids.tolist(), nats.tolist()
+
+    def _draw_natively(
+        self,
+        samples: list[Sample],
+        sampler: NativeSampler,
+        ids: NDArray[np.intp],
+        blocks: Iterator[Numbers],
+    ) -> Iterator[Draw]:
+        """Several steps at once: more and more of them, as long as nobody has to wait for the first.
+
+        A call ends where a document may end, since its next character is drawn from a fresh state.
+        """
+        settings = self.settings
+        may_end = [character == self.separator[-1:] for character in self.vocabulary.characters]
+        pauses = np.resize([*may_end, False], self.mask.shape)
+        sampler.configure(settings.temperature, settings.top_k, settings.top_p, settings.min_p, self.mask, pauses)
+        sampler.read(ids)
+        steps, left = 1, settings.length - 1
+        for block in blocks:
+            while len(block) and left:
+                if ended := self._ended_documents(samples):
+                    logits = sampler.advance()
+                    fresh_logits, fresh = self.start_state
+                    sampler.start(fresh, ended)
+                    logits[ended] = fresh_logits
+                began = time.perf_counter()
+                drawn, nats = sampler.sample(block[: min(steps, left)])
+                steps = 2 * steps if time.perf_counter() - began < LONGEST_CALL_SECONDS / 2 else max(1, steps // 2)
+                block, left = block[len(drawn) :], left - len(drawn)
+                yield from zip(drawn.tolist(), nats.tolist(), strict=True)
 
     def _add(self, sample: Sample, character: str, nats: float) -> None:
         if sample.finish_reason:  # it keeps its lane, but sampled characters are discarded
@@ -208,6 +261,9 @@ class Sampler:
         elif len(sample.characters) == self.settings.length:
             sample.finish_reason = "length"
         sample.add(character)
+
+    def _ended_documents(self, samples: list[Sample]) -> list[int]:
+        return [lane for lane, sample in enumerate(samples) if self._ends_document(sample)] if self.separator else []
 
     def _ends_with(self, sample: Sample, text: str) -> bool:
         return sample.characters[-len(text) :] == list(text)
@@ -226,9 +282,14 @@ def uniform_numbers(seed: int, indices: Sequence[int]) -> Iterator[NDArray[np.fl
     """Uniform random numbers in [0, 1), ``(sample,)`` at each step; each sample's depend only on the seed and its
     index.
     """
+    return chain.from_iterable(uniform_blocks(seed, indices))
+
+
+def uniform_blocks(seed: int, indices: Sequence[int]) -> Iterator[NDArray[np.float64]]:
+    """The same, many steps at once: ``(step, stream)``."""
     generators = [np.random.Generator(np.random.PCG64(derive_seed(seed, index))) for index in indices]
     while True:
-        yield from np.stack([generator.random(RANDOM_BLOCK) for generator in generators], axis=1)
+        yield np.stack([generator.random(RANDOM_BLOCK) for generator in generators], axis=1)
 
 
 def derive_seed(seed: int, index: int) -> int:
