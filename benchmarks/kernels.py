@@ -14,11 +14,11 @@ from functools import partial
 
 import torch
 
-from charlm.benchmark import VOCABULARY_SIZE, charlm_sampling, charlm_training
+from charlm.benchmark.candidates import VOCABULARY_SIZE, charlm_sampling, charlm_training
 from charlm.config import BenchSettings
 from charlm.model.device import processor_name
 from charlm.model.kernels.library import load_native
-from charlm.model.sizes import training_flops
+from charlm.model.sizes import count_training_flops
 
 CPU = torch.device("cpu")
 TRAINING = [(hidden, lanes) for hidden in (32, 64, 128, 192, 256, 320, 384, 512) for lanes in (32, 64)]
@@ -51,7 +51,7 @@ def main() -> None:
             settings = BenchSettings(hidden_size=hidden, batch_size=lanes, threads=arguments.threads, precision="fp32")
             seconds = compare({kernel: charlm_training(with_kernel(settings, kernel), CPU) for kernel in KERNELS})
             speeds = [lanes * settings.sequence_length / seconds[kernel] for kernel in KERNELS]
-            flops = training_flops(VOCABULARY_SIZE, settings) / 1e9
+            flops = count_training_flops(VOCABULARY_SIZE, settings) / 1e9
             shares = " | ".join(f"{100 * speed * flops / limit:.0f}" for speed in speeds)
             print(f"| 2 × {hidden}, {lanes} × {settings.sequence_length} | {row(speeds)} | {shares} |", flush=True)
     if "sampling" in only:

@@ -31,7 +31,7 @@ from charlm.errors import CharlmError, pluralize
 from charlm.records import to_json
 
 if TYPE_CHECKING:
-    from charlm.benchmark import BenchmarkReport
+    from charlm.benchmark.report import BenchmarkReport
 
 
 @click.command("bench", cls=Command)
@@ -86,15 +86,13 @@ def command(
         BenchSettings,
         [SettingsSource(str(preset), preset_values, SourceKind.FILE), *collect_sources(context, BenchSettings)],
     )
-    from charlm import benchmark
+    from charlm.benchmark import report
     from charlm.model.device import OUT_OF_MEMORY_MESSAGES, configure_torch
 
     configure_torch(settings.threads)
     try:
-        with open_bar(
-            quiet, total=benchmark.count_measurements(settings, rounds), desc="measuring", leave=False
-        ) as bar:
-            result = benchmark.run_benchmark(settings, rounds, bar.update)
+        with open_bar(quiet, total=report.count_measurements(settings, rounds), desc="measuring", leave=False) as bar:
+            result = report.run_benchmark(settings, rounds, bar.update)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
             raise

@@ -205,6 +205,9 @@ class TrainSettings(
     """All settings of a training run. Flat: TOML keys are option names with underscores."""
 
 
+SETTINGS_ADDED_LATER: dict[str, Any] = {"kernel": "auto"}
+"""Settings that the first version did not have, with the values that its checkpoints were trained with."""
+
 SECTIONS: Mapping[str, type[Settings]] = {
     "Data": CorpusSettings,
     "Model": ModelSettings,

@@ -24,7 +24,7 @@ def max_tensor_bytes(vocabulary_size: int, settings: TrainSettings) -> dict[str,
     }
 
 
-def training_flops(vocabulary_size: int, settings: ModelSettings) -> float:
+def count_training_flops(vocabulary_size: int, settings: ModelSettings) -> float:
     """Multiplications and additions of the matrix products for one character: 2 per weight forward, 4 backward.
 
     The first layer's input is one of a few rows, whose products with its weights can be a table: they do not count.

@@ -10,7 +10,7 @@ from charlm import __version__
 from charlm.config import TrainSettings
 from charlm.machine import count_processors, read_memory_bytes
 from charlm.model.device import choose_device, choose_precision, processor_name
-from charlm.model.kernels.choice import choose_kernel, native_problem
+from charlm.model.kernels.choice import choose_kernel, find_native_problem
 from charlm.model.kernels.library import load_native
 from charlm.model.sharing import choose_threads, is_fixed
 
@@ -41,7 +41,7 @@ def describe_system() -> SystemReport:
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     training = choose_kernel(settings.cell, settings.hidden_size, settings.batch_size, device, precision)
-    problem = native_problem(settings.cell, device, "fp32")
+    problem = find_native_problem(settings.cell, device, "fp32")
     native = load_native()
     return SystemReport(
         charlm=__version__,

@@ -7,7 +7,7 @@ import pytest
 
 from charlm.config import ModelSettings
 from charlm.model.kernels.library import load_native
-from charlm.model.sizes import training_flops
+from charlm.model.sizes import count_training_flops
 from tests.commands.conftest import Cli
 from tests.model.test_native import needs_native
 
@@ -20,7 +20,7 @@ SIZES = ("--hidden-size", "8", "--embedding-size", "4", "--batch-size", "2", "--
 def test_json_contains_speed_of_every_candidate(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, cell: str, bf16: bool
 ) -> None:
-    monkeypatch.setattr("charlm.benchmark.has_fast_bf16", lambda device: bf16)
+    monkeypatch.setattr("charlm.benchmark.report.has_fast_bf16", lambda device: bf16)
     result = cli("bench", *SIZES, "--cell", cell, "--rounds", "1", "--json")
     assert result.code == 0, result.err
     shown = json.loads(result.out)
@@ -61,4 +61,4 @@ def test_where_the_native_kernels_run_those_of_torch_compete_too(cli: Cli) -> No
 def test_operations_are_those_of_all_weights_but_the_first_layers_input() -> None:
     settings = ModelSettings(hidden_size=7, num_layers=3, embedding_size=5)
     recurrent, input_of_upper, output = 3 * 4 * 7 * 7, 2 * 4 * 7 * 7, 65 * 7
-    assert training_flops(65, settings) == 6 * (recurrent + input_of_upper + output)
+    assert count_training_flops(65, settings) == 6 * (recurrent + input_of_upper + output)

@@ -13,7 +13,8 @@ from charlm.config import CorpusSettings, ModelSettings, RegularizationSettings,
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
 from charlm.generation import sampler
-from charlm.generation.sampler import RANDOM_BLOCK, Sampler, derive_seed, uniform_numbers
+from charlm.generation.randomness import RANDOM_BLOCK, derive_seed, draw_uniform_blocks
+from charlm.generation.sampler import Sampler
 from charlm.model import matmul, stepper
 from charlm.model.kernels.sampler import NativeSampler
 from charlm.model.language_model import CharacterModel
@@ -311,7 +312,8 @@ def test_samples_have_index_and_seed(model: CharacterModel) -> None:
 
 def test_random_numbers_depend_only_on_seed_and_index() -> None:
     def numbers(seed: int, streams: int) -> "list[list[float]]":
-        steps = itertools.islice(uniform_numbers(seed, range(streams)), 2 * RANDOM_BLOCK + 1)
+        blocks = draw_uniform_blocks(seed, range(streams))
+        steps = itertools.islice(itertools.chain.from_iterable(blocks), 2 * RANDOM_BLOCK + 1)
         return [list(stream) for stream in zip(*(step.tolist() for step in steps), strict=True)]
 
     five = numbers(3, 5)

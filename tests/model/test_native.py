@@ -120,7 +120,7 @@ def test_every_number_of_threads_gives_the_same_bits(direction: str, threads: An
     steps, lanes, units = 6, 10, 45  # six blocks of eight units, two panels of 32
     generator = torch.Generator().manual_seed(1)
     shape = (6, units, 32) if direction == "forward" else (2, 6 * 32, 32)
-    panels = native.as_panels(torch.randn(shape, generator=generator) / units)
+    panels = native.copy_panels(torch.randn(shape, generator=generator) / units)
     given = [torch.randn(steps * lanes, 6 * 32, generator=generator).sigmoid()]
     given += [torch.randn(steps + 1, lanes, units, generator=generator) for _ in range(2)]
     gradients = [torch.randn(shape, generator=generator) for shape in ((steps, lanes, units), *[(lanes, units)] * 2)]
@@ -208,7 +208,7 @@ def test_a_forked_process_computes_too(threads: Any) -> None:
 import os, torch
 from charlm.model.kernels import native
 torch.set_num_threads(2)
-panels = native.as_panels(torch.ones(3, 24, 32))
+panels = native.copy_panels(torch.ones(3, 24, 32))
 def compute():
     gates, hidden, cell = torch.ones(5 * 6, 96), torch.zeros(6, 6, 24), torch.zeros(6, 6, 24)
     native.call_kernel("forward", gates, hidden, cell, None, panels)

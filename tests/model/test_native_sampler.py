@@ -32,7 +32,7 @@ def model_of(num_layers: int = 2, hidden_size: int = 16, tied: bool = False) -> 
 
 def sampler_of(model: CharacterModel, lanes: int, **options: Any) -> NativeSampler:
     sampler = make_native_sampler(model, lanes)
-    sampler.start(model.zero_state(1))
+    sampler.set_state(model.zero_state(1))
     configure(sampler, SampleSettings(**options))
     sampler.read(np.full(lanes, VOCABULARY))
     return sampler
@@ -102,7 +102,7 @@ def test_many_steps_in_a_call_are_those_of_many_calls_in_any_number_of_threads(l
     assert np.array_equal(np.concatenate([one_by_one.sample(row[None])[0] for row in uniform]), at_once)
     for threads in (2, 3):
         sampler = sampler_of(model, lanes)
-        sampler._use_threads = lambda sampler=sampler, threads=threads: setattr(sampler.struct, "num_threads", threads)
+        sampler._set_threads = lambda sampler=sampler, threads=threads: setattr(sampler.struct, "num_threads", threads)
         ids, other_nats = sampler.sample(uniform)
         assert np.array_equal(ids, at_once)
         assert np.array_equal(other_nats, nats)
@@ -127,7 +127,7 @@ def test_some_lanes_can_start_anew() -> None:
     for row in ids[:4].numpy():
         sampler.read(row)
         sampler.advance()
-    sampler.start(model.zero_state(1), [1])
+    sampler.set_state(model.zero_state(1), [1])
     for row in ids[4:].numpy():
         sampler.read(row)
         logits = sampler.advance().copy()

@@ -27,18 +27,18 @@ def choose_kernel(
 
     ``setting``: ``auto``, or what the user wants. Raises ``UsageError`` where that cannot run.
     """
-    problem = native_problem(cell, device, precision)
+    problem = find_native_problem(cell, device, precision)
     if setting == "native" and problem:
         raise UsageError(f"--kernel native: {problem}.", "Use --kernel auto; charlm info --system shows what can run.")
     if setting == "auto":
-        problem = problem or slowness(hidden_size, lanes)
+        problem = problem or describe_slowness(hidden_size, lanes)
     if setting == "torch" or problem:
         because = "as --kernel torch wants" if setting == "torch" else f"not native: {problem}"
         return Choice(TorchKernel(), f"{describe_torch_kernel(cell, device, precision)}; {because}")
     return Choice(NativeKernel(), f"native, {precision} ({load_native().description})")
 
 
-def native_problem(cell: str, device: torch.device, precision: str) -> str:
+def find_native_problem(cell: str, device: torch.device, precision: str) -> str:
     """Why the native kernel cannot run such a layer; empty if it can."""
     if device.type != "cpu":
         return f"it runs on CPUs, not on {device.type}"
@@ -49,7 +49,7 @@ def native_problem(cell: str, device: torch.device, precision: str) -> str:
     return "" if load_native().library else load_native().description
 
 
-def slowness(hidden_size: int, lanes: int) -> str:
+def describe_slowness(hidden_size: int, lanes: int) -> str:
     """Where torch's kernel is as fast, or nearly so; empty where the native one is faster (docs/kernels.md)."""
     if hidden_size > MOST_UNITS:
         return f"it gains little with more than {MOST_UNITS} units a layer"
@@ -58,4 +58,4 @@ def slowness(hidden_size: int, lanes: int) -> str:
 
 def samples_natively(cell: str, device: torch.device, precision: str, setting: str = "auto") -> bool:
     """Whether text is sampled in C. ``precision``: ``auto``, which allows 8 bits, or ``fp32``."""
-    return precision == "auto" and setting != "torch" and not native_problem(cell, device, "fp32")
+    return precision == "auto" and setting != "torch" and not find_native_problem(cell, device, "fp32")

@@ -68,8 +68,8 @@ class LSTMWindow(torch.autograd.Function):
         inputs = vectors.reshape(-1, vectors.shape[-1])
         sums = gates[:, :width] if ids is None else torch.empty(len(inputs), width)
         torch.addmm(packed_bias[:, 0], inputs, packed_ih.T, out=sums)
-        hidden, cell = (begin_with(part, time) for part in (h, c))
-        panels = as_panels(packed_hh.view(-1, WIDTH, packed_hh.shape[1]).transpose(1, 2))
+        hidden, cell = (allocate_states(part, time) for part in (h, c))
+        panels = copy_panels(packed_hh.view(-1, WIDTH, packed_hh.shape[1]).transpose(1, 2))
         ids = None if ids is None else ids.contiguous()
         call_kernel("forward", gates, hidden, cell, resets, panels, table=None if ids is None else sums, ids=ids)
         ctx.save_for_backward(inputs, ids, packed_ih, packed_hh, hidden, cell, gates, resets)
@@ -92,7 +92,7 @@ class LSTMWindow(torch.autograd.Function):
         )
         d_h, d_c = d_h.clone(), d_c.clone()
         padded = functional.pad(packed_hh, (0, -units % WIDTH))
-        panels = as_panels(padded.view(len(packed_hh), -1, WIDTH).transpose(0, 1))
+        panels = copy_panels(padded.view(len(packed_hh), -1, WIDTH).transpose(0, 1))
         call_kernel("backward", gates, hidden, cell, resets, panels, d_outputs=d_outputs, d_h=d_h, d_c=d_c)
 
         d_sums = gates[:, : len(packed_hh)]
@@ -106,7 +106,7 @@ class LSTMWindow(torch.autograd.Function):
         return d_vectors, None, d_weight_ih, d_weight_hh, d_bias, d_h, d_c, None
 
 
-def begin_with(part: Tensor, time: int) -> Tensor:
+def allocate_states(part: Tensor, time: int) -> Tensor:
     """Room for a part of the state before a window and after each of its steps, ``(time + 1, lane, hidden)``."""
     states = part.new_empty(time + 1, *part.shape)
     states[0] = part
@@ -126,7 +126,7 @@ def unpack(packed: Tensor, units: int) -> Tensor:
     return by_gate[:, :units].reshape(GATES * units, packed.shape[1])
 
 
-def as_panels(weights: Tensor) -> Tensor:
+def copy_panels(weights: Tensor) -> Tensor:
     """``(panel, row, 32)``, copied to where vectors may be loaded from: a multiple of 64 bytes."""
     size = weights.numel()
     memory = torch.empty(size + 16)

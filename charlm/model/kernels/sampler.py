@@ -22,7 +22,7 @@ PANEL = 32  # rows
 HIDDEN_STEPS = 63  # of the hidden state, from 0 to its largest value; as STEPS in the C source
 WEIGHT_STEPS = 127
 MULTIPLICATIONS_PER_THREAD = 1 << 18  # of one product; a second thread helps from twice so many
-NO_DRAWS_BELOW = 1e-30  # a temperature that single precision cannot divide by: the most probable character
+LOWEST_TEMPERATURE = 1e-30  # a temperature that single precision cannot divide by: the most probable character
 
 
 class SamplerLayer(ctypes.Structure):
@@ -34,7 +34,7 @@ class SamplerLayer(ctypes.Structure):
     ]
 
 
-class SamplerStruct(ctypes.Structure):
+class SamplerFields(ctypes.Structure):
     """``Sampler`` of ``native/kernels.h``."""
 
     _fields_: ClassVar = [
@@ -73,7 +73,7 @@ class NativeSampler:
         self.candidates: NDArray[Any] = np.zeros((lanes, self.vocabulary_size))
         self.largest = max(layer.sums.shape[1] for layer in self.layers) * self.units
         sizes = (len(layers), lanes, self.units, self.vocabulary_size, 1, 0)
-        self.struct = SamplerStruct(*sizes, 0, 1.0, 1.0, 0.0, ctypes.addressof(self.structs), self.table.data_ptr())
+        self.struct = SamplerFields(*sizes, 0, 1.0, 1.0, 0.0, ctypes.addressof(self.structs), self.table.data_ptr())
         arrays = (self.mask, self.pauses, self.pending, self.weights, self.candidates)
         for name, array in zip(("mask", "pauses", "pending", "weights", "candidates"), arrays, strict=True):
             setattr(self.struct, name, array.ctypes.data)
@@ -84,16 +84,16 @@ class NativeSampler:
         self, temperature: float, top_k: int, top_p: float, min_p: float, mask: NDArray[Any], pauses: NDArray[Any]
     ) -> None:
         """How ids are drawn. ``mask`` and ``pauses``: for each id; :meth:`sample` returns after one that pauses."""
-        self.struct.temperature = 0.0 if temperature < NO_DRAWS_BELOW else temperature
+        self.struct.temperature = 0.0 if temperature < LOWEST_TEMPERATURE else temperature
         self.struct.top_k, self.struct.top_p, self.struct.min_p = top_k, top_p, min_p
         self.mask[:], self.pauses[:] = mask, pauses
 
-    def start(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
+    def set_state(self, state: State, lanes: Sequence[int] | slice = slice(None)) -> None:
         """Some lanes go on from a state as the model returns it; one of a single lane is that of all of them."""
         for index, layer in enumerate(self.layers):
             for buffer, part in zip((layer.hidden, layer.cell), state, strict=True):
                 buffer[lanes, : self.units] = part[index]
-        self._use_threads()
+        self._set_threads()
         self.library.charlm_sampler_read_hidden_avx2(ctypes.byref(self.struct))
 
     def read(self, ids: NDArray[Any]) -> None:
@@ -105,18 +105,18 @@ class NativeSampler:
         """Ids ``(step, lane)`` and their log-probabilities in nats, at most as many steps as ``uniform`` has."""
         ids, nats = np.empty(uniform.shape, dtype=np.int64), np.empty(uniform.shape)
         uniform = np.ascontiguousarray(uniform)
-        self._use_threads()
+        self._set_threads()
         pointers = (array.ctypes.data for array in (uniform, ids, nats))
         done = self.library.charlm_sample_avx2(ctypes.byref(self.struct), len(uniform), *pointers)
         return ids[:done], nats[:done]
 
     def advance(self) -> NDArray[np.float32]:
         """Read the ids that were drawn last. Returns logits ``(lane, vocabulary)``, which may be written to."""
-        self._use_threads()
+        self._set_threads()
         self.library.charlm_sampler_advance_avx2(ctypes.byref(self.struct))
         return self.logits
 
-    def _use_threads(self) -> None:
+    def _set_threads(self) -> None:
         useful = self.largest * self.lanes // MULTIPLICATIONS_PER_THREAD
         self.struct.num_threads = max(1, min(useful, torch.get_num_threads()))
 
