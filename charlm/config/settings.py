@@ -187,6 +187,9 @@ class DeviceSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Matrix multiplication precision; auto: bf16 on CPUs with native support."
     )
+    kernel: Literal["auto", "native", "torch"] = Field(
+        "auto", description="What runs the recurrent layers; auto: charlm's own code where it is faster than PyTorch's."
+    )
     threads: int = Field(0, ge=0, le=MAX_THREADS, description="CPU threads; 0: chosen automatically.")
 
 
@@ -201,6 +204,9 @@ class TrainSettings(
 ):
     """All settings of a training run. Flat: TOML keys are option names with underscores."""
 
+
+SETTINGS_ADDED_LATER: dict[str, Any] = {"kernel": "auto"}
+"""Settings that the first version did not have, with the values that its checkpoints were trained with."""
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "Data": CorpusSettings,
@@ -253,7 +259,7 @@ class SampleSettings(Settings):
         "random", description="Random seed; the same seed gives the same text."
     )
     precision: Literal["auto", "fp32"] = Field(
-        "auto", description="Matrix multiplication precision; auto: int8 for large matrices (within 0.001 bits)."
+        "auto", description="Matrix multiplication precision; auto: int8 where it is faster (within 0.001 bits)."
     )
 
     def conflicts(self) -> Iterator[str]:

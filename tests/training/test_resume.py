@@ -13,6 +13,7 @@ from charlm.errors import TrainingInterruptedError, UsageError
 from charlm.model.language_model import Predictions
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
+from tests.model.test_native import needs_native
 from tests.training.conftest import Make, SendSignal, assert_same_training, entries, steps_of, watch_predictions
 
 TIMED = ("throughput_characters_per_second", "progress_training_seconds")  # never the same twice
@@ -23,12 +24,15 @@ def without_times(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stopped_at", [5, 8])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize(
+    ("cell", "kernel"),
+    [("lstm", "torch"), pytest.param("lstm", "native", marks=needs_native), ("gru", "auto"), ("rnn", "auto")],
+)
 def test_resumed_run_is_bit_identical_to_uninterrupted(
-    make_trainer: Make, send_signal_at_step: SendSignal, cell: str, stopped_at: int
+    make_trainer: Make, send_signal_at_step: SendSignal, cell: str, kernel: str, stopped_at: int
 ) -> None:
     # 9 windows an epoch, 2 a step: the epoch ends inside step 5; every other step is logged, so 5 is amid a mean
-    settings = {"cell": cell, "dropout": 0.3, "accumulation_steps": 2}
+    settings = {"cell": cell, "kernel": kernel, "dropout": 0.3, "accumulation_steps": 2}
     whole = make_trainer("whole", **settings)
     assert whole.lanes.windows_per_epoch < 2 * 5
     exact = whole.train()
