@@ -17,6 +17,7 @@ ELEMENTS_PER_WORD = 4  # 64 bits give 16 to each element
 GAMMA = -0x61C8864680B583EB  # 2⁶⁴ divided by the golden ratio: the step from one counter to the next
 MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 SHIFTS = (30, 27, 31)
+CHUNK = 1 << 14  # words that stay in the cache of a processor core
 
 
 Place = tuple["MaskKind", int]  # what is masked, and in which layer
@@ -83,13 +84,16 @@ def _draw_bits(
 
 def mix_on_cpu(words: Tensor) -> Tensor:
     """SplitMix64's hash, in place. numpy multiplies 64-bit integers faster than torch does."""
-    values = words.numpy().view(np.uint64)
-    scratch = np.empty_like(values)
-    for shift, multiplier in zip(SHIFTS, (*MULTIPLIERS, None), strict=True):
-        np.right_shift(values, np.uint64(shift), out=scratch)
-        values ^= scratch
-        if multiplier is not None:
-            values *= np.uint64(multiplier % (1 << 64))
+    all_values = words.numpy().view(np.uint64).reshape(-1)
+    scratch = np.empty(CHUNK, np.uint64)
+    for first in range(0, len(all_values), CHUNK):
+        values = all_values[first : first + CHUNK]
+        shifted = scratch[: len(values)]
+        for shift, multiplier in zip(SHIFTS, (*MULTIPLIERS, None), strict=True):
+            np.right_shift(values, np.uint64(shift), out=shifted)
+            values ^= shifted
+            if multiplier is not None:
+                values *= np.uint64(multiplier % (1 << 64))
     return words
 
 
