@@ -52,6 +52,22 @@ def count_processors(root: Path = Path("/")) -> int:
     return max(1, min([len(_affinity()), *(int(quota) for quota in quotas if quota is not None)]))
 
 
+def count_cores() -> int:
+    """The number of processor cores of the machine, which is torch's default number of threads."""
+    import psutil
+
+    return psutil.cpu_count(logical=False) or count_processors()
+
+
+def is_started_by_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def count_local_processes() -> int:
+    """The number of processes that torchrun started on this machine to train one model together; else 1."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if is_started_by_torchrun() else 1
+
+
 def read_memory_bytes(root: Path = Path("/")) -> int:
     """The memory that this process may use: that of the machine, or its container's limit."""
     import psutil

@@ -37,3 +37,12 @@ class TrainingProgress(BaseModel):
     training_seconds_at_last_log: float = Field(0.0, ge=0, allow_inf_nan=False)
     targets_since_last_log: int = Field(0, ge=0)
     thread_changes: list[ThreadChange] = Field(default_factory=list)
+
+    def record_evaluation(self, loss: float) -> tuple[float, int] | None:
+        """Count an evaluation. If it is the best, returns the previous best loss and the evaluations since then."""
+        if loss < self.best_validation_loss:
+            previous = self.best_validation_loss, self.evaluations_without_improvement
+            self.best_validation_loss, self.evaluations_without_improvement = loss, 0
+            return previous
+        self.evaluations_without_improvement += 1
+        return None

@@ -29,13 +29,14 @@ class Environment(BaseModel):
     precision: str
     threads: int
     native_kernels: str | None = None  # the instructions they use, where they can run
+    processes: int | None = None  # that trained together, if there were several
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if value is not None}
 
 
-def describe_environment(device: torch.device, precision: str, threads: int = 0) -> Environment:
+def describe_environment(device: torch.device, precision: str, threads: int = 0, processes: int = 1) -> Environment:
     """Describe this process, with ``threads`` threads (0: the current number)."""
     return Environment(
         charlm=__version__,
@@ -49,4 +50,5 @@ def describe_environment(device: torch.device, precision: str, threads: int = 0)
         precision=precision,
         threads=threads or torch.get_num_threads(),
         native_kernels=load_native().description if load_native().library else None,
+        processes=processes if processes > 1 else None,
     )

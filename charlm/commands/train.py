@@ -84,6 +84,8 @@ def command(
 
     plan = plan_training(TrainingRequest(corpus, sources, out, resume, overwrite, cache_dir, quiet))
     exact = plan.train(quiet)
+    if not plan.ranks.is_main:
+        return
     if not quiet:
         unit = plan.settings.unit
         console.print_line(

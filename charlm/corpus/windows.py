@@ -4,7 +4,7 @@ Training reads it in :class:`Lanes` (truncated backpropagation through time), ev
 contiguous stretch of the text; each window continues where the one before ended, in every lane.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,19 +69,30 @@ def walk(text: Text, lane_starts: Positions, lane_length: int, chunk: int, warmu
             yield read_window(text, lane_starts, range(start, min(start + chunk, last)), warmup)
 
 
+def count_lanes(characters: int, batch_size: int, sequence_length: int) -> int:
+    """The lanes in use: fewer than ``batch_size`` if the text is too short for a full window in each."""
+    return min(batch_size, characters // sequence_length)
+
+
 class Lanes:
     """A text of n ids as ``batch_size`` lanes of ⌈n / batch_size⌉ characters; the last ones are padded.
+
+    ``divide``: from the number of all lanes to the ``own`` ones of this process, whose windows it reads. The
+    ``num_targets`` of such a window are those of all lanes.
 
     If the text is too short for a full window per lane, there are fewer lanes. Windows are numbered consecutively
     across epochs, so one integer is the position in training.
     """
 
-    def __init__(self, text: Text, batch_size: int, sequence_length: int) -> None:
+    def __init__(
+        self, text: Text, batch_size: int, sequence_length: int, divide: Callable[[int], range] = range
+    ) -> None:
         assert len(text) >= sequence_length, "the corpus is checked when it is loaded"
         self.text = text
         self.sequence_length = sequence_length
-        self.batch_size = min(batch_size, len(text) // sequence_length)
+        self.batch_size = count_lanes(len(text), batch_size, sequence_length)
         self.lane_length = -(-len(text) // self.batch_size)
+        self.own = divide(self.batch_size)
         self.starts = np.arange(self.batch_size) * self.lane_length
         self.windows_per_epoch = -(-self.lane_length // sequence_length)
 
@@ -89,4 +100,9 @@ class Lanes:
         """The window of that number; numbers continue through the epochs."""
         first = number % self.windows_per_epoch * self.sequence_length
         steps = range(first, min(first + self.sequence_length, self.lane_length))
-        return replace(read_window(self.text, self.starts, steps), number=number)
+        window = read_window(self.text, self.starts[self.own.start : self.own.stop], steps)
+        return replace(window, num_targets=self._count_targets(steps), number=number, first_lane=self.own.start)
+
+    def _count_targets(self, steps: range) -> int:
+        """The targets in all lanes that are before the end of the text."""
+        return int((len(self.text) - steps.start - self.starts).clip(0, len(steps)).sum())

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,18 @@ MAX_LOGITS = 1 << 25  # per forward pass; a large vocabulary means fewer steps
 
 Losses = NDArray[np.float64]
 OnProgress = Callable[[int], object]  # called with the number of characters read since the last call
+
+
+class LaneSharing(Protocol):
+    """How several processes divide the lanes of an evaluation."""
+
+    def share_of(self, lanes: range) -> range:
+        """The lanes that this process evaluates."""
+        ...
+
+    def add_up(self, values: Losses) -> Losses:
+        """The sums of what all processes have."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,8 +89,9 @@ def evaluate(
     precision: str = "fp32",
     chunk: int = CHUNK,
     on_progress: OnProgress = lambda characters: None,
+    sharing: LaneSharing | None = None,
 ) -> Evaluation:
-    """The mean loss of ``model`` over a text.
+    """The mean loss of ``model`` over a text. With ``sharing``, several processes divide the lanes.
 
     With one lane in fp32 this is exact: the whole text is one sequence, its state carried, and reset where a document
     begins. Several lanes are faster and an approximation: each first reads the ``WARMUP_CHARACTERS`` before its own,
@@ -85,16 +99,18 @@ def evaluate(
     """
     lanes = min(lanes, max(1, len(text) // WARMUP_CHARACTERS))
     lane_length = -(-len(text) // lanes)
-    lane_starts = np.arange(lanes) * lane_length
+    own_lanes = range(lanes) if sharing is None else sharing.share_of(range(lanes))
+    lane_starts = np.array(own_lanes, dtype=np.int64) * lane_length
     warmup = WARMUP_CHARACTERS if lanes > 1 else 0
-    total, unknown = 0.0, 0
+    sums = np.zeros(2)  # losses, unknown characters
     with eval_mode(model):
         for window, predictions in iter_predictions(
             model, text, lane_starts, lane_length, warmup, precision, chunk, on_progress
         ):
-            total += target_losses(window, predictions, text.vocabulary).sum()
-            unknown += int(np.count_nonzero(window.targets == text.vocabulary.unknown_id))
-    return Evaluation(float(total) / len(text), len(text), unknown, lanes == 1 and precision == "fp32", lanes)
+            losses = target_losses(window, predictions, text.vocabulary)
+            sums += losses.sum(), np.count_nonzero(window.targets == text.vocabulary.unknown_id)
+    total, unknown = (sums if sharing is None else sharing.add_up(sums)).tolist()
+    return Evaluation(total / len(text), len(text), int(unknown), lanes == 1 and precision == "fp32", lanes)
 
 
 def iter_predictions(
@@ -112,6 +128,8 @@ def iter_predictions(
     Warmup windows are not included. No gradient flows between windows.
     """
     lanes = len(lane_starts)
+    if not lanes:
+        return
     chunk = max(1, min(chunk, MAX_LOGITS // (lanes * model.vocabulary_size)))
     state = model.zero_state(lanes)
     for window in walk(text, lane_starts, lane_length, chunk, warmup):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from charlm.config import ModelSettings
-from charlm.machine import LoadMeter, count_processors
+from charlm.machine import LoadMeter, count_cores, count_local_processes, count_processors
 
 MULTIPLICATIONS_PER_THREAD = {"bf16": 2_000_000, "fp32": 500_000}  # of one time step: a second thread helps from twice
 TORCH_THREADS = torch.get_num_threads()  # torch's default: one per core, or OMP_NUM_THREADS
@@ -22,11 +22,16 @@ ROUND_DOWN, ROUND_UP = 0.5, 0.3  # added to the number of free processors before
 
 def is_fixed(threads: int) -> bool:
     """Whether the user chose the number of threads, with ``--threads`` or ``OMP_NUM_THREADS``."""
-    return bool(threads or os.environ.get("OMP_NUM_THREADS"))
+    return bool(threads or (os.environ.get("OMP_NUM_THREADS") and not _is_set_by_torchrun()))
+
+
+def _is_set_by_torchrun() -> bool:
+    """With several processes, torchrun sets ``OMP_NUM_THREADS`` to 1 if it is not set."""
+    return count_local_processes() > 1 and os.environ.get("OMP_NUM_THREADS") == "1"
 
 
 def choose_threads(threads: int, settings: ModelSettings | None = None, lanes: int = 1, precision: str = "fp32") -> int:
-    """The user's number of threads, or as many as there are processors and as help.
+    """The user's number of threads, or as many as there are processors for each process of the run, and as help.
 
     With ``settings``, limited to what helps in a training step: small matrix multiplications take longer to distribute
     than to compute.
@@ -35,7 +40,8 @@ def choose_threads(threads: int, settings: ModelSettings | None = None, lanes: i
         return threads
     if is_fixed(threads):
         return TORCH_THREADS
-    max_threads = min(TORCH_THREADS, count_processors())
+    cores = count_cores() if _is_set_by_torchrun() else TORCH_THREADS
+    max_threads = max(1, min(cores, count_processors()) // count_local_processes())
     if settings is None:
         return max_threads
     gates = 4 * settings.hidden_size  # of an LSTM; the smaller number of other cells does not matter here

@@ -6,7 +6,7 @@ from pathlib import Path
 from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
 from charlm.errors import CharlmError
-from charlm.machine import read_memory_bytes
+from charlm.machine import count_local_processes, read_memory_bytes
 from charlm.model.device import choose_device
 from charlm.model.language_model import CharacterModel
 from charlm.training.monitor import Monitor
@@ -16,16 +16,18 @@ WARMUP_STEPS = 3
 TIMED_STEPS = 8
 
 
-def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
+def check_memory(settings: TrainSettings, vocabulary_size: int, processes: int = 1) -> None:
     """Raise ``CharlmError`` if training cannot fit into this machine's memory, where the system would kill it.
 
-    Counts weights, gradients and two moments, and the logits of a window with their gradient: the minimum.
+    Counts weights, gradients and two moments, and the logits of a window with their gradient: the minimum. Each of
+    the ``processes`` has its own.
     """
     if choose_device(settings.device).type != "cpu":
         return  # GPUs report it themselves
     parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(vocabulary_size, settings).values())
-    logits = settings.batch_size * settings.sequence_length * vocabulary_size
-    needed_bytes, available_bytes = 4 * (4 * parameters + 2 * logits), read_memory_bytes()
+    logits = settings.batch_size * settings.sequence_length * vocabulary_size // processes
+    needed_bytes = count_local_processes() * 4 * (4 * parameters + 2 * logits)
+    available_bytes = read_memory_bytes()
     if needed_bytes > available_bytes:
         raise CharlmError(
             f"With a vocabulary of {vocabulary_size:,} {settings.unit}s, training needs at least "

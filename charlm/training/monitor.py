@@ -25,10 +25,16 @@ LN2 = math.log(2)
 
 
 class Monitor:
-    """Shows and records metrics. With ``quiet``, nothing is shown, but everything is recorded."""
+    """Shows and records metrics. With ``quiet``, nothing is shown, but everything is recorded.
 
-    def __init__(self, run: Path, settings: TrainSettings, parameters: int, quiet: bool) -> None:
-        self.quiet = quiet
+    ``is_silent``: neither; another process does both.
+    """
+
+    def __init__(
+        self, run: Path, settings: TrainSettings, parameters: int, quiet: bool, is_silent: bool = False
+    ) -> None:
+        self.quiet = quiet or is_silent
+        self.is_silent = is_silent
         self.unit = settings.unit
         self.bar: tqdm[Any] | None = None
         self.training_text = self.validation_text = self.speed_text = ""
@@ -114,6 +120,8 @@ class Monitor:
             console.print_line(text)
 
     def _open_tensorboard(self, step: int) -> None:
+        if self.is_silent:
+            return
         self.tensorboard.start(step)
         if not step:
             self.tensorboard.log_settings(self.settings, self.parameters)
@@ -141,7 +149,7 @@ class Monitor:
         self._append(step, {tag.replace("/", "_"): value for tag, value in metrics.items()})
 
     def _append(self, step: int, entry: dict[str, float]) -> None:
-        if self.metrics_failed:
+        if self.metrics_failed or self.is_silent:
             return
         try:
             files.append_line(self.run / METRICS, json.dumps({"step": step, **entry}))

@@ -6,10 +6,14 @@ from charlm.training.monitor import Monitor
 
 
 class ThreadSharing:
-    """Uses fewer threads while other programs need the processors, and warns once that they slow the run."""
+    """Uses fewer threads while other programs need the processors, and warns once that they slow the run.
 
-    def __init__(self, balancer: ThreadBalancer) -> None:
+    ``is_shared``: the run has several processes, which are no reason to use fewer threads.
+    """
+
+    def __init__(self, balancer: ThreadBalancer, is_shared: bool = False) -> None:
         self.balancer = balancer
+        self.is_shared = is_shared
         self.warned = False
 
     def resume(self, progress: TrainingProgress) -> None:
@@ -19,6 +23,8 @@ class ThreadSharing:
             changes.append(ThreadChange(step=progress.steps, threads=self.balancer.threads))
 
     def check(self, progress: TrainingProgress, monitor: Monitor) -> None:
+        if self.is_shared:
+            return
         balancer, step = self.balancer, progress.steps
         if balancer.balance():
             progress.thread_changes.append(ThreadChange(step=step, threads=balancer.threads))

@@ -15,11 +15,16 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
 
 
 class StopSignals:
-    """``received``: the number of the signal that requested the stop, or 0."""
+    """``received``: the number of the signal that requested the stop, or 0.
 
-    def __init__(self, quiet: bool) -> None:
+    ``is_shared``: several processes stop together. Each may get a signal twice, from torchrun and from a scheduler, so
+    only the first counts; torchrun itself kills those that do not end in time.
+    """
+
+    def __init__(self, quiet: bool, is_shared: bool = False) -> None:
         self.received = 0
         self.quiet = quiet
+        self.is_shared = is_shared
         self.previous_handlers: dict[int, Any] = {}
 
     def install(self) -> None:
@@ -36,10 +41,9 @@ class StopSignals:
             signal.signal(*self.previous_handlers.popitem())
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        if self.received and not self.is_shared:
             raise SystemExit(128 + number)
-        self.received = number
-        if not self.quiet:
-            write_stderr_unbuffered(
-                "\nSaving and stopping after this step. Interrupt again to quit immediately, without saving.\n"
-            )
+        if not self.received and not self.quiet:
+            again = "" if self.is_shared else " Interrupt again to quit immediately, without saving."
+            write_stderr_unbuffered(f"\nSaving and stopping after this step.{again}\n")
+        self.received = self.received or number

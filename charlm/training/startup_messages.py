@@ -9,6 +9,7 @@ from charlm.checkpoint.environment import describe_environment
 from charlm.config import OptimizationSettings, TrainSettings
 from charlm.corpus.analysis import likeness
 from charlm.corpus.loading import Corpus
+from charlm.corpus.windows import count_lanes
 from charlm.errors import pluralize
 from charlm.model.device import choose_device, choose_precision
 from charlm.model.language_model import CharacterModel
@@ -17,12 +18,12 @@ from charlm.training.found import FoundRun
 
 
 def startup_messages(
-    settings: TrainSettings, corpus: Corpus, found: FoundRun, pretrained: SavedModel | None
+    settings: TrainSettings, corpus: Corpus, found: FoundRun, pretrained: SavedModel | None, processes: int = 1
 ) -> Iterator[str]:
     yield from _describe_corpus(settings, corpus)
     if found.checkpoint is None and (advice := likeness.advise_shuffling(corpus, settings)):
         yield advice
-    lanes = min(settings.batch_size, len(corpus.split.train) // settings.sequence_length)
+    lanes = count_lanes(len(corpus.split.train), settings.batch_size, settings.sequence_length)
     if lanes < settings.batch_size:
         yield f"The text is short: the batch size is {lanes} instead of {settings.batch_size}."
     device = choose_device(settings.device)
@@ -32,6 +33,8 @@ def startup_messages(
         f"{pluralize(settings.hidden_size, 'unit')}, {pluralize(parameters, 'parameter')}; "
         f"{device}, {choose_precision(settings.precision, device)}."
     )
+    if processes > 1:
+        yield f"{processes} processes, each with {pluralize(lanes // processes, 'text stream')}."
     if pretrained is not None:
         more = len(corpus.vocabulary) - len(pretrained.vocabulary)
         yield f"Finetuning {pretrained.folder}; {pluralize(more, f'new {settings.unit}')}."
@@ -40,7 +43,7 @@ def startup_messages(
         yield f"Resuming {found.folder} from step {saved.step}."
         if later := runs.list_later_checkpoints(found.folder, saved.step):
             yield f"Removing later checkpoints: {', '.join(folder.name for folder in reversed(later))}."
-        yield from _describe_changes(settings, saved, lanes)
+        yield from _describe_changes(settings, saved, lanes // processes, processes)
 
 
 def _describe_corpus(settings: TrainSettings, corpus: Corpus) -> Iterator[str]:
@@ -60,12 +63,12 @@ def _describe_corpus(settings: TrainSettings, corpus: Corpus) -> Iterator[str]:
         yield f"Outside the training split only: {pluralize(lacking, f'distinct {settings.unit}')}."
 
 
-def _describe_changes(settings: TrainSettings, saved: SavedModel, lanes: int) -> Iterator[str]:
-    """Describe what changed since the checkpoint was saved."""
+def _describe_changes(settings: TrainSettings, saved: SavedModel, lanes: int, processes: int) -> Iterator[str]:
+    """Describe what changed since the checkpoint was saved. ``lanes``: of each process."""
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     threads = choose_threads(settings.threads, settings, lanes, precision)
-    now = describe_environment(device, precision, threads).model_dump()
+    now = describe_environment(device, precision, threads, processes).model_dump()
     then = saved.environment.model_dump()
     names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     if changed := ", ".join(f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names):

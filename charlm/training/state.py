@@ -10,6 +10,7 @@ from charlm.checkpoint.environment import Environment
 from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
 from charlm.corpus.vocabulary import Vocabulary
+from charlm.corpus.windows import Lanes
 from charlm.errors import CheckpointError
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
@@ -33,16 +34,17 @@ class TrainingState:
 
     model: CharacterModel
     optimizer: torch.optim.Optimizer
-    recurrent: State  # after the last window, detached
+    recurrent: State  # of this process's lanes after the last window, detached
     counters: TrainingProgress
     device: torch.device
+    lanes: Lanes
 
     @classmethod
     def initial(
         cls,
         settings: TrainSettings,
         vocabulary: Vocabulary,
-        lanes: int,
+        lanes: Lanes,
         device: torch.device,
         pretrained: SavedModel | None = None,
     ) -> "TrainingState":
@@ -52,8 +54,10 @@ class TrainingState:
         if pretrained is not None:
             load_pretrained(pretrained, model, vocabulary)
         model.mask_seed = settings.seed
+        model.recurrent.kernel = settings.kernel
         model.to(device)
-        return cls(model, make_optimizer(model, settings), model.zero_state(lanes), TrainingProgress(), device)
+        recurrent = model.zero_state(len(lanes.own))
+        return cls(model, make_optimizer(model, settings), recurrent, TrainingProgress(), device, lanes)
 
     def __post_init__(self) -> None:
         # On the device, so that no step waits for them. Non-finite steps are skipped: see Trainer.train_step
@@ -66,17 +70,16 @@ class TrainingState:
         self.since_log += torch.stack([torch.where(finite, loss * targets, 0.0), taken * targets, taken, 1 - taken])
         self.consecutive_skips = torch.where(finite, 0.0, self.consecutive_skips + 1)
 
-    def raise_if_nonfinite(self) -> None:
-        """Raise ``NonFiniteError`` after too many skipped steps, or if a weight is not finite."""
+    def is_finite(self) -> bool:
+        """False after too many skipped steps in a row, or if a weight is not finite."""
         weights_are_finite = all(bool(weight.isfinite().all()) for weight in self.model.parameters())
-        if not weights_are_finite or self.consecutive_skips.item() >= MAX_CONSECUTIVE_SKIPS:
-            raise NonFiniteError
+        return weights_are_finite and self.consecutive_skips.item() < MAX_CONSECUTIVE_SKIPS
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, recurrent: State) -> dict[str, Tensor]:
         """All tensors except the weights: optimizer, recurrent state, random number generators, counters."""
         return {
             **optimizer_state_dict(self.model, self.optimizer),
-            **dict(zip(self.recurrent_names, self.recurrent, strict=True)),
+            **dict(zip(self.recurrent_names, recurrent, strict=True)),
             **rng_states(self.device),
             **{name: value.clone() for name, value in zip(SINCE_LAST_LOG, self.since_log, strict=True)},
             "consecutive_skipped_steps": self.consecutive_skips,
@@ -87,8 +90,14 @@ class TrainingState:
         return RECURRENT_STATE[: len(self.recurrent)]
 
     def checkpoint(
-        self, settings: TrainSettings, corpus: Corpus, metrics: dict[str, float], environment: Environment
+        self,
+        settings: TrainSettings,
+        corpus: Corpus,
+        metrics: dict[str, float],
+        environment: Environment,
+        recurrent: State | None = None,
     ) -> Checkpoint:
+        """``recurrent``: the state of all lanes, if this process has only some."""
         model = SavedModel(
             step=self.counters.steps,
             settings=settings,
@@ -99,7 +108,7 @@ class TrainingState:
             corpus=corpus.to_record(),
             environment=environment,
         )
-        return Checkpoint(model, self.tensors())
+        return Checkpoint(model, self.tensors(recurrent or self.recurrent))
 
     def restore(self, saved: Checkpoint) -> None:
         """Restore a checkpoint of the same architecture.
@@ -112,7 +121,7 @@ class TrainingState:
         try:
             restore_optimizer(self.model, self.optimizer, tensors)
             recurrent = zip(self.recurrent_names, self.recurrent, strict=True)
-            self.recurrent = tuple(take_tensor(tensors, name, state) for name, state in recurrent)
+            self.recurrent = tuple(self._take_lanes(tensors, name, state) for name, state in recurrent)
             self.since_log = torch.stack([take_tensor(tensors, name, self.since_log[0]) for name in SINCE_LAST_LOG])
             self.consecutive_skips = take_tensor(tensors, "consecutive_skipped_steps", self.consecutive_skips)
             # On a device of another type, its generator starts from the seed
@@ -125,3 +134,7 @@ class TrainingState:
                 "Resume from another one, or start a new run.",
             ) from None
         self.counters = saved.model.progress.model_copy(deep=True)
+
+    def _take_lanes(self, tensors: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
+        all_lanes = like.new_empty(like.shape[0], self.lanes.batch_size, like.shape[2])
+        return take_tensor(tensors, name, all_lanes)[:, self.lanes.own.start : self.lanes.own.stop].contiguous()

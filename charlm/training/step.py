@@ -15,6 +15,7 @@ from charlm.corpus.windows import Window
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
 from charlm.training.optimizer import step_if_finite
+from charlm.training.ranks import GradientExchange
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,12 @@ def take_step(
     learning_rate: float,
     gradient_clip: float = 0.0,
     precision: str = "fp32",
+    exchange: GradientExchange | None = None,
 ) -> Step:
     """Accumulate the gradients of some windows, clip their norm (Pascanu et al. 2013; 0: no clipping) and update the
     weights.
+
+    ``exchange``: with other processes, while the backward pass of the last window computes.
 
     All targets have equal weight, although the last window of an epoch may be shorter. A non-finite loss or gradient
     affects neither the weights nor the state of the next step.
@@ -56,8 +60,12 @@ def take_step(
         predictions = model.predict(window, new_state, precision)
         new_state = predictions.state
         window_loss = predictions.loss_sum() / num_targets
-        window_loss.backward()  # type: ignore[no-untyped-call]
         loss += window_loss.detach()
+        if exchange and window is windows[-1]:
+            exchange.start(loss)
+        window_loss.backward()  # type: ignore[no-untyped-call]
+    if exchange:
+        loss = exchange.finish()
     gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip or math.inf)
     is_finite = torch.isfinite(gradient_norm) & torch.isfinite(loss)
     step_if_finite(optimizer, is_finite)

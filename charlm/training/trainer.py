@@ -1,82 +1,93 @@
 """The training loop: one step at a time, with periodic work in between."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from charlm import runs
 from charlm.checkpoint.contents import Checkpoint, SavedModel
 from charlm.checkpoint.environment import describe_environment
-from charlm.config import SampleSettings, TrainSettings
-from charlm.console import open_bar
+from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
-from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.corpus.windows import Lanes
 from charlm.errors import TrainingInterruptedError, quote
 from charlm.evaluation.loss import Evaluation, choose_lanes, evaluate
-from charlm.generation.sampler import Sampler
 from charlm.model.device import choose_device, choose_precision, configure_torch
 from charlm.model.kernels.choice import choose_kernel
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.progress import TrainingProgress
-from charlm.training.internals import measure_internals
 from charlm.training.monitor import Monitor
 from charlm.training.policy import ROLLBACK_LR_SCALE, Policy
+from charlm.training.ranks import Ranks, Status
 from charlm.training.saving import Saver
 from charlm.training.sharing import ThreadSharing
 from charlm.training.signals import StopSignals
 from charlm.training.state import NonFiniteError, TrainingState
 from charlm.training.step import take_step
 from charlm.training.stopwatch import Stopwatch
-
-INITIAL_EVAL_CHARACTERS = 1000  # evaluated before the first step; few, so that nobody has to wait
+from charlm.training.validation import evaluate_best, evaluate_untrained, show_model
 
 
 class Trainer:
     """Trains one model on one corpus in one run folder, from the start or from a checkpoint.
 
-    ``pretrained``: the model whose weights to start from; ``None``: random weights.
+    ``pretrained``: the model whose weights to start from; ``None``: random weights. ``ranks``: the processes that train
+    it together; each of them runs the same loop, and rank 0 writes.
     """
 
     def __init__(
-        self, settings: TrainSettings, corpus: Corpus, run: Path, monitor: Monitor, pretrained: SavedModel | None = None
+        self,
+        settings: TrainSettings,
+        corpus: Corpus,
+        run: Path,
+        monitor: Monitor,
+        pretrained: SavedModel | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.settings = settings
         self.corpus = corpus
         self.pretrained = pretrained
         self.run = run
         self.monitor = monitor
-        self.device = choose_device(settings.device)
+        self.ranks = ranks = ranks or Ranks()
+        self.device = ranks.choose_device(choose_device(settings.device))
         self.precision = choose_precision(settings.precision, self.device)
         kind = (settings.cell, settings.hidden_size, settings.batch_size, self.device, self.precision, settings.kernel)
         choose_kernel(*kind)  # refuses here, before anything is written, one that cannot run
         self.validation = corpus.subrange(corpus.split.validation)
-        self.lanes = Lanes(corpus.subrange(corpus.split.train), settings.batch_size, settings.sequence_length)
+        training = corpus.subrange(corpus.split.train)
+        self.lanes = Lanes(training, settings.batch_size, settings.sequence_length, ranks.divide_lanes)
         self.policy = Policy(
             settings, len(corpus.split.train), len(corpus.split.validation), self.lanes.windows_per_epoch
         )
-        threads = choose_threads(settings.threads, settings, self.lanes.batch_size, self.precision)
+        threads = choose_threads(settings.threads, settings, len(self.lanes.own), self.precision)
         self.balancer = ThreadBalancer(threads, is_fixed(settings.threads) or self.device.type != "cpu")
-        self.sharing = ThreadSharing(self.balancer)
+        self.sharing = ThreadSharing(self.balancer, is_shared=ranks.count > 1)
         configure_torch(threads)  # first, because the last bits of initial weights depend on the number of threads
         self.state = self.initial_state()
-        self.model.recurrent.kernel = settings.kernel
-        self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of the current step
         self.saver = Saver(run, settings.save_every_minutes, settings.keep_checkpoints)
+        self.start_clock(0.0)
         self.unsaved_best: tuple[float, int] | None = None  # the previous best loss, and evaluations since then
         self.gradient_norm = torch.zeros(())
-        self.stop_signals = StopSignals(monitor.quiet)
+        self.stop_signals = StopSignals(monitor.quiet, is_shared=ranks.count > 1)
 
     def restore(self, saved: Checkpoint) -> None:
         """Restore a checkpoint of the same corpus. Raises ``CheckpointError`` if it is incomplete."""
         self.state.restore(saved)
         self.sharing.resume(self.counters)
-        self.stopwatch = Stopwatch(self.device, self.counters.training_seconds)
         self.metrics = saved.model.metrics
-        self.saver.start_from(self.counters.steps, self.counters.training_seconds)
+        self.start_clock(self.counters.training_seconds)
+
+    def start_clock(self, seconds: float) -> None:
+        """Continue from a step that is saved, or from the first, after this training time."""
+        self.stopwatch = Stopwatch(self.device, seconds)
+        self.ranks.reset_status(Status(seconds, 0))
+        self.saver.start_from(self.counters.steps, seconds)
 
     # Main loop
 
@@ -90,7 +101,7 @@ class Trainer:
         try:
             stopped = self.policy.should_stop(self.counters, self.seconds)
             if self.counters.steps == 0:
-                self.evaluate_untrained()
+                evaluate_untrained(self.model, self.validation, self.monitor)
             elif stopped:
                 self.monitor.print_line(self.policy.why_stopped(self.counters, self.seconds))
             self.stopwatch.start()
@@ -100,8 +111,12 @@ class Trainer:
                 except NonFiniteError:
                     self.roll_back()
             self.save_final()
+            self.ranks.start_sharing(self.stopwatch.read(), self.stop_signals.received)
+            self.ranks.finish_sharing()
+            if self.status.signal:
+                self.stop()
             self.stop_signals.restore()  # everything is saved: a signal may now end it immediately
-            return self.evaluate_best()
+            return Evaluation(**self.ranks.compute_on_main(self.evaluate_best))
         finally:
             self.stop_signals.restore()
             self.monitor.close()
@@ -122,23 +137,27 @@ class Trainer:
         if self.policy.should_save(self.counters, seconds, self.saver.due_seconds, is_best):
             with self.stopwatch.paused():
                 self.save()
-        if self.stop_signals.received:
+        if self.status.signal:
             self.stop()
         return self.policy.should_stop(self.counters, seconds)
 
     def train_step(self) -> None:
         """Learn from the next windows."""
         first, counters = self.counters.windows_seen, self.counters
+        learning_rate = self.policy.learning_rate(counters, self.seconds)
+        self.ranks.start_sharing(self.stopwatch.read(), self.stop_signals.received)
         windows = [self.lanes.window(number) for number in range(first, first + self.settings.accumulation_steps)]
         step = take_step(
             self.model,
             self.state.optimizer,
             windows,
             self.state.recurrent,
-            self.policy.learning_rate(counters, self.seconds),
+            learning_rate,
             self.settings.gradient_clip,
             self.precision,
+            self.exchange,
         )
+        self.ranks.finish_sharing()
         self.state.recurrent, self.gradient_norm = step.state, step.gradient_norm
         self.state.record_step(step.loss, step.is_finite, step.num_targets)
         counters.windows_seen += len(windows)
@@ -152,12 +171,12 @@ class Trainer:
         loss_sum, targets, taken, skipped = self.state.since_log.tolist()
         if self.device.type == "cuda":
             self.leave_out_gap()
-        self.state.raise_if_nonfinite()
+        self.check_finite()
         if skipped:
             self.monitor.print_line(
                 f"Skipped {skipped:.0f} of the last {taken + skipped:.0f} steps: non-finite loss or gradient."
             )
-        seconds, counters = self.seconds, self.counters
+        seconds, counters = self.stopwatch.read(), self.counters
         counters.training_seconds_at_last_log, before = seconds, counters.training_seconds_at_last_log
         counters.targets_since_last_log, characters = 0, counters.targets_since_last_log
         self.state.since_log.zero_()
@@ -178,33 +197,27 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Compute the validation loss in lanes and log a sample, without using training's random numbers."""
-        self.state.raise_if_nonfinite()
+        self.check_finite()
         lanes = choose_lanes(len(self.validation))
-        loss = evaluate(self.model, self.validation, lanes, self.precision).nats_per_character
-        counters = self.counters
-        self.monitor.log_evaluation(counters.steps, loss)
+        loss = evaluate(self.model, self.validation, lanes, self.precision, sharing=self.ranks).nats_per_character
+        self.monitor.log_evaluation(self.counters.steps, loss)
         self.metrics = {"loss_validation": loss}
-        if loss < counters.best_validation_loss:
-            self.unsaved_best = counters.best_validation_loss, counters.evaluations_without_improvement
-            counters.best_validation_loss, counters.evaluations_without_improvement = loss, 0
-        else:
-            counters.evaluations_without_improvement += 1
-        if self.settings.log_internals:
-            self.monitor.log_internals(
-                counters.steps, measure_internals(self.model, self.state.optimizer, self.validation)
-            )
-        if self.settings.sample_length:
-            options = SampleSettings(length=self.settings.sample_length, seed=counters.steps)
-            sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
-            self.monitor.log_sample(counters.steps, "".join(sampler.stream()))
+        if previous := self.counters.record_evaluation(loss):
+            self.unsaved_best = previous
+        if self.ranks.is_main:
+            show_model(self.state, self.settings, self.corpus.vocabulary, self.validation, self.monitor)
 
     def save(self) -> None:
         """Save, or warn on failure and restore the previous best loss, since this model may be lost."""
-        self.state.raise_if_nonfinite()
-        self.counters.training_seconds = self.seconds
-        environment = describe_environment(self.device, self.precision, self.balancer.max_threads)
-        saved = self.saver.save(self.state.checkpoint(self.settings, self.corpus, self.metrics, environment))
-        if self.unsaved_best and not saved:
+        self.check_finite()
+        self.counters.training_seconds = self.stopwatch.read()
+        environment = describe_environment(self.device, self.precision, self.balancer.max_threads, self.ranks.count)
+        recurrent = self.ranks.gather_lanes(self.state.recurrent)
+        if self.ranks.is_main:
+            self.saver.save(self.state.checkpoint(self.settings, self.corpus, self.metrics, environment, recurrent))
+        step, self.saver.due_seconds = self.ranks.decide(self.saver.saved_step, self.saver.due_seconds)
+        self.saver.saved_step = int(step)
+        if self.unsaved_best and self.saver.saved_step < self.counters.steps:
             self.counters.best_validation_loss, self.counters.evaluations_without_improvement = self.unsaved_best
         self.unsaved_best = None
 
@@ -212,13 +225,15 @@ class Trainer:
         """Training diverged: continue from the last checkpoint with a lower learning rate. Raises ``DivergedError``."""
         diverged_at = self.counters.steps
         rollbacks, learning_rate_scale = self.policy.roll_back(self.counters)
-        if runs.list_checkpoints(self.run):
-            self.restore(runs.load_checkpoint(self.run))
+        with self.ranks.main_first():
+            saved = runs.load_checkpoint(self.run) if runs.list_checkpoints(self.run) else None
+        if saved is not None:
+            self.restore(saved)
         else:
             self.state = self.initial_state()
-            self.stopwatch = Stopwatch(self.device)
-            self.saver.start_from(0, 0.0)
-        runs.truncate_after(self.run, self.counters.steps)
+            self.start_clock(0.0)
+        if self.ranks.is_main:
+            runs.truncate_after(self.run, self.counters.steps)
         self.counters.rollbacks, self.counters.learning_rate_scale = rollbacks, learning_rate_scale
         self.stopwatch.start()
         self.monitor.restart(self.counters.steps)
@@ -226,11 +241,6 @@ class Trainer:
         self.monitor.print_line(f"Training diverged at step {diverged_at}: {back}.")
 
     # Start and end
-
-    def evaluate_untrained(self) -> None:
-        """Evaluate the untrained model, whose loss is close to uniform guessing."""
-        few = self.validation.subrange(range(min(INITIAL_EVAL_CHARACTERS, len(self.validation))))
-        self.monitor.log_initial_loss(evaluate(self.model, few).nats_per_character, self.model.vocabulary_size)
 
     def save_final(self) -> None:
         """Save the last step. Raises ``CharlmError``, listing the kept checkpoints, if it fails."""
@@ -244,20 +254,12 @@ class Trainer:
         raise TrainingInterruptedError(
             f"Stopped after step {self.counters.steps}; checkpoint saved.",
             f"Resume with: charlm train --resume {quote(self.run)}",
-            self.stop_signals.received,
+            self.status.signal,
         )
 
-    def evaluate_best(self) -> Evaluation:
-        """The exact validation loss of the best checkpoint, in fp32 and one lane."""
-        self.monitor.close_bar()
-        best = runs.load_model(self.run)
-        total, unit = len(self.validation), f" {SHORT_UNITS[self.settings.unit]}s"
-        with open_bar(self.monitor.quiet, total=total, desc="exact validation", unit=unit, unit_scale=True) as bar:
-            exact = evaluate(
-                best.build_model(self.device), self.validation, on_progress=self.balancer.watch(bar.update)
-            )
-        self.monitor.log_final_loss(best.step, exact.nats_per_character)
-        return exact
+    def evaluate_best(self) -> dict[str, Any]:
+        """The exact validation loss of the best checkpoint."""
+        return asdict(evaluate_best(self.run, self.validation, self.device, self.monitor, self.balancer))
 
     # Helpers
 
@@ -267,8 +269,17 @@ class Trainer:
             self.monitor.log_gap(self.counters.steps, gap_seconds)
 
     def initial_state(self) -> TrainingState:
-        vocabulary, lanes = self.corpus.vocabulary, self.lanes
-        return TrainingState.initial(self.settings, vocabulary, lanes.batch_size, self.device, self.pretrained)
+        vocabulary = self.corpus.vocabulary
+        state = TrainingState.initial(self.settings, vocabulary, self.lanes, self.device, self.pretrained)
+        self.ranks.copy_weights(state.model)
+        self.exchange = self.ranks.exchange_gradients(state.model)
+        return state
+
+    def check_finite(self) -> None:
+        """Raise ``NonFiniteError`` if rank 0 has found the model to be no longer finite."""
+        (is_finite,) = self.ranks.decide(self.state.is_finite())
+        if not is_finite:
+            raise NonFiniteError
 
     @property
     def counters(self) -> TrainingProgress:
@@ -281,4 +292,9 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Training time so far."""
-        return self.stopwatch.read()
+        return self.status.seconds
+
+    @property
+    def status(self) -> Status:
+        """What decisions depend on. Several ranks all have that of the last step, so that they decide alike."""
+        return self.ranks.shared_status or Status(self.stopwatch.read(), self.stop_signals.received)

@@ -17,6 +17,7 @@ from charlm.config import SettingsSource
 from charlm.evaluation.loss import Evaluation
 from charlm.model.language_model import Predictions
 from charlm.training import trainer as trainer_module
+from charlm.training import validation as validation_module
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from charlm.training.trainer import Trainer
@@ -72,7 +73,8 @@ def fake_validation_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float])
     def fake(*args: object, **options: object) -> Evaluation:
         return Evaluation(left.pop(0) if len(left) > 1 else left[0], 1)
 
-    monkeypatch.setattr(trainer_module, "evaluate", fake)
+    for module in (trainer_module, validation_module):
+        monkeypatch.setattr(module, "evaluate", fake)
 
 
 def watch_predictions(trainer: Trainer, watch: Callable[[Predictions], Predictions]) -> None:
