@@ -7,7 +7,9 @@ torchrun runs for its processes.
 import json
 import math
 import os
+import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -43,13 +45,40 @@ def join_ranks() -> Ranks:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         store, number, count = next(rendezvous("env://", timeout=TIMEOUT))
+        store = dist.PrefixStore(_agree_on_start(store, number, count), store)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise CharlmError(
-            f"Process {os.environ.get('RANK')} cannot connect to the others: {_first_line(error)}.",
+            f"Process {os.environ.get('RANK')} cannot connect to the others: {_explain(error)}.",
             "If their network interface is not the default one, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME.",
         ) from None
     return ConnectedRanks(store, number, count)
+
+
+def _agree_on_start(store: Any, number: int, count: int) -> str:
+    """A name for this start of all processes, for their keys: the store still has those from before a restart.
+
+    Rank 0 invents it, and confirms it to those processes that took it up since then.
+    """
+    own_name, name = uuid.uuid4().hex, ""
+    if not number:
+        store.set("charlm/start", own_name)
+        others = [_wait_for(store, f"charlm/{own_name}/{other}").decode() for other in range(1, count)]
+        store.set(f"charlm/{own_name}", json.dumps(others))
+        return own_name
+    while not (name and store.check([f"charlm/{name}"]) and own_name in json.loads(store.get(f"charlm/{name}"))):
+        name = _wait_for(store, "charlm/start").decode()
+        store.set(f"charlm/{name}/{number}", own_name)
+        time.sleep(POLL_SECONDS)
+    return name
+
+
+def _wait_for(store: Any, key: str) -> bytes:
+    """The value of a key as soon as it is there."""
+    while not store.check([key]):
+        time.sleep(POLL_SECONDS)
+    value: bytes = store.get(key)
+    return value
 
 
 class ConnectedRanks(Ranks):
@@ -81,10 +110,10 @@ class ConnectedRanks(Ranks):
         key = self._next_key()
         self.store.set(f"{key}/{self.number}", json.dumps(facts))
         if not self.is_main:
-            self._wait_for(f"{key}/same")
+            _wait_for(self.store, f"{key}/same")
             return
         for other in range(1, self.count):
-            theirs = json.loads(self._wait_for(f"{key}/{other}"))
+            theirs = json.loads(_wait_for(self.store, f"{key}/{other}"))
             if different := [name for name, value in facts.items() if theirs.get(name) != value]:
                 raise UsageError(
                     f"Process {other} differs from process 0 in: {', '.join(different)}.",
@@ -103,7 +132,7 @@ class ConnectedRanks(Ranks):
     def main_first(self) -> Iterator[None]:
         key = self._next_key()
         if not self.is_main:
-            self._wait_for(key)
+            _wait_for(self.store, key)
         yield
         if self.is_main:
             self.store.set(key, "")
@@ -114,7 +143,7 @@ class ConnectedRanks(Ranks):
             result = compute()
             self.store.set(key, json.dumps(result))
             return result
-        computed: dict[str, Any] = json.loads(self._wait_for(key))
+        computed: dict[str, Any] = json.loads(_wait_for(self.store, key))
         return computed
 
     # In a step
@@ -167,7 +196,7 @@ class ConnectedRanks(Ranks):
             if not isinstance(error, dist.DistError) and not any(words in str(error) for words in CONNECTION_ERRORS):
                 raise
             raise CharlmError(
-                f"Process {self.number} lost the connection to another process: {_first_line(error)}.",
+                f"Process {self.number} lost the connection to another process: {_explain(error)}.",
                 "Saved checkpoints are intact; continue with the same command and --resume auto.",
             ) from None
 
@@ -176,13 +205,6 @@ class ConnectedRanks(Ranks):
     def _next_key(self) -> str:
         self.keys_used += 1
         return f"charlm/{self.keys_used}"
-
-    def _wait_for(self, key: str) -> bytes:
-        """The value of a key as soon as it is there."""
-        while not self.store.check([key]):
-            time.sleep(POLL_SECONDS)
-        value: bytes = self.store.get(key)
-        return value
 
 
 class OverlappingExchange(GradientExchange):
@@ -237,5 +259,7 @@ class OverlappingExchange(GradientExchange):
         return self.sent[-1][0][-1]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _explain(error: Exception) -> str:
+    """The first sentence of a library's message, without the line of its code."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^(.*)\[/\S+\] ", r"\1", line).split(". ")[0].rstrip(".,")
