@@ -15,6 +15,7 @@ from charlm.model.cells import CELLS, State
 from charlm.model.kernels.choice import choose_kernel
 from charlm.model.kernels.interface import Inputs, Tokens
 from charlm.model.kernels.torch import flatten_for_cudnn
+from charlm.model.masks import MaskKey
 from charlm.model.regularization import Dropout
 
 
@@ -77,9 +78,15 @@ class RecurrentStack(nn.Module):
         return tuple(torch.zeros(shape, device=device) for _ in range(CELLS[self.cell].num_states))
 
     def forward(
-        self, inputs: Inputs, state: State, resets: NDArray[np.bool_] | None = None, precision: str = "fp32"
+        self,
+        inputs: Inputs,
+        state: State,
+        resets: NDArray[np.bool_] | None = None,
+        precision: str = "fp32",
+        mask_key: MaskKey | None = None,
     ) -> tuple[Tensor, State]:
-        """``inputs``: ``(time, lane, input)``; ``resets``: ``(time, lane)``, true where the state is reset.
+        """``inputs``: ``(time, lane, input)``; ``resets``: ``(time, lane)``, true where the state is reset;
+        ``mask_key``: see :class:`~charlm.model.regularization.Dropout`.
 
         Returns the last layer's outputs and the state after them, in fp32.
         """
@@ -93,7 +100,7 @@ class RecurrentStack(nn.Module):
             layer_state = tuple(part[index] for part in state)
             outputs, layer_state = kernel.run(layer, outputs, layer_state, arranged.layout, precision)
             states.append(layer_state)
-            outputs = self.dropout(outputs)
+            outputs = self.dropout(outputs, mask_key, index, lanes, arranged.rows)
         assert isinstance(outputs, Tensor), "there is at least one layer"
         return kernel.restore(outputs, arranged.layout), tuple(
             torch.stack(part).float() for part in zip(*states, strict=True)

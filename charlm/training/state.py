@@ -51,6 +51,7 @@ class TrainingState:
         model = CharacterModel(len(vocabulary), settings, regularization=settings)
         if pretrained is not None:
             load_pretrained(pretrained, model, vocabulary)
+        model.mask_seed = settings.seed
         model.to(device)
         return cls(model, make_optimizer(model, settings), model.zero_state(lanes), TrainingProgress(), device)
 
