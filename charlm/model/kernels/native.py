@@ -22,7 +22,6 @@ from charlm.model.kernels.library import LayerWindow, load_native
 GATES = 4
 BLOCK = 8  # units
 WIDTH = GATES * BLOCK  # of a block's gates, and of a panel
-CONFLICT = 512  # floats: rows at a multiple of this distance push each other out of a cache
 
 
 class NativeKernel:
@@ -63,54 +62,92 @@ class LSTMWindow(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         time, lanes = vectors.shape[:2] if ids is None else ids.shape
         packed_ih, packed_hh, packed_bias = (pack(part) for part in (weight_ih, weight_hh, bias[:, None]))
-        width = len(packed_ih)
-        gates = torch.empty(time * lanes, width + (16 if width % CONFLICT == 0 else 0))
-        inputs = vectors.reshape(-1, vectors.shape[-1])
-        sums = gates[:, :width] if ids is None else torch.empty(len(inputs), width)
-        torch.addmm(packed_bias[:, 0], inputs, packed_ih.T, out=sums)
-        hidden, cell = (allocate_states(part, time) for part in (h, c))
-        panels = copy_panels(packed_hh.view(-1, WIDTH, packed_hh.shape[1]).transpose(1, 2))
-        ids = None if ids is None else ids.contiguous()
-        call_kernel("forward", gates, hidden, cell, resets, panels, table=None if ids is None else sums, ids=ids)
-        ctx.save_for_backward(inputs, ids, packed_ih, packed_hh, hidden, cell, gates, resets)
+        hidden, cell = (allocate_states(part, time) for part in (h, split_units(c)))
+        gates = torch.empty(time, cell.shape[1], lanes, WIDTH)
+        if ids is None:
+            vectors = vectors.contiguous()
+            panels = torch.cat([packed_ih, packed_hh], 1)
+            source: dict[str, Any] = {"num_inputs": vectors.shape[-1], "inputs": vectors, "bias": packed_bias}
+        else:
+            ids = ids.contiguous()
+            panels = packed_hh
+            source = {"table": torch.addmm(packed_bias[:, 0], vectors, packed_ih.T), "ids": ids}
+        panels = panels.view(-1, WIDTH, panels.shape[1]).transpose(1, 2).contiguous()
+        call_kernel("forward", gates=gates, hidden=hidden, cell=cell, resets=resets, panels=panels, **source)
+        ctx.save_for_backward(vectors, ids, packed_ih, packed_hh, hidden, cell, gates, resets)
         ctx.set_materialize_grads(False)
-        ctx.input_shape = vectors.shape
-        return hidden[1:], hidden[-1].clone(), cell[-1].clone()
+        ctx.is_fresh = True
+        return hidden[1:], hidden[-1].clone(), join_units(cell[-1], h.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not hasattr(ctx, "input_shape"):
+        if not ctx.is_fresh:
             raise RuntimeError("the native kernel goes backward through a window only once")
-        inputs, ids, packed_ih, packed_hh, hidden, cell, gates, resets = ctx.saved_tensors
-        input_shape = ctx.input_shape
-        del ctx.input_shape  # what was saved is overwritten from here on
-        units = hidden.shape[2]
+        ctx.is_fresh = False  # what was saved is overwritten from here on
+        vectors, ids, packed_ih, packed_hh, hidden, cell, gates, resets = ctx.saved_tensors
+        units, inputs, width = hidden.shape[2], vectors.shape[-1], len(packed_hh)
         d_outputs, d_h, d_c = (
-            torch.zeros(shape) if gradient is None else gradient.contiguous()
-            for gradient, shape in zip(gradients, (hidden[1:].shape, hidden[0].shape, cell[0].shape), strict=True)
+            torch.zeros(shape) if gradient is None else gradient
+            for gradient, shape in zip(gradients, (hidden[1:].shape, hidden[0].shape, hidden[0].shape), strict=True)
         )
-        d_h, d_c = d_h.clone(), d_c.clone()
-        padded = functional.pad(packed_hh, (0, -units % WIDTH))
-        panels = copy_panels(padded.view(len(packed_hh), -1, WIDTH).transpose(0, 1))
-        call_kernel("backward", gates, hidden, cell, resets, panels, d_outputs=d_outputs, d_h=d_h, d_c=d_c)
-
-        d_sums = gates[:, : len(packed_hh)]
-        before = hidden[:-1] if resets is None else hidden[:-1].masked_fill(resets[:, :, None], 0)
-        d_weight_hh = unpack(d_sums.T @ before.reshape(-1, units), units)
-        if ids is not None:  # of the table's rows; all that follows is small
-            d_sums = add_rows(gates, len(packed_hh), ids, len(inputs))
-        d_weight_ih = unpack(d_sums.T @ inputs, units)
+        d_h, d_c = d_h.clone(memory_format=torch.contiguous_format), split_units(d_c).clone()
+        d_vectors = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None
+        panels = backward_panels(packed_hh)
+        d_weights = torch.zeros(width // WIDTH, units + (inputs if ids is None else 0), WIDTH)
+        if ids is None:
+            d_sums = torch.zeros(1, width)
+            results: dict[str, Any] = {
+                "num_inputs": inputs,
+                "inputs": vectors,
+                "bias_gradients": d_sums,
+                "input_gradients": d_vectors,
+            }
+            if d_vectors is not None:
+                panels = torch.cat([panels, backward_panels(packed_ih)])
+        else:
+            d_sums = torch.zeros(len(vectors), width)
+            results = {"ids": ids, "table_gradients": d_sums}
+        call_kernel(
+            "backward",
+            gates=gates,
+            hidden=hidden,
+            cell=cell,
+            resets=resets,
+            panels=panels,
+            before=hidden[:-1] if resets is None else hidden[:-1].masked_fill(resets[:, :, None], 0),
+            output_gradients=d_outputs.contiguous(),
+            hidden_gradients=d_h,
+            cell_gradients=d_c,
+            weight_gradients=d_weights,
+            **results,
+        )
+        d_weight = unpack(d_weights.transpose(1, 2).reshape(width, -1), units)
         d_bias = unpack(d_sums.sum(0)[:, None], units)[:, 0]
-        d_vectors = (d_sums @ packed_ih).view(input_shape) if ctx.needs_input_grad[0] else None
-        return d_vectors, None, d_weight_ih, d_weight_hh, d_bias, d_h, d_c, None
+        if ids is None:
+            d_weight_ih, d_weight_hh = d_weight[:, :inputs], d_weight[:, inputs:]
+        else:
+            d_weight_ih, d_weight_hh = unpack(d_sums.T @ vectors, units), d_weight
+            d_vectors = None if d_vectors is None else torch.mm(d_sums, packed_ih, out=d_vectors)
+        return d_vectors, None, d_weight_ih, d_weight_hh, d_bias, d_h, join_units(d_c, units), None
 
 
 def allocate_states(part: Tensor, time: int) -> Tensor:
-    """Room for a part of the state before a window and after each of its steps, ``(time + 1, lane, hidden)``."""
+    """Room for a part of the state before a window and after each of its steps, ``(time + 1, …)``."""
     states = part.new_empty(time + 1, *part.shape)
     states[0] = part
     return states
+
+
+def split_units(part: Tensor) -> Tensor:
+    """``(lane, hidden)`` → ``(block, lane, 8)``, with zeros for the units that the last block lacks."""
+    padded = functional.pad(part, (0, -part.shape[1] % BLOCK))
+    return padded.view(len(part), -1, BLOCK).transpose(0, 1).contiguous()
+
+
+def join_units(part: Tensor, units: int) -> Tensor:
+    """The reverse of :func:`split_units`."""
+    return part.transpose(0, 1).reshape(part.shape[1], -1)[:, :units].contiguous()
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -126,43 +163,20 @@ def unpack(packed: Tensor, units: int) -> Tensor:
     return by_gate[:, :units].reshape(GATES * units, packed.shape[1])
 
 
-def copy_panels(weights: Tensor) -> Tensor:
-    """``(panel, row, 32)``, copied to where vectors may be loaded from: a multiple of 64 bytes."""
-    size = weights.numel()
-    memory = torch.empty(size + 16)
-    start = -memory.data_ptr() // 4 % 16
-    return memory[start : start + size].view(weights.shape).copy_(weights)
+def backward_panels(packed: Tensor) -> Tensor:
+    """Packed weights as the backward pass multiplies with them: ``(panel of 32 columns, row, 32)``."""
+    padded = functional.pad(packed, (0, -packed.shape[1] % WIDTH))
+    return padded.view(len(packed), -1, WIDTH).transpose(0, 1).contiguous()
 
 
-def call_kernel(
-    direction: str,
-    gates: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    resets: Tensor | None,
-    panels: Tensor,
-    table: Tensor | None = None,
-    ids: Tensor | None = None,
-    d_outputs: Tensor | None = None,
-    d_h: Tensor | None = None,
-    d_c: Tensor | None = None,
-) -> None:
-    """What the fields mean is in ``native/kernels.h``."""
-    (steps, lanes, units), threads = hidden.shape, torch.get_num_threads()
-    parts = (table, ids, gates, hidden, cell, resets, panels, d_outputs, d_h, d_c)
-    pointers = [None if part is None else part.data_ptr() for part in parts]
-    table_stride = 0 if table is None else table.stride(0)
-    window = LayerWindow(steps - 1, lanes, units, threads, gates.stride(0), table_stride, *pointers)
+def call_kernel(direction: str, *, gates: Tensor, hidden: Tensor, num_inputs: int = 0, **others: Tensor | None) -> None:
+    """What the parts mean is in ``native/kernels.h``, where the fields have the same names."""
+    (states, lanes, units), threads = hidden.shape, torch.get_num_threads()
+    window = LayerWindow(states - 1, lanes, units, threads, num_inputs)
+    for name, part in {"gates": gates, "hidden": hidden, **others}.items():
+        if part is not None:
+            assert part.is_contiguous(), name
+            setattr(window, name, part.data_ptr())
     library: Any = load_native().library
     if getattr(library, f"charlm_lstm_{direction}_avx2")(ctypes.byref(window)):
         raise MemoryError
-
-
-def add_rows(gates: Tensor, width: int, ids: Tensor, count: int) -> Tensor:
-    """The rows of gradients added up by id, ``(id, width)``."""
-    sums = torch.zeros(count, width)
-    library: Any = load_native().library
-    library.charlm_add_rows_avx2(
-        gates.data_ptr(), len(gates), gates.stride(0), width, ids.data_ptr(), sums.data_ptr(), torch.get_num_threads()
-    )
-    return sums
