@@ -48,6 +48,15 @@ typedef struct {
 EXPORT int charlm_lstm_forward_avx2(const LayerWindow *window);  /* 0, or -1 without memory */
 EXPORT int charlm_lstm_backward_avx2(const LayerWindow *window);
 
+/* panels.c: weights, (gate, unit, column), to panels. Forward they become rows of panels that have num_rows rows for each
+   block; unpack_forward does the reverse. */
+EXPORT void charlm_pack_forward(float *weights, int64_t num_units, int64_t num_columns, float *panels, int64_t first_row,
+                                int64_t num_rows, int64_t num_threads);
+EXPORT void charlm_unpack_forward(float *weights, int64_t num_units, int64_t num_columns, float *panels,
+                                  int64_t first_row, int64_t num_rows, int64_t num_threads);
+EXPORT void charlm_pack_backward(float *weights, int64_t num_units, int64_t num_columns, float *panels,
+                                 int64_t num_threads);
+
 /* A layer of a network that is sampled from. Rows are in panels of 32, so their number is a multiple of that. */
 typedef struct {
     int64_t num_rows;

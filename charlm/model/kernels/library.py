@@ -54,6 +54,11 @@ def load_native() -> Native:
     for function in (library.charlm_lstm_forward_avx2, library.charlm_lstm_backward_avx2):
         function.argtypes = [window]
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    sizes = [integer, integer]
+    for function in (library.charlm_pack_forward, library.charlm_unpack_forward):
+        function.argtypes, function.restype = [pointer, *sizes, pointer, *sizes, integer], None
+    library.charlm_pack_backward.argtypes = [pointer, *sizes, pointer, integer]
+    library.charlm_pack_backward.restype = None
     library.charlm_sample_avx2.argtypes = [pointer, integer, pointer, pointer, pointer]
     library.charlm_sample_avx2.restype = integer
     for function in (library.charlm_sampler_advance_avx2, library.charlm_sampler_read_hidden_avx2):

@@ -61,20 +61,19 @@ class LSTMWindow(torch.autograd.Function):
         resets: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         time, lanes = vectors.shape[:2] if ids is None else ids.shape
-        packed_ih, packed_hh, packed_bias = (pack(part) for part in (weight_ih, weight_hh, bias[:, None]))
+        weight_ih, weight_hh = weight_ih.contiguous(), weight_hh.contiguous()
         hidden, cell = (allocate_states(part, time) for part in (h, split_units(c)))
         gates = torch.empty(time, cell.shape[1], lanes, WIDTH)
         if ids is None:
             vectors = vectors.contiguous()
-            panels = torch.cat([packed_ih, packed_hh], 1)
-            source: dict[str, Any] = {"num_inputs": vectors.shape[-1], "inputs": vectors, "bias": packed_bias}
+            panels = forward_panels(weight_ih, weight_hh)
+            source: dict[str, Any] = {"num_inputs": vectors.shape[-1], "inputs": vectors, "bias": pack(bias[:, None])}
         else:
             ids = ids.contiguous()
-            panels = packed_hh
-            source = {"table": torch.addmm(packed_bias[:, 0], vectors, packed_ih.T), "ids": ids}
-        panels = panels.view(-1, WIDTH, panels.shape[1]).transpose(1, 2).contiguous()
+            panels = forward_panels(weight_hh)
+            source = {"table": pack(torch.addmm(bias, vectors, weight_ih.T).T).T.contiguous(), "ids": ids}
         call_kernel("forward", gates=gates, hidden=hidden, cell=cell, resets=resets, panels=panels, **source)
-        ctx.save_for_backward(vectors, ids, packed_ih, packed_hh, hidden, cell, gates, resets)
+        ctx.save_for_backward(vectors, ids, weight_ih, weight_hh, hidden, cell, gates, resets)
         ctx.set_materialize_grads(False)
         ctx.is_fresh = True
         return hidden[1:], hidden[-1].clone(), join_units(cell[-1], h.shape[1])
@@ -85,51 +84,45 @@ class LSTMWindow(torch.autograd.Function):
         if not ctx.is_fresh:
             raise RuntimeError("the native kernel goes backward through a window only once")
         ctx.is_fresh = False  # what was saved is overwritten from here on
-        vectors, ids, packed_ih, packed_hh, hidden, cell, gates, resets = ctx.saved_tensors
-        units, inputs, width = hidden.shape[2], vectors.shape[-1], len(packed_hh)
+        vectors, ids, weight_ih, weight_hh, hidden, cell, gates, resets = ctx.saved_tensors
+        units, inputs = hidden.shape[2], vectors.shape[-1]
         d_outputs, d_h, d_c = (
             torch.zeros(shape) if gradient is None else gradient
             for gradient, shape in zip(gradients, (hidden[1:].shape, hidden[0].shape, hidden[0].shape), strict=True)
         )
         d_h, d_c = d_h.clone(memory_format=torch.contiguous_format), split_units(d_c).clone()
         d_vectors = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None
-        panels = backward_panels(packed_hh)
-        d_weights = torch.zeros(width // WIDTH, units + (inputs if ids is None else 0), WIDTH)
+        d_panels = torch.zeros(cell.shape[1], units + (inputs if ids is None else 0), WIDTH)
+        d_rows = torch.zeros(1 if ids is None else len(vectors), cell.shape[1] * WIDTH)
         if ids is None:
-            d_sums = torch.zeros(1, width)
-            results: dict[str, Any] = {
-                "num_inputs": inputs,
-                "inputs": vectors,
-                "bias_gradients": d_sums,
-                "input_gradients": d_vectors,
-            }
-            if d_vectors is not None:
-                panels = torch.cat([panels, backward_panels(packed_ih)])
+            weights = [weight_hh] if d_vectors is None else [weight_hh, weight_ih]
+            results: dict[str, Any] = {"num_inputs": inputs, "inputs": vectors, "input_gradients": d_vectors}
+            results["bias_gradients"] = d_rows
         else:
-            d_sums = torch.zeros(len(vectors), width)
-            results = {"ids": ids, "table_gradients": d_sums}
+            weights = [weight_hh]
+            results = {"ids": ids, "table_gradients": d_rows}
         call_kernel(
             "backward",
             gates=gates,
             hidden=hidden,
             cell=cell,
             resets=resets,
-            panels=panels,
+            panels=backward_panels(weights),
             before=hidden[:-1] if resets is None else hidden[:-1].masked_fill(resets[:, :, None], 0),
             output_gradients=d_outputs.contiguous(),
             hidden_gradients=d_h,
             cell_gradients=d_c,
-            weight_gradients=d_weights,
+            weight_gradients=d_panels,
             **results,
         )
-        d_weight = unpack(d_weights.transpose(1, 2).reshape(width, -1), units)
-        d_bias = unpack(d_sums.sum(0)[:, None], units)[:, 0]
+        d_sums = unpack(d_rows.T, units)  # (gates × hidden, …): of the bias, or of the table
+        d_weight_hh = unpack_panels(d_panels, weight_hh)
         if ids is None:
-            d_weight_ih, d_weight_hh = d_weight[:, :inputs], d_weight[:, inputs:]
+            d_weight_ih = unpack_panels(d_panels, weight_ih, first_row=0)
         else:
-            d_weight_ih, d_weight_hh = unpack(d_sums.T @ vectors, units), d_weight
-            d_vectors = None if d_vectors is None else torch.mm(d_sums, packed_ih, out=d_vectors)
-        return d_vectors, None, d_weight_ih, d_weight_hh, d_bias, d_h, join_units(d_c, units), None
+            d_weight_ih = d_sums @ vectors
+            d_vectors = None if d_vectors is None else torch.mm(d_sums.T, weight_ih, out=d_vectors)
+        return d_vectors, None, d_weight_ih, d_weight_hh, d_sums.sum(1), d_h, join_units(d_c, units), None
 
 
 def allocate_states(part: Tensor, time: int) -> Tensor:
@@ -163,10 +156,42 @@ def unpack(packed: Tensor, units: int) -> Tensor:
     return by_gate[:, :units].reshape(GATES * units, packed.shape[1])
 
 
-def backward_panels(packed: Tensor) -> Tensor:
-    """Packed weights as the backward pass multiplies with them: ``(panel of 32 columns, row, 32)``."""
-    padded = functional.pad(packed, (0, -packed.shape[1] % WIDTH))
-    return padded.view(len(packed), -1, WIDTH).transpose(0, 1).contiguous()
+def forward_panels(*weights: Tensor) -> Tensor:
+    """Weights of input and state as the forward pass multiplies with them: ``(block, column, 32)``."""
+    units, columns = weights[-1].shape[1], sum(weight.shape[1] for weight in weights)
+    panels = torch.empty(-(-units // BLOCK), columns, WIDTH)
+    first_row = 0
+    for weight in weights:
+        move_weights("pack_forward", weight, panels, first_row, columns)
+        first_row += weight.shape[1]
+    return panels
+
+
+def unpack_panels(panels: Tensor, like: Tensor, first_row: int | None = None) -> Tensor:
+    """The reverse: the weights that stand from a row on, by default the last ones."""
+    weights = torch.empty_like(like)
+    rows = panels.shape[1]
+    move_weights("unpack_forward", weights, panels, rows - like.shape[1] if first_row is None else first_row, rows)
+    return weights
+
+
+def backward_panels(weights: list[Tensor]) -> Tensor:
+    """Weights as the backward pass multiplies with them: ``(panel of 32 columns, block × 32, 32)``."""
+    counts = [-(-weight.shape[1] // WIDTH) for weight in weights]
+    panels = torch.empty(sum(counts), -(-weights[0].shape[1] // BLOCK) * WIDTH, WIDTH)
+    first = 0
+    for weight, count in zip(weights, counts, strict=True):
+        move_weights("pack_backward", weight, panels[first:])
+        first += count
+    return panels
+
+
+def move_weights(function: str, weights: Tensor, panels: Tensor, *rows: int) -> None:
+    """See ``native/panels.c``."""
+    units, threads = len(weights) // GATES, torch.get_num_threads()
+    library: Any = load_native().library
+    move = getattr(library, f"charlm_{function}")
+    move(weights.data_ptr(), units, weights.shape[1], panels.data_ptr(), *rows, threads)
 
 
 def call_kernel(direction: str, *, gates: Tensor, hidden: Tensor, num_inputs: int = 0, **others: Tensor | None) -> None:
