@@ -18,7 +18,7 @@ from charlm.commands.options import (
 from charlm.commands.stdio import ignore_broken_pipe, print_path
 from charlm.config import SECTIONS, SettingsSource, TrainSettings, preset_path
 from charlm.console import console
-from charlm.errors import quote
+from charlm.errors import DivergedError, TrainingInterruptedError, quote
 
 
 @click.command("train", cls=Command)
@@ -73,6 +73,7 @@ def command(
     charlm train play.txt --config tiny           quick test: a few seconds
     charlm train play.txt --max-minutes 60        train for an hour
     charlm train --resume checkpoints/play        resume an interrupted run
+    torchrun --nproc-per-node 4 -m charlm train   several processes or GPUs: see docs/scaling.md
     tensorboard --logdir checkpoints              follow the run in a browser
     """
     sources = collect_sources(context, TrainSettings)
@@ -83,7 +84,12 @@ def command(
     from charlm.training.request import TrainingRequest
 
     plan = plan_training(TrainingRequest(corpus, sources, out, resume, overwrite, cache_dir, quiet))
-    exact = plan.train(quiet)
+    try:
+        exact = plan.train(quiet)
+    except (DivergedError, TrainingInterruptedError) as error:
+        if plan.ranks.is_main:
+            raise
+        raise SystemExit(error.exit_code) from None  # all processes stopped together, and the first says why
     if not plan.ranks.is_main:
         return
     if not quiet:

@@ -93,13 +93,15 @@ class ConnectedRanks(Ranks):
     # At the start
 
     def choose_device(self, device: torch.device) -> torch.device:
-        local = int(os.environ["LOCAL_RANK"])
-        if device.type != "cuda" or device.index is not None:
+        if device.type == "cpu":
             return device
+        if device.type != "cuda" or device.index is not None:
+            raise UsageError(f"--device {device}: several processes cannot share a GPU.", "Use --device cuda, or cpu.")
+        local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
             found = pluralize(torch.cuda.device_count(), "CUDA device")
             raise UsageError(
-                f"--device {device.type}: {count_local_processes()} processes on this machine, but {found}.",
+                f"--device {device}: {count_local_processes()} processes on this machine, but {found}.",
                 "Start one process for each GPU with torchrun --nproc-per-node, or use --device cpu.",
             )
         device = torch.device("cuda", local)
@@ -208,14 +210,15 @@ class ConnectedRanks(Ranks):
 
 
 class OverlappingExchange(GradientExchange):
-    """Gradients are sent in buckets, from the last layers to the first, while earlier layers are still being computed.
+    """Gradients are sent in buckets, from the output to the embedding, while earlier layers are still being computed.
 
     All ranks send the same buckets in the same order.
     """
 
     def __init__(self, model: CharacterModel) -> None:
         self.buckets: list[list[nn.Parameter]] = [[]]
-        for weight in reversed(list(model.parameters())):
+        layers = [weight for module in model.children() for weight in module.parameters()]
+        for weight in (*model.parameters(recurse=False), *reversed(layers)):  # those of the output are their own
             if sum(each.numel() for each in self.buckets[-1]) >= BUCKET_ELEMENTS:
                 self.buckets.append([])
             self.buckets[-1].append(weight)

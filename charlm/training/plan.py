@@ -24,7 +24,7 @@ from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
 from charlm.corpus.streams import STANDARD_INPUT
 from charlm.corpus.windows import count_lanes
-from charlm.errors import CharlmError, DivergedError, TrainingInterruptedError, UsageError
+from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.loss import Evaluation
 from charlm.model.device import choose_device, report_out_of_memory
 from charlm.model.sizes import count_parameters
@@ -86,10 +86,6 @@ class TrainingPlan:
                     return self.trainer(quiet).train()
             except OSError as error:
                 raise _explain(error, self.run) from None
-            except (DivergedError, TrainingInterruptedError) as error:
-                if self.ranks.is_main:
-                    raise
-                raise SystemExit(error.exit_code) from None  # all stopped together, and rank 0 says why
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

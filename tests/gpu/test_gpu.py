@@ -100,9 +100,11 @@ def test_exact_evaluation_matches_cpu(
     assert abs(scores[0].log_probabilities - scores[1].log_probabilities).max() < 1e-3
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])  # whose masks are the same on both
 @pytest.mark.parametrize("cell", CELLS)
-def test_states_and_gradients_match_cpu(cuda: torch.device, cell: str) -> None:
-    model = CharacterModel(7, charlm.api.TrainSettings(cell=cell, hidden_size=24, embedding_size=8))
+def test_states_and_gradients_match_cpu(cuda: torch.device, cell: str, dropout: float) -> None:
+    settings = charlm.api.TrainSettings(cell=cell, hidden_size=24, embedding_size=8, dropout=dropout)
+    model = CharacterModel(7, settings, regularization=settings)
     other = copy.deepcopy(model).to(cuda)
     text = make_text([0, 1, 2, 3, 4, 5, 6, 3, 1] * 60, 7, starts=(0, 11, 13, 200, 201, 350))
     lanes = Lanes(text, 4, 32)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch import distributed as dist
 
 from charlm.corpus.windows import Lanes
@@ -18,7 +19,8 @@ from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.loss import Losses, evaluate
 from charlm.model import sharing
 from charlm.model.sharing import choose_threads, is_fixed
-from charlm.training.distributed import ConnectedRanks, join_ranks
+from charlm.training import distributed
+from charlm.training.distributed import ConnectedRanks, OverlappingExchange, join_ranks
 from charlm.training.ranks import Ranks
 from charlm.training.signals import StopSignals
 from tests.conftest import make_text
@@ -105,6 +107,52 @@ def test_divided_evaluation_adds_up_to_the_whole(count: int) -> None:
     assert last.num_segments == 5
 
 
+# Gradients
+
+
+class Doubled:
+    """A sum over two ranks that have the same."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def wait(self) -> None:
+        self.tensor *= 2
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+@pytest.mark.parametrize("bucket_elements", [1, 100, 1_000_000])
+def test_gradients_are_sent_once_while_others_are_computed(
+    monkeypatch: pytest.MonkeyPatch, bucket_elements: int, accumulated: int
+) -> None:
+    monkeypatch.setattr(distributed, "BUCKET_ELEMENTS", bucket_elements)
+    model = small_model(dropout=0.0)
+    weights = list(model.parameters())
+    sent: list[int] = []  # how many gradients were there at each exchange
+
+    def all_reduce(tensor: Tensor, async_op: bool) -> Doubled:
+        sent.append(sum(weight.grad is not None for weight in weights))
+        return Doubled(tensor)
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    exchange = OverlappingExchange(model)
+    state, alone = model.zero_state(2), [torch.zeros_like(weight) for weight in weights]
+    for number in range(accumulated):
+        loss = model(torch.full((5, 2), number), state)[0].square().mean()
+        for total, gradient in zip(alone, torch.autograd.grad(loss, weights, retain_graph=True), strict=True):
+            total += gradient
+        if number == accumulated - 1:
+            assert not sent
+            exchange.start(loss.detach())
+        loss.backward()
+    assert exchange.finish().item() == pytest.approx(2 * loss.item())
+    for weight, gradient in zip(weights, alone, strict=True):
+        torch.testing.assert_close(weight.grad, 2 * gradient)
+    assert len(sent) == {1: len(weights), 100: 4, 1_000_000: 1}[bucket_elements]
+    if accumulated == 1 and bucket_elements < 1_000_000:
+        assert sent[0] < len(weights) - 2  # those of the lower layer and of the embedding are not there yet
+
+
 # Waiting, comparing
 
 
@@ -178,6 +226,9 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert rank(5, 8).choose_device(torch.device("cuda")) == torch.device("cuda", 1)
     assert rank(5, 8).choose_device(torch.device("cpu")) == torch.device("cpu")
+    for shared in ("cuda:1", "mps"):
+        with pytest.raises(UsageError, match=shared):
+            rank(5, 8).choose_device(torch.device(shared))
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UsageError, match="4 processes"):
         rank(6, 8).choose_device(torch.device("cuda"))

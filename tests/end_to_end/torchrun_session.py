@@ -1,6 +1,6 @@
 """What each process does in tests of several: some trainings, one after another, as a script would with the API.
 
-    torchrun … tests/training/torchrun_session.py TRAININGS.json
+    torchrun … tests/end_to_end/torchrun_session.py TRAININGS.json
 
 ``TRAININGS.json``: a list of arguments of :func:`charlm.train`. Besides, ``by_rank`` is a setting that differs from
 rank to rank, with ``slow_evaluation`` rank 0 takes these seconds for the exact validation loss, and ``copy_of`` is the

@@ -8,23 +8,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 
+import charlm
 from charlm import runs
 from tests.conftest import ROOT
-from tests.training.conftest import SETTINGS, Make, assert_same_training, entries, steps_of
+from tests.training.conftest import SETTINGS, assert_same_training, entries, steps_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv there")
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-SESSION = ROOT / "tests" / "training" / "torchrun_session.py"
+SESSION = ROOT / "tests" / "end_to_end" / "torchrun_session.py"
 MANY_SECONDS = 120.0
 LONG = {**SETTINGS, "max_steps": 1_000_000, "save_every_minutes": 1e-9, "evaluate_every": 1_000_000, "dropout": 0.3}
 # Fifty steps: with padding at the end of an epoch, and, in the second, all that a window can have
@@ -54,17 +57,32 @@ def losses_of(run: Path) -> list[float]:
     return [entry["loss_train"] for entry in entries(run) if "loss_train" in entry]
 
 
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of the processes in which pytest runs tests makes for all."""
+    in_parallel = "PYTEST_XDIST_WORKER" in os.environ
+    folder = (factory.getbasetemp().parent if in_parallel else factory.getbasetemp()) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            make(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory, poem: str) -> Path:
-    path = tmp_path_factory.mktemp("text") / "poem.txt"
-    path.write_text(poem, encoding="utf-8", newline="")
-    return path
+    def write(folder: Path) -> None:
+        (folder / "poem.txt").write_text(poem, encoding="utf-8", newline="")
+
+    return make_once(tmp_path_factory, "torchrun-text", write) / "poem.txt"
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """The folder of a session with two processes."""
-    folder = tmp_path_factory.mktemp("two")
+    return make_once(tmp_path_factory, "torchrun-two", partial(train_in_two, text))
+
+
+def train_in_two(text: Path, folder: Path) -> None:
     trainings = [
         {**COMPARED, "out": str(folder / "compared"), "slow_evaluation": 8.0, "quiet": False},
         {**EVERYTHING, "out": str(folder / "everything")},
@@ -76,13 +94,15 @@ def two(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     assert session.returncode == 0, session.stderr
     (folder / "stdout").write_text(session.stdout)
     (folder / "stderr").write_text(session.stderr)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory, text: Path, two: Path) -> Path:
     """The folder of a session with four, which resumes one of two, and ends with a training that is refused."""
-    folder = tmp_path_factory.mktemp("four")
+    return make_once(tmp_path_factory, "torchrun-four", partial(train_in_four, text, two))
+
+
+def train_in_four(text: Path, two: Path, folder: Path) -> None:
     shutil.copytree(two / "half", folder / "half")
     trainings = [
         {**COMPARED, "out": str(folder / "compared")},
@@ -93,27 +113,26 @@ def four(tmp_path_factory: pytest.TempPathFactory, text: Path, two: Path) -> Pat
     session = run_session(4, folder, [{"text": str(text), **training} for training in trainings])
     (folder / "stderr").write_text(session.stderr)
     assert session.returncode == 1, session.stderr
-    return folder
 
 
 @pytest.mark.parametrize("name", ["compared", "everything"])
 @pytest.mark.parametrize("processes", ["two", "four"])
 def test_losses_equal_those_of_one_process(
-    make_trainer: Make, text: Path, processes: str, name: str, request: pytest.FixtureRequest
+    tmp_path: Path, text: Path, processes: str, name: str, request: pytest.FixtureRequest
 ) -> None:
     """With dropout too: a lane has the same masks in any process."""
     run = request.getfixturevalue(processes) / name
-    alone = make_trainer("alone", text=text, **(COMPARED if name == "compared" else EVERYTHING))
-    alone.train()
-    expected, actual = losses_of(alone.run), losses_of(run)
+    settings = COMPARED if name == "compared" else EVERYTHING
+    alone = charlm.train(text, out=tmp_path / "alone", cache_dir=tmp_path / "cache", **settings).folder
+    expected, actual = losses_of(alone), losses_of(run)
     assert len(expected) == 50
     assert actual[0] == pytest.approx(expected[0], rel=1e-6)
     assert actual == pytest.approx(expected, rel=1e-4)
     validation = [entry["loss_validation"] for entry in entries(run) if "loss_validation" in entry]
     assert validation == pytest.approx(
-        [entry["loss_validation"] for entry in entries(alone.run) if "loss_validation" in entry], rel=1e-4
+        [entry["loss_validation"] for entry in entries(alone) if "loss_validation" in entry], rel=1e-4
     )
-    mine, theirs = (runs.load_checkpoint(each, "latest").training_state for each in (alone.run, run))
+    mine, theirs = (runs.load_checkpoint(each, "latest").training_state for each in (alone, run))
     assert set(mine) == set(theirs)
     torch.testing.assert_close(theirs["recurrent_state.cell"], mine["recurrent_state.cell"], rtol=1e-2, atol=1e-3)
 
@@ -138,13 +157,13 @@ def test_resumed_run_of_two_processes_equals_uninterrupted(two: Path) -> None:
 
 @pytest.mark.parametrize("processes", [1, 4])
 def test_run_of_two_processes_resumes_with_another_number(
-    two: Path, text: Path, make_trainer: Make, tmp_path: Path, processes: int, request: pytest.FixtureRequest
+    two: Path, text: Path, tmp_path: Path, processes: int, request: pytest.FixtureRequest
 ) -> None:
     if processes == 4:
         run = request.getfixturevalue("four") / "half"
     else:
         run = shutil.copytree(two / "half", tmp_path / "half")
-        make_trainer(resume=run, text=text, max_steps=12).train()
+        charlm.train(text, resume=run, cache_dir=tmp_path / "cache", max_steps=12)
     resumed, whole = (runs.load_checkpoint(each, "latest") for each in (run, two / "whole"))
     assert resumed.model.step == whole.model.step == 12
     assert resumed.model.environment.processes == (None if processes == 1 else processes)
