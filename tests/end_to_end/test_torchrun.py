@@ -137,11 +137,22 @@ def test_losses_equal_those_of_one_process(
     torch.testing.assert_close(theirs["recurrent_state.cell"], mine["recurrent_state.cell"], rtol=1e-2, atol=1e-3)
 
 
+def results_of(run: Path) -> list[dict[str, Any]]:
+    """What each process had in the end."""
+    results = [json.loads(line) for line in (run.parent / "stdout").read_text().splitlines()]
+    return [result for result in results if result["run"] == str(run)]
+
+
+@pytest.mark.parametrize("name", ["compared", "everything", "whole", "half", "resumed"])
+def test_all_processes_have_the_same_weights_in_the_end(two: Path, name: str) -> None:
+    first, second = results_of(two / name)
+    assert len(first["weights"]) == 1
+    assert first["weights"] == second["weights"]
+
+
 def test_all_processes_get_the_exact_loss_although_it_takes_longer_than_an_exchange_may(two: Path) -> None:
-    results = [json.loads(line) for line in (two / "stdout").read_text().splitlines()]
-    compared = [result["loss"] for result in results if result["run"] == str(two / "compared")]
-    assert len(compared) == 2
-    assert compared[0] == compared[1] == entries(two / "compared")[-1]["loss_validation_exact"]
+    losses = [result["loss"] for result in results_of(two / "compared")]
+    assert losses == 2 * [entries(two / "compared")[-1]["loss_validation_exact"]]
 
 
 def test_only_one_process_writes_and_prints(two: Path) -> None:

@@ -7,6 +7,7 @@ rank to rank, with ``slow_evaluation`` rank 0 takes these seconds for the exact 
 run to resume a copy of.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from charlm.training import distributed, trainer
 
 distributed.TIMEOUT = timedelta(seconds=6)  # so that what takes long must not wait in a collective operation
 evaluate_best = trainer.evaluate_best
+save_final = trainer.Trainer.save_final
 
 
 def train(
@@ -37,9 +39,18 @@ def train(
         time.sleep(slow_evaluation)
         return evaluate_best(*details)
 
+    weights: list[str] = []
+
+    def save_final_and_hash(self: trainer.Trainer) -> None:
+        save_final(self)
+        data = b"".join(weight.detach().numpy().tobytes() for weight in self.model.parameters())
+        weights.append(hashlib.sha256(data).hexdigest())
+
     trainer.evaluate_best = evaluate_slowly
+    trainer.Trainer.save_final = save_final_and_hash  # type: ignore[method-assign]
     run = charlm.train(text, **settings)
-    print(json.dumps({"run": str(run.folder), "loss": run.validation.nats_per_character}), flush=True)
+    result = {"run": str(run.folder), "loss": run.validation.nats_per_character, "weights": weights}
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
