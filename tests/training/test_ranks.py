@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch import distributed as dist
 
+from charlm.config import SettingsSource
 from charlm.corpus.windows import Lanes
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.loss import Losses, evaluate
 from charlm.model import sharing
 from charlm.model.sharing import choose_threads, is_fixed
-from charlm.training import distributed
+from charlm.training import distributed, plan
 from charlm.training.distributed import ConnectedRanks, OverlappingExchange, join_ranks
 from charlm.training.ranks import Ranks
+from charlm.training.request import TrainingRequest
 from charlm.training.signals import StopSignals
 from tests.conftest import make_text
 from tests.evaluation.conftest import small_model
+from tests.training.conftest import SETTINGS
 
 
 def rank(number: int, count: int, store: Any = None) -> ConnectedRanks:
@@ -266,3 +270,23 @@ def test_lost_connection_is_an_error_with_advice() -> None:
         _ = 1 / 0
     with pytest.raises(RuntimeError, match="shape"), rank(1, 2).report_lost_ranks():
         raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem"),
+    [
+        ("-", {}, "standard input"),
+        ("poem.txt", {"batch_size": 9}, "9 text streams"),
+        ("poem.txt", {"batch_size": 1}, ": 2"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused_before_anything_is_written(
+    poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict[str, int], problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store: Any = dist.HashStore()  # type: ignore[attr-defined]
+    monkeypatch.setattr(plan, "join_ranks", lambda: rank(0, 2, store))
+    settings = SettingsSource("test", {**SETTINGS, **changes})
+    with pytest.raises(UsageError, match=problem):
+        plan.plan_training(TrainingRequest([name], [settings], out=tmp_path / "run", cache_folder=tmp_path / "cache"))
+    assert not (tmp_path / "run").exists()
