@@ -266,6 +266,18 @@ def test_auto_takes_the_native_kernel_where_it_is_faster_and_says_why_not(
     assert ("not native: " in chosen.reason) == (expected == "torch")
 
 
+@needs_native
+@pytest.mark.parametrize(
+    ("count", "short", "expected"), [(2, False, "torch"), (2, True, "native"), (1, False, "native")]
+)
+def test_auto_leaves_several_threads_to_torch_if_its_own_wait_awake(
+    monkeypatch: pytest.MonkeyPatch, threads: Any, count: int, short: bool, expected: str
+) -> None:
+    threads(count)
+    monkeypatch.setattr(choice, "has_short_thread_waits", lambda: short)
+    assert choose_kernel("lstm", 64, 32, CPU, "fp32").kernel.name == expected
+
+
 @pytest.mark.parametrize(("cell", "device", "precision"), [("gru", "cpu", "fp32"), ("lstm", "cpu", "bf16")])
 def test_native_is_refused_where_it_cannot_run(cell: str, device: str, precision: str) -> None:
     with pytest.raises(UsageError):

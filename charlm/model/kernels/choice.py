@@ -5,13 +5,14 @@ from typing import NamedTuple
 import torch
 
 from charlm.errors import UsageError
+from charlm.machine import has_short_thread_waits
 from charlm.model.kernels.interface import Kernel
 from charlm.model.kernels.library import load_native
 from charlm.model.kernels.native import NativeKernel
 from charlm.model.kernels.torch import TorchKernel, describe_torch_kernel
 
 # Where the native kernel was measured to be at least 1.15 × as fast as torch's (docs/benchmarks.md)
-MOST_UNITS = 128  # of a layer
+MOST_UNITS = 192  # of a layer
 FEWEST_LANES = 16
 
 
@@ -51,6 +52,8 @@ def find_native_problem(cell: str, device: torch.device, precision: str) -> str:
 
 def describe_slowness(hidden_size: int, lanes: int) -> str:
     """Where torch's kernel is as fast, or nearly so; empty where the native one is faster (docs/kernels.md)."""
+    if torch.get_num_threads() > 1 and not has_short_thread_waits():
+        return "PyTorch was imported before charlm, so its threads wait awake and would be in the way"
     if hidden_size > MOST_UNITS:
         return f"it gains little with more than {MOST_UNITS} units a layer"
     return f"it gains little with fewer than {FEWEST_LANES} texts in parallel" if lanes < FEWEST_LANES else ""
