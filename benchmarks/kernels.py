@@ -16,7 +16,7 @@ from charlm.machine import shorten_thread_waits
 
 shorten_thread_waits()  # as the command does, before torch is loaded
 
-import torch  # noqa: E402
+import torch
 
 from charlm.benchmark.candidates import VOCABULARY_SIZE, charlm_sampling, charlm_training
 from charlm.config import BenchSettings, SampleSettings
