@@ -13,7 +13,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* processor.c */
-enum { HAS_AVX2_AND_FMA = 1 };
+enum { HAS_AVX2_AND_FMA = 1, HAS_AVX512_BF16 = 2, HAS_AMX_BF16 = 4, IS_AMD = 8 };
 EXPORT int charlm_processor_features(void);
 
 /* threads.c */
@@ -40,6 +40,33 @@ typedef struct {
 
 EXPORT int charlm_lstm_forward_avx2(const LayerWindow *window);  /* 0, or -1 without memory */
 EXPORT int charlm_lstm_backward_avx2(const LayerWindow *window);
+
+/* The same in bf16, with all its products. Mirrored by charlm/model/kernels/library.py. Weights and what belongs to them
+   are as in Python: (gate, unit, …). A layer reads either ids or inputs. */
+typedef struct {
+    int64_t num_steps, num_lanes, num_units, num_inputs;
+    int64_t num_threads;
+    int64_t uses_amx;    /* else AVX-512 */
+    int64_t is_backward; /* decides what is in scratch */
+    const int64_t *ids;  /* (step, lane), into the table; or NULL */
+    const float *table;  /* (id, gate, unit): sums from the input, and the bias */
+    const float *inputs; /* (step, lane, input); or NULL */
+    const float *weight_ih, *weight_hh, *bias;
+    const uint8_t *resets; /* this and the next five as in LayerWindow */
+    float *hidden, *cell;
+    const float *output_gradients;
+    float *hidden_gradients, *cell_gradients;
+    float *kept, *scratch;      /* rooms, from multiples of 64 bytes on; kept is as the forward pass left it */
+    float *input_gradients;     /* (step, lane, input); or NULL */
+    float *weight_ih_gradients; /* not with ids */
+    float *weight_hh_gradients;
+    float *sum_gradients; /* zeros before: with ids (id, gate, unit), of the table; else (gate, unit), of the bias */
+} Bf16Window;
+
+EXPORT void charlm_bf16_rooms_avx512(const Bf16Window *window, int64_t *kept, int64_t *scratch); /* sizes in floats */
+EXPORT void charlm_bf16_forward_avx512(const Bf16Window *window);
+EXPORT void charlm_bf16_backward_avx512(const Bf16Window *window);
+EXPORT double charlm_bf16_gain_avx512(void); /* how many times as fast as fp32's multiply-adds bf16's are */
 
 /* rows_avx2.c: adds each of count rows to that row of sums, (id, width), which its id names. width: whole vectors. */
 EXPORT void charlm_add_rows_avx2(const float *rows, int64_t count, int64_t stride, int64_t width, const int64_t *ids,
