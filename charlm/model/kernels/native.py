@@ -128,10 +128,14 @@ def unpack(packed: Tensor, units: int) -> Tensor:
 
 def copy_panels(weights: Tensor) -> Tensor:
     """``(panel, row, 32)``, copied to where vectors may be loaded from: a multiple of 64 bytes."""
-    size = weights.numel()
+    return allocate_aligned(weights.numel()).view(weights.shape).copy_(weights)
+
+
+def allocate_aligned(size: int) -> Tensor:
+    """Memory for floats that begins at a multiple of 64 bytes."""
     memory = torch.empty(size + 16)
     start = -memory.data_ptr() // 4 % 16
-    return memory[start : start + size].view(weights.shape).copy_(weights)
+    return memory[start : start + size]
 
 
 def call_kernel(
