@@ -8,7 +8,7 @@
 
 enum { STEPS = 3, LANES = 4, ROWS = STEPS * LANES, UNITS = 8, WIDTH = 32 };
 
-static float panels[UNITS * WIDTH] __attribute__((aligned(64))), gates[ROWS * WIDTH];
+static float panels[UNITS * WIDTH] __attribute__((aligned(64))), gates[ROWS * WIDTH], bias[WIDTH];
 static float hidden[(STEPS + 1) * LANES * UNITS], cell[(STEPS + 1) * LANES * UNITS];
 
 int main(int count, char **arguments)
@@ -24,11 +24,11 @@ int main(int count, char **arguments)
         return 0;
     for (int i = 0; i < UNITS * WIDTH; i++)
         panels[i] = (float)(i % 7 - 3) / 8;
-    for (int i = 0; i < ROWS * WIDTH; i++)
-        gates[i] = (float)(i % 11 - 5) / 4;
+    for (int i = 0; i < WIDTH; i++)
+        bias[i] = (float)(i % 11 - 5) / 4;
     LayerWindow window = {.num_steps = STEPS, .num_lanes = LANES, .num_units = UNITS, .num_threads = 2};
-    window.gates_stride = WIDTH;
-    window.gates = gates, window.hidden = hidden, window.cell = cell, window.panels = panels;
+    window.bias = bias, window.panels = panels;
+    window.gates = gates, window.hidden = hidden, window.cell = cell;
     if (forward(&window))
         return 1;
     for (int i = STEPS * LANES * UNITS; i < (STEPS + 1) * LANES * UNITS; i++)

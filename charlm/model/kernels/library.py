@@ -23,23 +23,25 @@ class LayerWindow(ctypes.Structure):
     """One layer over one window: ``LayerWindow`` of ``native/kernels.h``, where the fields are explained."""
 
     _fields_: ClassVar = [
-        *((name, ctypes.c_int64) for name in ("num_steps", "num_lanes", "num_units", "num_threads")),
-        *((name, ctypes.c_int64) for name in ("gates_stride", "table_stride")),
-        *((name, ctypes.c_void_p) for name in ("table", "ids", "gates", "hidden", "cell", "resets", "panels")),
-        *((name, ctypes.c_void_p) for name in ("output_gradients", "hidden_gradients", "cell_gradients")),
+        *((name, ctypes.c_int64) for name in ("num_steps", "num_lanes", "num_units", "num_threads", "num_inputs")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "bias", "table", "ids", "resets", "panels")),
+        *((name, ctypes.c_void_p) for name in ("gates", "hidden", "cell", "before", "output_gradients")),
+        *((name, ctypes.c_void_p) for name in ("hidden_gradients", "cell_gradients", "input_gradients")),
+        *((name, ctypes.c_void_p) for name in ("weight_gradients", "bias_gradients", "table_gradients")),
     ]
 
 
 class Bf16Window(ctypes.Structure):
-    """The same in bf16: ``Bf16Window`` of ``native/kernels.h``."""
+    """One layer over one window in bf16: ``Bf16Window`` of ``native/kernels.h``."""
 
     _fields_: ClassVar = [
         *((name, ctypes.c_int64) for name in ("num_steps", "num_lanes", "num_units", "num_inputs", "num_threads")),
         *((name, ctypes.c_int64) for name in ("uses_amx", "is_backward")),
         *((name, ctypes.c_void_p) for name in ("ids", "table", "inputs", "weight_ih", "weight_hh", "bias", "resets")),
-        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "output_gradients", "hidden_gradients")),
-        *((name, ctypes.c_void_p) for name in ("cell_gradients", "kept", "scratch", "input_gradients")),
-        *((name, ctypes.c_void_p) for name in ("weight_ih_gradients", "weight_hh_gradients", "sum_gradients")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "cell", "kept", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("output_gradients", "hidden_gradients", "cell_gradients")),
+        *((name, ctypes.c_void_p) for name in ("input_gradients", "weight_ih_gradients", "weight_hh_gradients")),
+        ("sum_gradients", ctypes.c_void_p),
     ]
 
 
@@ -77,8 +79,11 @@ def declare_functions(library: ctypes.CDLL) -> None:
     for function in (library.charlm_lstm_forward_avx2, library.charlm_lstm_backward_avx2):
         function.argtypes = [window]
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    library.charlm_add_rows_avx2.argtypes = [pointer, integer, integer, integer, pointer, pointer, integer]
-    library.charlm_add_rows_avx2.restype = None
+    sizes = [integer, integer]
+    for function in (library.charlm_pack_forward, library.charlm_unpack_forward):
+        function.argtypes, function.restype = [pointer, *sizes, pointer, *sizes, integer], None
+    library.charlm_pack_backward.argtypes = [pointer, *sizes, pointer, integer]
+    library.charlm_pack_backward.restype = None
     library.charlm_sample_avx2.argtypes = [pointer, integer, pointer, pointer, pointer]
     library.charlm_sample_avx2.restype = integer
     for function in (library.charlm_sampler_advance_avx2, library.charlm_sampler_read_hidden_avx2):

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from charlm.model.cells import State
 from charlm.model.kernels.interface import Inputs, Layer, Tokens
 from charlm.model.kernels.library import AMX, Bf16Window, Native, load_native
-from charlm.model.kernels.native import NativeKernel, allocate_aligned, allocate_states
+from charlm.model.kernels.native import NativeKernel, allocate_states
 
 
 class NativeBf16Kernel(NativeKernel):
@@ -132,3 +132,10 @@ class Call:
     def run(self, direction: str, **tensors: Tensor | None) -> None:
         self.fill(kept=self.kept, **tensors)
         getattr(self.library, f"charlm_bf16_{direction}_avx512")(ctypes.byref(self.window))
+
+
+def allocate_aligned(size: int) -> Tensor:
+    """Memory for floats that begins at a multiple of 64 bytes."""
+    memory = torch.empty(size + 16)
+    start = -memory.data_ptr() // 4 % 16
+    return memory[start : start + size]
