@@ -19,11 +19,11 @@
 typedef uint16_t bf16; /* the upper half of a float */
 
 enum {
-    UNITS = 16,       /* of a block: a vector */
-    GATES = 64,       /* numbers of a block */
-    PANEL = 32,       /* sums */
-    MOST_ROWS = 32,   /* of a product: two tiles */
-    CHUNK = 512,      /* rows that a gradient of weights adds up at a time: 32 KB of a panel stay in the first-level cache */
+    UNITS = 16,     /* of a block: a vector */
+    GATES = 64,     /* numbers of a block */
+    PANEL = 32,     /* sums */
+    MOST_ROWS = 32, /* of a product: two tiles */
+    CHUNK = 512,    /* rows that a gradient of weights adds up at a time: 32 KB of a panel, for the first-level cache */
     LEFT_ROW = CHUNK + 32, /* from one row to the next of what these are multiplied with: not a power of two */
 };
 

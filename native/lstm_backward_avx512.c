@@ -110,7 +110,7 @@ static void store_first_gradients(const Item *item, int rows)
         }
 }
 
-/* A thread's part of the grid of panels and groups of lanes, as in lstm_forward_avx512.c. Step -1 is before the window. */
+/* A thread's part of the grid of panels and groups of lanes, as forward. Step -1 is before the window. */
 static void compute_step(const Work *work, int64_t step, Part part)
 {
     const Layout *l = &work->layout;

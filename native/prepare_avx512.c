@@ -104,7 +104,9 @@ void turn(const Work *work, const bf16 *rows, int64_t row, int64_t padded, bf16 
                 __m512i pairs[16];
                 for (int i = 0; i < 16; i++) {
                     const bf16 *from = rows + (k + 2 * i) * row + unit;
-                    pairs[i] = k + 2 * i < count ? pair(load_bf16(from), load_bf16(from + row)) : _mm512_setzero_si512();
+                    pairs[i] = _mm512_setzero_si512();
+                    if (k + 2 * i < count)
+                        pairs[i] = pair(load_bf16(from), load_bf16(from + row));
                 }
                 transpose16(pairs);
                 for (int i = 0; i < 16; i++)

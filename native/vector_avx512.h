@@ -110,7 +110,8 @@ static inline void transpose16(__m512i rows[16])
         rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
     }
     for (int i = 0; i < 4; i++) { /* rows[4 r + i] has column i of each quarter, of rows 4 r to 4 r + 3 */
-        __m512i even0 = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0x88), odd0 = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0xdd);
+        __m512i even0 = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0x88);
+        __m512i odd0 = _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0xdd);
         __m512i even1 = _mm512_shuffle_i32x4(rows[8 + i], rows[12 + i], 0x88);
         __m512i odd1 = _mm512_shuffle_i32x4(rows[8 + i], rows[12 + i], 0xdd);
         t[i] = _mm512_shuffle_i32x4(even0, even1, 0x88);
