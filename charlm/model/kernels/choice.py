@@ -14,7 +14,7 @@ from charlm.model.kernels.torch import TorchKernel, describe_torch_kernel
 
 # Where the native kernel was measured to be at least 1.15 × as fast as torch's (docs/benchmarks.md)
 MOST_UNITS = 192  # of a layer
-FEWEST_LANES = 16
+FEWEST_LANES = 32
 BF16_IS_MEASURED = False  # on no processor yet, so it runs only if asked for (docs/kernels-bf16.md)
 
 
