@@ -4,9 +4,9 @@
     python benchmarks/ranks.py data/tinyshakespeare.txt loss
 
 ``speed``: one process with one thread, one with two, and two with one thread each, in turns; medians over the rounds.
-The bytes are what the loopback device carries in both directions during a run, divided by its steps. ``loss``: the preset ``tiny`` with
-one process and with two, for five seeds. Each run is a line of ``results/ranks.jsonl``; those of ``loss`` that are
-already there are not repeated.
+The bytes are what the loopback device carries in both directions during a run, divided by its steps. ``loss``: the
+preset ``tiny`` with one process and with two, for five seeds. Each run is a line of ``results/ranks.jsonl``; those of
+``loss`` that are already there are not repeated.
 """
 
 import argparse
