@@ -75,11 +75,14 @@ class TrainingState:
         weights_are_finite = all(bool(weight.isfinite().all()) for weight in self.model.parameters())
         return weights_are_finite and self.consecutive_skips.item() < MAX_CONSECUTIVE_SKIPS
 
-    def tensors(self, recurrent: State) -> dict[str, Tensor]:
-        """All tensors except the weights: optimizer, recurrent state, random number generators, counters."""
+    def tensors(self, recurrent: State | None = None) -> dict[str, Tensor]:
+        """All tensors except the weights: optimizer, recurrent state, random number generators, counters.
+
+        ``recurrent``: the state of all lanes, if this process has only some.
+        """
         return {
             **optimizer_state_dict(self.model, self.optimizer),
-            **dict(zip(self.recurrent_names, recurrent, strict=True)),
+            **dict(zip(self.recurrent_names, recurrent or self.recurrent, strict=True)),
             **rng_states(self.device),
             **{name: value.clone() for name, value in zip(SINCE_LAST_LOG, self.since_log, strict=True)},
             "consecutive_skipped_steps": self.consecutive_skips,
@@ -97,7 +100,7 @@ class TrainingState:
         environment: Environment,
         recurrent: State | None = None,
     ) -> Checkpoint:
-        """``recurrent``: the state of all lanes, if this process has only some."""
+        """``recurrent``: as in :meth:`tensors`."""
         model = SavedModel(
             step=self.counters.steps,
             settings=settings,
@@ -108,7 +111,7 @@ class TrainingState:
             corpus=corpus.to_record(),
             environment=environment,
         )
-        return Checkpoint(model, self.tensors(recurrent or self.recurrent))
+        return Checkpoint(model, self.tensors(recurrent))
 
     def restore(self, saved: Checkpoint) -> None:
         """Restore a checkpoint of the same architecture.
