@@ -250,8 +250,7 @@ def test_float_settings_reject_non_finite_values(name: str, value: object) -> No
     [name for name, schema in SCHEMA.items() if types(schema) == {"number"} and name != "validation_fraction"],
 )  # no integer is a fraction that is more than 0 and less than 1
 def test_float_settings_accept_integers(name: str) -> None:
-    lowest_settings = {"test_fraction": 0, "dropout": 0, "beta1": 0, "beta2": 0}
-    value = lowest_settings.get(name, 1)
+    value = 0 if SCHEMA[name].get("exclusiveMaximum") == 1 else 1
     resolved = getattr(resolve(TrainSettings, [SettingsSource("x", {name: value})]), name)
     assert resolved == value
     assert type(resolved) is float

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from charlm import files, reading
 from charlm.checkpoint.contents import (
+    ADDED_SETTINGS,
     CONFIG,
     FORMAT_VERSION,
     MANIFEST,
@@ -62,6 +63,8 @@ def _load_model(folder: Path, manifest: dict[str, Any], data: bool) -> SavedMode
     config = _parse(_verified_bytes(folder, CONFIG, manifest), folder / CONFIG)
     if _version_of(config) is None:
         raise damaged_error(folder, "config.json has no valid format_version")
+    if isinstance(config.get("settings"), dict):
+        config["settings"] = {**ADDED_SETTINGS, **config["settings"]}
     try:
         known = CheckpointConfig(**config)
     except ValidationError as error:

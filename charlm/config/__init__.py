@@ -10,15 +10,14 @@ from charlm.config.settings import (
     BenchSettings,
     CorpusSettings,
     DeviceSettings,
-    DynamicSettings,
     ModelSettings,
     OptimizationSettings,
     RegularizationSettings,
-    SampleSettings,
     Settings,
     TrainSettings,
 )
 from charlm.config.sources import SettingsSource, SourceKind, parse_toml, read_toml, resolve, to_toml
+from charlm.config.usage import DynamicSettings, SampleSettings
 
 __all__ = [
     "ALLOWS_ESCAPES",

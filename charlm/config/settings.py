@@ -143,9 +143,24 @@ class OptimizationSettings(Settings):
     accumulation_steps: PositiveInt = Field(
         1, description="Windows whose gradients are accumulated per optimizer step."
     )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest."
+    )
     learning_rate: float = Field(4e-3, gt=0, le=10, description="Peak learning rate (AdamW).")
+    muon_learning_rate: float = Field(0.02, gt=0, le=10, description="Peak learning rate of Muon.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear learning rate warmup.")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate schedule.")
+    schedule: Literal["cosine", "wsd", "constant"] = Field(
+        "cosine",
+        description="Learning rate schedule; wsd: warmup, stable, decay (Hu et al. 2024).",
+    )
+    decay_fraction: float = Field(
+        0.2, gt=0, le=1, description="With schedule wsd: final fraction of the run in which the learning rate decays."
+    )
+    average_decay: Fraction = Field(
+        0.0,
+        description="Decay per step of a moving average of the weights (Polyak and Juditsky 1992), which is evaluated "
+        "and saved as the model; 0: off.",
+    )
     weight_decay: float = Field(0.05, ge=0, le=10, description="Decoupled weight decay; biases are exempt.")
     beta1: Fraction = Field(0.9, description="AdamW beta1: decay rate of the gradient average.")
     beta2: Fraction = Field(0.99, description="AdamW beta2: decay rate of the squared gradient average.")
@@ -215,60 +230,3 @@ SECTIONS: Mapping[str, type[Settings]] = {
 
 class BenchSettings(DeviceSettings, BatchSettings, RegularizationSettings, ModelSettings):
     """What ``charlm bench`` measures."""
-
-
-class SampleSettings(Settings):
-    """How text is generated."""
-
-    prompt: str = Field(
-        "", description="Text to continue, literally; for a newline: $'…\\n' in bash, \"…`n\" in PowerShell."
-    )
-    unknown: Literal["error", "skip", "replace"] = Field(
-        "error", description="Prompt characters the model does not know: fail, drop, or use its unknown token."
-    )
-    length: int = Field(500, ge=0, description="Maximum number of characters to generate.")
-    temperature: float = Field(
-        0.8, ge=0, description="Lower is more predictable, higher more varied; 0: always the likeliest character."
-    )
-    top_k: int = Field(0, ge=0, description="Sample only from the k likeliest characters; 0: off.")
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Sample only from the likeliest characters that add up to this probability; 1: off.",
-    )
-    min_p: float = Field(
-        0.0, ge=0, le=1, description="Drop characters less likely than this fraction of the likeliest one; 0: off."
-    )
-    ban: str = Field("", description="Characters never to generate.", json_schema_extra=ALLOWS_ESCAPES)
-    allow: str = Field(
-        "", description="Generate only these characters; empty: no restriction.", json_schema_extra=ALLOWS_ESCAPES
-    )
-    stop: StringTuple = Field(
-        (), description="Stop after generating this text; can be repeated.", json_schema_extra=ALLOWS_ESCAPES
-    )
-    stop_at_newline: bool = Field(False, description="Stop at the end of the first line.")
-    num_samples: PositiveInt = Field(1, description="Number of samples to generate.")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
-        "random", description="Random seed; the same seed gives the same text."
-    )
-    precision: Literal["auto", "fp32"] = Field(
-        "auto", description="Matrix multiplication precision; auto: int8 for large matrices (within 0.001 bits)."
-    )
-
-    def conflicts(self) -> Iterator[str]:
-        yield from super().conflicts()
-        if "" in self.stop:
-            yield "stop: must not be empty."
-
-
-class DynamicSettings(Settings):
-    """Settings of dynamic evaluation, in which a model keeps learning."""
-
-    dynamic_learning_rate: float = Field(
-        1e-4, gt=0, le=10, description="Learning rate of the update after each segment."
-    )
-    dynamic_decay: Fraction = Field(
-        0.001, description="Fraction by which each update pulls weights back to the trained ones."
-    )
-    dynamic_segment_length: PositiveInt = Field(32, description="Characters between updates.")

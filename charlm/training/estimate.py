@@ -19,13 +19,14 @@ TIMED_STEPS = 8
 def check_memory(settings: TrainSettings, vocabulary_size: int) -> None:
     """Raise ``CharlmError`` if training cannot fit into this machine's memory, where the system would kill it.
 
-    Counts weights, gradients and two moments, and the logits of a window with their gradient: the minimum.
+    Counts weights, their average, gradients and moments, and the logits of a window with their gradient: the minimum.
     """
     if choose_device(settings.device).type != "cpu":
         return  # GPUs report it themselves
     parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(vocabulary_size, settings).values())
     logits = settings.batch_size * settings.sequence_length * vocabulary_size
-    needed_bytes, available_bytes = 4 * (4 * parameters + 2 * logits), read_memory_bytes()
+    copies = 4 + (settings.average_decay > 0)
+    needed_bytes, available_bytes = 4 * (copies * parameters + 2 * logits), read_memory_bytes()
     if needed_bytes > available_bytes:
         raise CharlmError(
             f"With a vocabulary of {vocabulary_size:,} {settings.unit}s, training needs at least "

@@ -29,6 +29,8 @@ FIXED_ON_RESUME = (
     *CorpusSettings.model_fields,
     "batch_size",
     "sequence_length",
+    "optimizer",
+    "average_decay",
     "beta1",
     "beta2",
     "weight_decay",

@@ -140,6 +140,7 @@ class Trainer:
         counters.windows_seen += len(windows)
         counters.targets_since_last_log += step.num_targets
         counters.steps += 1
+        self.state.update_average(self.settings.average_decay)
         self.metrics = {}
 
     # Periodic work
@@ -176,7 +177,7 @@ class Trainer:
         """Compute the validation loss in lanes and log a sample, without using training's random numbers."""
         self.state.raise_if_nonfinite()
         lanes = choose_lanes(len(self.validation))
-        loss = evaluate(self.model, self.validation, lanes, self.precision).nats_per_character
+        loss = evaluate(self.state.result, self.validation, lanes, self.precision).nats_per_character
         counters = self.counters
         self.monitor.log_evaluation(counters.steps, loss)
         self.metrics = {"loss_validation": loss}
@@ -191,7 +192,7 @@ class Trainer:
             )
         if self.settings.sample_length:
             options = SampleSettings(length=self.settings.sample_length, seed=counters.steps)
-            sampler = Sampler(self.model, self.corpus.vocabulary, options, self.settings)
+            sampler = Sampler(self.state.result, self.corpus.vocabulary, options, self.settings)
             self.monitor.log_sample(counters.steps, "".join(sampler.stream()))
 
     def save(self) -> None:

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from charlm import runs
+from charlm.checkpoint.contents import ADDED_SETTINGS
 from charlm.errors import TrainingInterruptedError, UsageError
 from charlm.model.language_model import Predictions
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
+from tests.test_checkpoint import rewrite
 from tests.training.conftest import Make, SendSignal, assert_same_training, entries, steps_of, watch_predictions
 
 TIMED = ("throughput_characters_per_second", "progress_training_seconds")  # never the same twice
@@ -73,6 +75,28 @@ def test_resume_from_older_checkpoint_is_bit_identical(make_trainer: Make) -> No
     again.train()
     assert_same_training(runs.load_checkpoint(trainer.run), last)
     assert without_times(trainer.run) == logged
+
+
+def test_checkpoint_without_added_settings_resumes_as_before(
+    make_trainer: Make, send_signal_at_step: SendSignal
+) -> None:
+    whole = make_trainer("whole", dropout=0.3)
+    whole.train()
+    first = make_trainer("parts", dropout=0.3)
+    send_signal_at_step(first, 5)
+    with pytest.raises(TrainingInterruptedError):
+        first.train()
+
+    def remove_added(config: dict[str, Any]) -> dict[str, Any]:
+        settings = {name: value for name, value in config["settings"].items() if name not in ADDED_SETTINGS}
+        assert len(settings) + len(ADDED_SETTINGS) == len(config["settings"])
+        return {**config, "settings": settings}
+
+    rewrite(first.run / "step-00000005", "config.json", remove_added)
+    second = make_trainer(resume=first.run)
+    assert second.settings.model_dump(include=set(ADDED_SETTINGS)) == ADDED_SETTINGS
+    second.train()
+    assert_same_training(runs.load_checkpoint(second.run), runs.load_checkpoint(whole.run))
 
 
 def test_run_can_be_extended(make_trainer: Make, tmp_path: Path) -> None:
