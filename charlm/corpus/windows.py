@@ -5,7 +5,7 @@ contiguous stretch of the text; each window continues where the one before ended
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ class Window:
     """What one forward pass reads. ``inputs`` and ``targets``: ``(time, lane)``.
 
     ``new_lanes``: ``(lane,)``, true where the state must be zero before the window; ``resets``: ``(time, lane)``, true
-    where it must be zero before this step, because a document begins there. ``None``: nowhere.
+    where it must be zero before this step, because a document begins there. ``None``: nowhere. ``number``: the window's
+    position in training.
     """
 
     inputs: NDArray[np.int64]
@@ -29,6 +30,8 @@ class Window:
     resets: NDArray[np.bool_] | None
     num_targets: int  # without ignored ones
     is_predicted: bool = True  # false in the warmup
+    number: int | None = None
+    first_lane: int = 0  # the number of its first lane among all
 
 
 def read_window(text: Text, lane_starts: Positions, steps: range, warmup: int = 0) -> Window:
@@ -85,4 +88,5 @@ class Lanes:
     def window(self, number: int) -> Window:
         """The window of that number; numbers continue through the epochs."""
         first = number % self.windows_per_epoch * self.sequence_length
-        return read_window(self.text, self.starts, range(first, min(first + self.sequence_length, self.lane_length)))
+        steps = range(first, min(first + self.sequence_length, self.lane_length))
+        return replace(read_window(self.text, self.starts, steps), number=number)

@@ -20,6 +20,7 @@ from charlm.corpus.windows import Window
 from charlm.model.cells import CELLS, State
 from charlm.model.device import autocast, to_device
 from charlm.model.kernels.interface import Tokens
+from charlm.model.masks import MaskKey
 from charlm.model.recurrent import RecurrentStack
 
 NO_REGULARIZATION = RegularizationSettings(dropout=0.0)
@@ -64,6 +65,7 @@ class CharacterModel(nn.Module):
         super().__init__()
         self.vocabulary_size = vocabulary_size
         self.settings = settings
+        self.mask_seed = 0  # of dropout
         embedding = torch.empty(vocabulary_size + 1, settings.embedding_size)
         self.embedding = nn.Embedding.from_pretrained(embedding, freeze=False)  # type: ignore[no-untyped-call]
         if not embedding.is_meta:
@@ -117,14 +119,20 @@ class CharacterModel(nn.Module):
         return self.recurrent.zero_state(lanes, self.output_bias.device)
 
     def forward(
-        self, ids: Tensor, state: State, resets: NDArray[np.bool_] | None = None, precision: str = "fp32"
+        self,
+        ids: Tensor,
+        state: State,
+        resets: NDArray[np.bool_] | None = None,
+        precision: str = "fp32",
+        mask_key: MaskKey | None = None,
     ) -> tuple[Tensor, State]:
         """``ids``: ``(time, lane)``; ``resets``, of the same shape: the state is zero before these steps.
 
-        ``precision``: ``fp32``, or ``bf16`` for the matrix products, while the weights stay fp32. Returns logits
-        ``(time, lane, vocabulary)`` and the state after the last id.
+        ``precision``: ``fp32``, or ``bf16`` for the matrix products, while the weights stay fp32. ``mask_key``: see
+        :class:`~charlm.model.regularization.Dropout`. Returns logits ``(time, lane, vocabulary)`` and the state after
+        the last id.
         """
-        outputs, state = self.recurrent(self.embed(ids), state, resets, precision)
+        outputs, state = self.recurrent(self.embed(ids), state, resets, precision, mask_key)
         with autocast(outputs.device, precision):
             return functional.linear(outputs, self.output_matrix(), self.output_bias), state
 
@@ -138,7 +146,8 @@ class CharacterModel(nn.Module):
         if window.new_lanes is not None:
             new_lanes = to_device(window.new_lanes, device)[None, :, None]
             state = tuple(part.masked_fill(new_lanes, 0) for part in state)
-        logits, state = self(to_device(window.inputs, device), state, window.resets, precision)
+        key = None if window.number is None else MaskKey(self.mask_seed, window.number, window.first_lane)
+        logits, state = self(to_device(window.inputs, device), state, window.resets, precision, key)
         targets = to_device(window.targets, device)
         return Predictions(logits.float(), targets, window.num_targets, tuple(part.detach() for part in state))
 

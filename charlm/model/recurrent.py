@@ -15,6 +15,7 @@ from charlm.model.cells import CELLS, State
 from charlm.model.kernels.choice import choose_kernel
 from charlm.model.kernels.interface import Inputs, Tokens
 from charlm.model.kernels.torch import flatten_for_cudnn
+from charlm.model.masks import MaskKey
 from charlm.model.regularization import Dropout
 
 
@@ -76,14 +77,21 @@ class RecurrentStack(nn.Module):
         return tuple(torch.zeros(shape, device=device) for _ in range(CELLS[self.cell].num_states))
 
     def forward(
-        self, inputs: Inputs, state: State, resets: NDArray[np.bool_] | None = None, precision: str = "fp32"
+        self,
+        inputs: Inputs,
+        state: State,
+        resets: NDArray[np.bool_] | None = None,
+        precision: str = "fp32",
+        mask_key: MaskKey | None = None,
     ) -> tuple[Tensor, State]:
-        """``inputs``: ``(time, lane, input)``; ``resets``: ``(time, lane)``, true where the state is reset.
+        """``inputs``: ``(time, lane, input)``; ``resets``: ``(time, lane)``, true where the state is reset;
+        ``mask_key``: see :class:`~charlm.model.regularization.Dropout`.
 
         Returns the last layer's outputs and the state after them, in fp32.
         """
         device = (inputs.ids if isinstance(inputs, Tokens) else inputs).device
-        kernel = choose_kernel(self.cell, self.hidden_size, state[0].shape[1], device, precision).kernel
+        lanes = state[0].shape[1]
+        kernel = choose_kernel(self.cell, self.hidden_size, lanes, device, precision).kernel
         arranged = kernel.arrange(inputs, resets)
         outputs, states = arranged.inputs, []
         for index, layer in enumerate(self.layers):
@@ -91,7 +99,7 @@ class RecurrentStack(nn.Module):
             layer_state = tuple(part[index] for part in state)
             outputs, layer_state = kernel.run(layer, outputs, layer_state, arranged.layout, precision)
             states.append(layer_state)
-            outputs = self.dropout(outputs)
+            outputs = self.dropout(outputs, mask_key, index, lanes, arranged.rows)
         assert isinstance(outputs, Tensor), "there is at least one layer"
         return kernel.restore(outputs, arranged.layout), tuple(
             torch.stack(part).float() for part in zip(*states, strict=True)

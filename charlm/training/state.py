@@ -54,6 +54,7 @@ class TrainingState:
         model = CharacterModel(len(vocabulary), settings, regularization=settings)
         if pretrained is not None:
             load_pretrained(pretrained, model, vocabulary)
+        model.mask_seed = settings.seed
         model.to(device)
         average = copy_model(model) if settings.average_decay else None
         optimizer = make_optimizer(model, settings)

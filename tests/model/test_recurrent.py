@@ -11,6 +11,7 @@ from charlm.model.kernels.choice import choose_kernel
 from charlm.model.kernels.interface import Tokens
 from charlm.model.kernels.reference import ReferenceKernel
 from charlm.model.kernels.torch import TorchKernel
+from charlm.model.masks import MaskKey
 from charlm.model.recurrent import RecurrentLayer, RecurrentStack
 from tests.conftest import needs_bf16
 
@@ -153,16 +154,28 @@ def test_dropout_applies_to_outputs_but_not_state() -> None:
     assert not torch.allclose(above_undropped[-1], h[-1])  # between the layers too
 
 
-def test_four_mask_elements_consume_one_random_word() -> None:
-    stack = RecurrentStack("lstm", INPUT, 64, 2, dropout=0.5).train()
-    inputs, state = torch.randn(TIME, 3, INPUT), stack.zero_state(3, torch.device("cpu"))
-    torch.manual_seed(5)
-    stack(inputs, state)
-    after = torch.get_rng_state()
-    torch.manual_seed(5)
-    for _ in stack.layers:
-        torch.empty(TIME * 3 * 64 // 4, dtype=torch.int64).random_(-(1 << 63), None)
-    assert torch.equal(torch.get_rng_state(), after)
+@pytest.mark.parametrize("has_resets", [False, True])
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_half_of_the_lanes_have_the_same_masks_as_in_the_whole(cell: str, has_resets: bool) -> None:
+    """In both layers, and where resets rearrange the window."""
+    stack = RecurrentStack(cell, INPUT, 10, 2, dropout=0.5).train()
+    inputs, state = torch.randn(TIME, 4, INPUT), stack.zero_state(4, torch.device("cpu"))
+    resets = torch.rand(TIME, 4).numpy() < 0.3 if has_resets else None
+    generator = torch.get_rng_state()
+    whole, _ = stack(inputs, state, resets, "fp32", MaskKey(seed=3, window=9))
+    halves = [
+        stack(
+            inputs[:, lanes],
+            tuple(part[:, lanes] for part in state),
+            None if resets is None else resets[:, lanes],
+            "fp32",
+            MaskKey(seed=3, window=9, first_lane=lanes.start),
+        )[0]
+        for lanes in (slice(0, 2), slice(2, 4))
+    ]
+    assert 0.3 < (whole == 0).float().mean() < 0.7
+    torch.testing.assert_close(torch.cat(halves, dim=1), whole)
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def test_zero_state_has_one_tensor_per_state() -> None:

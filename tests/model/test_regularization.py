@@ -130,7 +130,7 @@ def test_probability_near_one_keeps_some() -> None:
     assert set(outputs.unique().tolist()) == {0.0, float(LEVELS)}
 
 
-def test_other_devices_use_torch_dropout() -> None:
+def test_other_devices_are_masked_too() -> None:
     inputs = torch.ones(3, 5, device="meta")
     outputs = Dropout(0.5)(inputs)
     assert outputs.device.type == "meta"

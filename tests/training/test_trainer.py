@@ -10,6 +10,7 @@ import torch
 from charlm import runs
 from charlm.errors import TrainingInterruptedError
 from charlm.evaluation.loss import evaluate
+from charlm.model.masks import MaskKey
 from charlm.training import schedule
 from charlm.training.trainer import Trainer
 from tests.conftest import needs_bf16
@@ -66,7 +67,7 @@ def test_state_is_carried_and_reset_each_epoch(make_trainer: Make) -> None:
     forward = trainer.model.forward
 
     def watching(ids: torch.Tensor, state: tuple[torch.Tensor, ...], *others: object) -> Any:
-        assert others == (None, "fp32")
+        assert others == (None, "fp32", MaskKey(trainer.settings.seed, window=len(seen)))
         seen.append(any(bool(part.any()) for part in state))
         assert not any(part.requires_grad for part in state)
         return forward(ids, state)
@@ -100,6 +101,16 @@ def test_periodic_work_does_not_affect_training(make_trainer: Make) -> None:
     idle.train()
     assert steps_of(idle.run) == [12]
     for ours, theirs in zip(busy.model.parameters(), idle.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_masks_do_not_depend_on_the_generator(make_trainer: Make) -> None:
+    trainers = [make_trainer(name, dropout=0.5) for name in ("plain", "reseeded")]
+    for number in range(4):
+        trainers[0].train_step()
+        torch.manual_seed(number)
+        trainers[1].train_step()
+    for ours, theirs in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 

@@ -47,10 +47,14 @@ Inputs = Tensor | Tokens
 
 @dataclass(frozen=True)
 class Arranged:
-    """A window in a kernel's layout. ``layout``: data that the kernel needs to run it."""
+    """A window in a kernel's layout. ``layout``: data that the kernel needs to run it.
+
+    ``rows``: where each row of the layout is in the window, as ``step × lanes + lane``; ``None``: in the same place.
+    """
 
     inputs: Inputs
     layout: Any = None
+    rows: Tensor | None = None
 
 
 class Kernel(Protocol):

@@ -30,7 +30,7 @@ class TorchKernel:
         if resets is None:
             return Arranged(vectors)
         packing = Packing(resets, vectors.device)
-        return Arranged(packing.pack(vectors), packing)
+        return Arranged(packing.pack(vectors), packing, packing.rows)
 
     def run(
         self, layer: Layer, inputs: Inputs, state: State, layout: Packing | None, precision: str
