@@ -1,6 +1,9 @@
 # make demo      install, train for 90 seconds on Python's standard library, generate some code: about 3 minutes
 # make test      install, run the tests
+# make test-without-kernels  run the tests of models, training and sampling as on a machine without native kernels
 # make gpu       on a machine with a GPU: run its tests, measure its speed, write docs/gpu.md (at most 8 minutes)
+# make native    compile the native kernels again, after a change in native/
+# make sanitize  run the kernels' tests with the address and undefined-behavior sanitizers of GCC
 # make torture   run the failure tests with 300 kills instead of 50
 # make readme    run the commands of README.md, update its outputs, pictures and recording: about 25 minutes
 #                make readme QUICK=1 trains a few steps and writes to build/readme only
@@ -13,7 +16,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 DEMO := checkpoints/demo
 QUICK ?=
 
-.PHONY: demo test gpu torture lint types docs bench readme inside clean
+.PHONY: demo test test-without-kernels native sanitize gpu torture lint types docs bench readme inside clean
 
 demo: $(VENV)/installed
 	$(BIN)/charlm train --config tiny --num-layers 2 --max-minutes 1.5 --out $(DEMO) --overwrite
@@ -23,6 +26,18 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-without-kernels: $(VENV)/installed-dev
+	CHARLM_NATIVE=off $(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/model tests/generation tests/training
+
+native:
+	$(PYTHON) native/build.py
+
+SANITIZED := build/sanitized/charlm_kernels.so
+sanitize: $(VENV)/installed-dev
+	$(PYTHON) native/build.py --sanitize --output $(SANITIZED)
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	CHARLM_NATIVE=$(SANITIZED) $(BIN)/python -m pytest -p no:xdist tests/model/test_native.py tests/model/test_native_sampler.py
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/gpu.py

@@ -38,7 +38,8 @@ from charlm.corpus.vocabulary import UNKNOWN_PLACEHOLDER, Vocabulary
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.evaluation.loss import Evaluation, evaluate
 from charlm.evaluation.scores import Scores, concatenate, score_characters
-from charlm.generation.sampler import Sample, Sampler
+from charlm.generation.sample import Sample
+from charlm.generation.sampler import Sampler
 from charlm.inspection.traces import Trace, trace_text
 from charlm.model.device import choose_device
 from charlm.model.stepper import StepperPool

@@ -19,12 +19,15 @@ from charlm.corpus.record import CorpusRecord, FileRecord, SplitRecord
 from charlm.corpus.text import Ids, Text
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.model.device import cpu_supports_bf16
+from charlm.model.kernels.library import PATH, VARIABLE
 from charlm.run_corpus import CorpusFile
 
 settings.register_profile("charlm", derandomize=True, deadline=None, database=None, max_examples=100)
 settings.load_profile("charlm")
 
 ROOT = Path(__file__).parent.parent
+if not (os.environ.get(VARIABLE) or PATH.is_file()):  # never installed; without a compiler, tests of it are skipped
+    subprocess.run([sys.executable, str(ROOT / "native" / "build.py")], check=False)
 needs_bf16 = pytest.mark.skipif(not cpu_supports_bf16(), reason="PyTorch has no bf16 LSTM for this processor")
 
 # A model and a length small enough for any test, as options of `charlm train`

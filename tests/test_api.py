@@ -135,6 +135,7 @@ def test_stop_texts_can_be_a_list(model: charlm.Model) -> None:
 
 def test_interleaved_streams_share_packed_weights(model: charlm.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
+    monkeypatch.setattr(stepper, "samples_natively", lambda *_: False)
     monkeypatch.setattr(
         stepper, "Stepper", lambda network, lanes, precision: made.append(lanes) or Stepper(network, lanes, precision)
     )

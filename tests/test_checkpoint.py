@@ -16,11 +16,12 @@ from torch import Tensor
 
 from charlm import files
 from charlm.checkpoint import loading, writing
-from charlm.checkpoint.contents import ADDED_SETTINGS, Checkpoint, SavedModel
+from charlm.checkpoint.contents import Checkpoint, SavedModel
 from charlm.checkpoint.environment import describe_environment
-from charlm.config import TrainSettings
+from charlm.config import SETTINGS_ADDED_LATER, TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CheckpointError, VersionError
+from charlm.model.kernels.library import load_native
 from charlm.model.language_model import CharacterModel
 from charlm.progress import TrainingProgress
 from tests.conftest import corpus_record
@@ -268,7 +269,6 @@ def test_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
 
 
 OPEN = ("metrics", "tied_weights")  # objects whose keys are not fixed
-OPTIONAL = [("settings", name) for name in ADDED_SETTINGS]
 
 
 def keys(content: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -288,10 +288,13 @@ def parent_of(content: Any, path: tuple[str | int, ...]) -> Any:
     return content
 
 
+OPTIONAL_KEYS = {*SETTINGS_ADDED_LATER, "native_kernels"}
+
+
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "manifest.json"])
 def test_every_key_is_required(folder: Path, name: str) -> None:
     written = (folder / name).read_bytes()
-    paths = [path for path in keys(json.loads(written)) if path not in OPTIONAL]
+    paths = [path for path in keys(json.loads(written)) if path[-1] not in OPTIONAL_KEYS]
     assert len(paths) >= {"config.json": 69, "vocabulary.json": 3, "manifest.json": 12}[name]
     for path in paths:
         content = json.loads(written)
@@ -305,6 +308,16 @@ def test_every_key_is_required(folder: Path, name: str) -> None:
         assert not isinstance(raised.value, VersionError), path
         assert str(folder) in raised.value.message
         assert name == "manifest.json" or str(path[-1]) in raised.value.message, path
+
+
+@pytest.mark.parametrize("name", SETTINGS_ADDED_LATER)
+def test_settings_added_later_may_be_missing(folder: Path, name: str) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    del config["settings"][name]
+    replace(folder, "config.json", writing.encode_json(config))
+    settings = loading.load_checkpoint(folder).model.settings
+    assert getattr(settings, name) == SETTINGS_ADDED_LATER[name]
+    assert name in settings.model_fields_set  # so it is not a default, which a later version may change
 
 
 def test_unknown_keys_are_accepted(folder: Path) -> None:
@@ -388,9 +401,8 @@ def test_weights_that_do_not_match_settings_are_rejected(folder: Path) -> None:
 
 def test_environment_fields() -> None:
     environment = describe_environment(torch.device("cpu"), "fp32")
-    assert list(environment.model_dump()) == [
-        *("charlm", "python", "torch", "numpy", "system", "processor", "device", "precision", "threads")
-    ]
+    names = ["charlm", "python", "torch", "numpy", "system", "processor", "device", "precision", "threads"]
+    assert list(environment.model_dump()) == names + ["native_kernels"] * (load_native().library is not None)
     assert (environment.torch, environment.numpy) == (torch.__version__, np.__version__)
     assert (environment.device, environment.precision, environment.threads) == ("cpu", "fp32", 1)
     assert torch.backends.cpu.get_cpu_capability() in environment.processor

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,14 +23,6 @@ TRAINING_STATE = "training_state.safetensors"
 MANIFEST = "manifest.json"
 DATA_FILES = (WEIGHTS, CONFIG, VOCABULARY, TRAINING_STATE)
 MAX_JSON_BYTES = 1 << 26  # a vocabulary of all of Unicode takes a quarter of it
-
-# Settings that version 0.1.0 did not have, each with the value that means what it did. A checkpoint may lack them
-ADDED_SETTINGS: dict[str, Any] = {
-    "optimizer": "adamw",
-    "muon_learning_rate": 0.02,
-    "decay_fraction": 0.2,
-    "average_decay": 0.0,
-}
 
 
 class CheckpointConfig(BaseModel):

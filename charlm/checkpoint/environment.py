@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from charlm import __version__
 from charlm.model.device import processor_name
+from charlm.model.kernels.library import load_native
 
 
 class Environment(BaseModel):
@@ -27,6 +28,7 @@ class Environment(BaseModel):
     gpu: str | None = None  # on CUDA only
     precision: str
     threads: int
+    native_kernels: str | None = None  # the instructions they use, where they can run
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -46,4 +48,5 @@ def describe_environment(device: torch.device, precision: str, threads: int = 0)
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         precision=precision,
         threads=threads or torch.get_num_threads(),
+        native_kernels=load_native().description if load_native().library else None,
     )

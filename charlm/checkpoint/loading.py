@@ -13,7 +13,6 @@ from torch import Tensor
 
 from charlm import files, reading
 from charlm.checkpoint.contents import (
-    ADDED_SETTINGS,
     CONFIG,
     FORMAT_VERSION,
     MANIFEST,
@@ -26,7 +25,7 @@ from charlm.checkpoint.contents import (
     SavedModel,
 )
 from charlm.checkpoint.tensors import read_tensors
-from charlm.config import TrainSettings
+from charlm.config import SETTINGS_ADDED_LATER, TrainSettings
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import CharlmError, CheckpointError, UnreadableError, VersionError, quote
 from charlm.machine import read_memory_bytes
@@ -63,8 +62,8 @@ def _load_model(folder: Path, manifest: dict[str, Any], data: bool) -> SavedMode
     config = _parse(_verified_bytes(folder, CONFIG, manifest), folder / CONFIG)
     if _version_of(config) is None:
         raise damaged_error(folder, "config.json has no valid format_version")
-    if isinstance(config.get("settings"), dict):
-        config["settings"] = {**ADDED_SETTINGS, **config["settings"]}
+    if isinstance(settings := config.get("settings"), dict):
+        config["settings"] = SETTINGS_ADDED_LATER | settings
     try:
         known = CheckpointConfig(**config)
     except ValidationError as error:

@@ -31,7 +31,7 @@ from charlm.errors import CharlmError, pluralize
 from charlm.records import to_json
 
 if TYPE_CHECKING:
-    from charlm.benchmark import BenchmarkReport
+    from charlm.benchmark.report import BenchmarkReport
 
 
 @click.command("bench", cls=Command)
@@ -69,8 +69,8 @@ def command(
 
     Training on random ids is compared with the same model built on nn.LSTM, and with a model shaped like char-rnn's
     (embedding size = hidden size). Sampling, of one text and of 64 in parallel, is compared with calling nn.LSTM or
-    nn.LSTMCell once per character. All candidates take turns within one run. The machine's matrix multiplication speed
-    is reported for reference.
+    nn.LSTMCell once per character. Where charlm's own kernels run, charlm also competes without them (--kernel torch).
+    All candidates take turns within one run. The machine's matrix multiplication speed is reported for reference.
 
     \b
     charlm bench
@@ -86,13 +86,13 @@ def command(
         BenchSettings,
         [SettingsSource(str(preset), preset_values, SourceKind.FILE), *collect_sources(context, BenchSettings)],
     )
-    from charlm import benchmark
+    from charlm.benchmark import report
     from charlm.model.device import OUT_OF_MEMORY_MESSAGES, configure_torch
 
     configure_torch(settings.threads)
     try:
-        with open_bar(quiet, total=benchmark.count_measurements(rounds), desc="measuring", leave=False) as bar:
-            result = benchmark.run_benchmark(settings, rounds, bar.update)
+        with open_bar(quiet, total=report.count_measurements(settings, rounds), desc="measuring", leave=False) as bar:
+            result = report.run_benchmark(settings, rounds, bar.update)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES):
             raise
@@ -120,4 +120,5 @@ def _format_report(result: "BenchmarkReport") -> str:
             lines.append(f"  {name:<44}{speed:>10,.0f}{ratio}")
     matmuls = ", ".join(f"{speed:,.0f} GFLOP/s in {precision}" for precision, speed in result.matrix_gflops.items())
     lines += ["", f"matrix multiplication: {matmuls}; charlm training: {result.training_gflops:,.0f} GFLOP/s."]
+    lines += [f"kernel: {result.kernel}."]
     return "\n".join(lines)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from charlm.commands import completion
-from charlm.commands.layout import Command, argument
+from charlm.commands.layout import Command, argument, option
 from charlm.commands.options import checkpoint_option, common_options, format_value, json_option, run_path
 from charlm.commands.output import Output, output_option
 from charlm.config import SECTIONS
-from charlm.errors import CharlmError, CharlmWarning, pluralize
+from charlm.errors import CharlmError, CharlmWarning, UsageError, pluralize
+from charlm.records import to_json
 
 if TYPE_CHECKING:
+    from charlm.model.system import SystemReport
     from charlm.summary import RunSummary
 
 
@@ -22,23 +24,31 @@ if TYPE_CHECKING:
     "runs",
     type=run_path,
     nargs=-1,
-    required=True,
     description="Run folders, or checkpoints of runs.",
     shell_complete=completion.runs,
 )
+@option("--system", is_flag=True, help="Show this machine and what charlm runs on it instead; needs no run.")
 @checkpoint_option
 @json_option
 @output_option
 @common_options
-def command(runs: tuple[Path, ...], checkpoint: str, json: bool, output: Output, quiet: bool) -> None:
+def command(runs: tuple[Path, ...], system: bool, checkpoint: str, json: bool, output: Output, quiet: bool) -> None:
     """Show a run's settings, parameter counts, vocabulary, metrics and environment; compare several RUNS in a table.
 
     \b
     charlm info checkpoints/play
     charlm info checkpoints/*/
     charlm info checkpoints/play --json --output play.json
+    charlm info --system
     """
-    from charlm.records import to_json
+    if system == bool(runs):
+        raise UsageError("info needs either RUNS or --system.", "See charlm info --help.")
+    if system:
+        from charlm.model.system import describe_system
+
+        report = describe_system()
+        output.write_json(to_json(report)) if json else output.write(_system_page(report) + "\n")
+        return
     from charlm.summary import summarize
 
     summaries = []
@@ -53,6 +63,22 @@ def command(runs: tuple[Path, ...], checkpoint: str, json: bool, output: Output,
         output.write_json(to_json(summaries if len(runs) > 1 else summaries[0]))
     else:
         output.write((_format_table(summaries) if len(runs) > 1 else _format_run(summaries[0])) + "\n")
+
+
+def _system_page(report: "SystemReport") -> str:
+    fixed = " (OMP_NUM_THREADS)" if report.threads_fixed else ""
+    lines = {
+        "charlm": f"{report.charlm}, Python {report.python}, torch {report.torch}, numpy {report.numpy}",
+        "System": report.system,
+        "Processor": f"{report.processor}, {pluralize(report.processors, 'processor')} to use",
+        "Memory": f"{report.memory_bytes / 2**30:.1f} GiB to use",
+        "Device": f"{report.device}, {report.precision}",
+        "Threads": f"{report.threads}{fixed}",
+        "Native kernels": report.native_kernels,
+        "Training": f"{report.training_kernel} (default preset)",
+        "Sampling": f"{report.sampling_kernel} (default preset)",
+    }
+    return "\n".join(f"{name + ':':<16}{value}" for name, value in lines.items())
 
 
 def _format_run(run: "RunSummary") -> str:

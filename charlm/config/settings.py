@@ -202,6 +202,9 @@ class DeviceSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Matrix multiplication precision; auto: bf16 on CPUs with native support."
     )
+    kernel: Literal["auto", "native", "torch"] = Field(
+        "auto", description="What runs the recurrent layers; auto: charlm's own code where it is faster than PyTorch's."
+    )
     threads: int = Field(0, ge=0, le=MAX_THREADS, description="CPU threads; 0: chosen automatically.")
 
 
@@ -216,6 +219,15 @@ class TrainSettings(
 ):
     """All settings of a training run. Flat: TOML keys are option names with underscores."""
 
+
+SETTINGS_ADDED_LATER: dict[str, Any] = {
+    "optimizer": "adamw",
+    "muon_learning_rate": 0.02,
+    "decay_fraction": 0.2,
+    "average_decay": 0.0,
+    "kernel": "auto",
+}
+"""Settings that the first version did not have, with the values that its checkpoints were trained with."""
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "Data": CorpusSettings,

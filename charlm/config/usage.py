@@ -44,7 +44,7 @@ class SampleSettings(Settings):
         "random", description="Random seed; the same seed gives the same text."
     )
     precision: Literal["auto", "fp32"] = Field(
-        "auto", description="Matrix multiplication precision; auto: int8 for large matrices (within 0.001 bits)."
+        "auto", description="Matrix multiplication precision; auto: int8 where it is faster (within 0.001 bits)."
     )
 
     def conflicts(self) -> Iterator[str]:

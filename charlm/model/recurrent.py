@@ -70,6 +70,7 @@ class RecurrentStack(nn.Module):
         input_sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(RecurrentLayer(cell, size, hidden_size) for size in input_sizes)
         self.dropout = Dropout(dropout)
+        self.kernel = "auto"  # see choose_kernel
 
     def zero_state(self, lanes: int, device: torch.device) -> State:
         """The zero state: each part ``(layer, lane, hidden)``, fp32."""
@@ -91,7 +92,7 @@ class RecurrentStack(nn.Module):
         """
         device = (inputs.ids if isinstance(inputs, Tokens) else inputs).device
         lanes = state[0].shape[1]
-        kernel = choose_kernel(self.cell, self.hidden_size, lanes, device, precision).kernel
+        kernel = choose_kernel(self.cell, self.hidden_size, lanes, device, precision, self.kernel).kernel
         arranged = kernel.arrange(inputs, resets)
         outputs, states = arranged.inputs, []
         for index, layer in enumerate(self.layers):

@@ -22,3 +22,12 @@ def max_tensor_bytes(vocabulary_size: int, settings: TrainSettings) -> dict[str,
         "model.safetensors": 2 * 4 * parameters + others,
         "training_state.safetensors": 2 * 4 * (3 * parameters + recurrent) + others,
     }
+
+
+def count_training_flops(vocabulary_size: int, settings: ModelSettings) -> float:
+    """Multiplications and additions of the matrix products for one character: 2 per weight forward, 4 backward.
+
+    The first layer's input is one of a few rows, whose products with its weights can be a table: they do not count.
+    """
+    square = CELLS[settings.cell].num_gates * settings.hidden_size**2
+    return 6.0 * ((2 * settings.num_layers - 1) * square + vocabulary_size * settings.hidden_size)

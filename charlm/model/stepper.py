@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from charlm.model.cells import CELLS, State
+from charlm.model.kernels.choice import samples_natively
+from charlm.model.kernels.sampler import NativeSampler
 from charlm.model.language_model import CharacterModel
 from charlm.model.matmul import MatMulFactory, choose_matmul, numpy_matmul
 from charlm.model.recurrent import RecurrentLayer
@@ -86,6 +88,17 @@ class Stepper:
         return logits
 
 
+@torch.no_grad()
+def make_native_sampler(model: CharacterModel, lanes: int) -> NativeSampler:
+    """The same for the native kernel, which draws the characters too."""
+    layers = [layer for layer in model.recurrent.layers if isinstance(layer, RecurrentLayer)]
+    first, *upper = layers
+    table = model.embedding.weight @ first.weight_ih.T + first.bias
+    above = [(layer.weight_ih, layer.bias) for layer in upper] + [(model.output_matrix(), model.output_bias)]
+    rows = [(layer.weight_hh, weight, bias) for layer, (weight, bias) in zip(layers, above, strict=True)]
+    return NativeSampler(table, rows, lanes)
+
+
 class StepperPool:
     """A pool of steppers for one model, reused between texts because packing the weights is expensive.
 
@@ -95,7 +108,7 @@ class StepperPool:
 
     def __init__(self, model: CharacterModel) -> None:
         self.model = model
-        self.idle: list[tuple[tuple[int, str], Stepper]] = []  # most recently returned last
+        self.idle: list[tuple[tuple[int, str], Stepper | NativeSampler]] = []  # most recently returned last
         self.lock = threading.RLock()  # a discarded stream may be finalized while it is held
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,13 +118,15 @@ class StepperPool:
         self.__init__(**state)  # type: ignore[misc]
 
     @contextmanager
-    def borrow(self, lanes: int, precision: str) -> Iterator[Stepper]:
+    def borrow(self, lanes: int, precision: str) -> Iterator[Stepper | NativeSampler]:
         key = (lanes, precision)
         with self.lock:
             found = [index for index, (kept, _) in enumerate(self.idle) if kept == key]
             stepper = self.idle.pop(found[-1])[1] if found else None
         if stepper is None:
-            stepper = Stepper(self.model, lanes, precision)
+            recurrent, device = self.model.recurrent, self.model.output_bias.device
+            native = samples_natively(recurrent.cell, device, precision, recurrent.kernel)
+            stepper = make_native_sampler(self.model, lanes) if native else Stepper(self.model, lanes, precision)
         try:
             yield stepper
         finally:

@@ -17,6 +17,7 @@ from charlm.errors import TrainingInterruptedError, quote
 from charlm.evaluation.loss import Evaluation, choose_lanes, evaluate
 from charlm.generation.sampler import Sampler
 from charlm.model.device import choose_device, choose_precision, configure_torch
+from charlm.model.kernels.choice import choose_kernel
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.progress import TrainingProgress
@@ -49,6 +50,8 @@ class Trainer:
         self.monitor = monitor
         self.device = choose_device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
+        kind = (settings.cell, settings.hidden_size, settings.batch_size, self.device, self.precision, settings.kernel)
+        choose_kernel(*kind)  # refuses here, before anything is written, one that cannot run
         self.validation = corpus.subrange(corpus.split.validation)
         self.lanes = Lanes(corpus.subrange(corpus.split.train), settings.batch_size, settings.sequence_length)
         self.policy = Policy(
@@ -59,6 +62,7 @@ class Trainer:
         self.sharing = ThreadSharing(self.balancer)
         configure_torch(threads)  # first, because the last bits of initial weights depend on the number of threads
         self.state = self.initial_state()
+        self.model.recurrent.kernel = settings.kernel
         self.stopwatch = Stopwatch(self.device)
         self.metrics: dict[str, float] = {}  # of the current step
         self.saver = Saver(run, settings.save_every_minutes, settings.keep_checkpoints)

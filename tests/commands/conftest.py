@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm import benchmark
-from charlm.benchmark import Candidate
+from charlm.benchmark import candidates as benchmark_candidates
+from charlm.benchmark import timing
+from charlm.benchmark.timing import Candidate
 from charlm.commands import main
 from charlm.config import SettingsSource
 from charlm.training.plan import plan_training
@@ -67,8 +68,8 @@ def bench_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             on_progress()
         return dict.fromkeys(candidates, 0.5)
 
-    monkeypatch.setattr(benchmark, "_time_interleaved", time_interleaved)
-    monkeypatch.setattr(benchmark, "MATRIX_SIZE", 16)
+    monkeypatch.setattr(timing, "_time_interleaved", time_interleaved)
+    monkeypatch.setattr(benchmark_candidates, "MATRIX_SIZE", 16)
 
 
 @pytest.fixture(scope="session")

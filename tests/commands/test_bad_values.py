@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from charlm import benchmark
+from charlm.benchmark import report
 from tests.commands.conftest import Cli
 from tests.commands.test_bad_input import TINY, assert_rejected, run
 
@@ -76,7 +76,7 @@ def test_a_benchmark_that_does_not_fit_into_memory(cli: Cli, monkeypatch: pytest
     def fail(*arguments: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 159999996800000016 bytes")
 
-    monkeypatch.setattr(benchmark, "run_benchmark", fail)
+    monkeypatch.setattr(report, "run_benchmark", fail)
     assert_rejected(cli, 1, "bench", expected=("Out of memory", "--hidden-size"))
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from charlm import runs
 from charlm.config import SettingsSource, TrainSettings
@@ -89,3 +90,19 @@ def test_info_does_not_change_run_folder(cli: Cli, trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     cli("info", trained)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_the_system_is_described_without_a_run(cli: Cli) -> None:
+    shown = json.loads(cli("info", "--system", "--json").out)
+    assert shown["torch"] == torch.__version__
+    assert shown["processors"] >= 1
+    assert shown["threads"] >= 1
+    assert shown["native_kernels"]
+    page = cli("info", "--system").out
+    for name in ("training_kernel", "sampling_kernel", "processor"):
+        assert shown[name] in page
+
+
+def test_info_wants_either_runs_or_the_system(cli: Cli) -> None:
+    assert cli("info").code == 2
+    assert cli("info", "run", "--system").code == 2

@@ -16,7 +16,8 @@ from charlm.commands.stdio import configure_stdio
 from charlm.config import SettingsSource
 from charlm.errors import CharlmError, UsageError
 from charlm.generation.escaping import escape_control_characters
-from charlm.generation.sampler import Sample, Sampler
+from charlm.generation.sample import Sample
+from charlm.generation.sampler import Sampler
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.commands.conftest import Cli
@@ -142,9 +143,9 @@ def test_help_has_no_question_marks_in_any_encoding(piped: Piped) -> None:
 
 
 def test_bench_does_not_start_if_output_is_unencodable(piped: Piped, monkeypatch: pytest.MonkeyPatch) -> None:
-    from charlm import benchmark
+    from charlm.benchmark import report
 
-    monkeypatch.setattr(benchmark, "run_benchmark", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(report, "run_benchmark", lambda *_: pytest.fail("it ran"))
     code, _, errors = piped("bench", wanted="ascii", encoding="ascii")
     assert (code, "--output FILE" in errors) == (1, True)
 
@@ -217,11 +218,12 @@ def test_output_file_equals_standard_output(
 def test_unwritable_output_fails_before_computation(
     cli: Cli, trained: Path, poem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from charlm import benchmark, runs, summary
+    from charlm import runs, summary
+    from charlm.benchmark import report
     from charlm.corpus import loading
 
     for module, work in (
-        (benchmark, "run_benchmark"),
+        (report, "run_benchmark"),
         (runs, "load_model"),
         (summary, "summarize"),
         (loading, "load_corpus"),

@@ -19,7 +19,7 @@ from charlm.commands import stdio
 from charlm.config import SettingsSource
 from charlm.generation import sampler
 from charlm.generation.sampler import Sampler
-from charlm.model import matmul
+from charlm.model import matmul, stepper
 from charlm.model.language_model import CharacterModel
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
@@ -228,6 +228,7 @@ def test_precision_option(cli: Cli, trained: Path, monkeypatch: pytest.MonkeyPat
         made.append(weight.numel())
         return matmul.torch_matmul(weight, bias, hidden)
 
+    monkeypatch.setattr(stepper, "samples_natively", lambda *_: False)
     monkeypatch.setattr(matmul, "INT8_MIN_WEIGHTS", 1)
     monkeypatch.setattr(matmul, "int8_matmul", eight_bits)
     assert cli("sample", trained, "--length", "5", "--precision", "fp32").code == 0

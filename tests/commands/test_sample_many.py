@@ -12,7 +12,8 @@ import pytest
 
 from charlm.console import Console
 from charlm.generation import sampler
-from charlm.generation.sampler import Sample, Sampler
+from charlm.generation.sample import Sample
+from charlm.generation.sampler import Sampler
 from tests.commands.conftest import Cli
 from tests.conftest import ROOT
 

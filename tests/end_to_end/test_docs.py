@@ -167,7 +167,7 @@ def test_corpus_report_matches_docs(cli: Cli) -> None:
 @pytest.mark.usefixtures("bench_in_this_process")
 def test_benchmark_report_matches_docs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     (shown,) = blocks("docs/benchmarks.md", "text")
-    monkeypatch.setattr("charlm.benchmark.has_fast_bf16", lambda device: True)  # as on the machine of the page
+    monkeypatch.setattr("charlm.benchmark.report.has_fast_bf16", lambda device: True)  # as on the machine of the page
     result = cli("bench", *SHORT["bench"])
     assert result.code == 0, result.err
     assert [shape(line) for line in shown.splitlines()] == [shape(line) for line in result.out.splitlines()]

@@ -13,8 +13,10 @@ from charlm.config import CorpusSettings, ModelSettings, RegularizationSettings,
 from charlm.corpus.vocabulary import Vocabulary
 from charlm.errors import TextError, UsageError
 from charlm.generation import sampler
-from charlm.generation.sampler import RANDOM_BLOCK, Sampler, derive_seed, uniform_numbers
+from charlm.generation.randomness import RANDOM_BLOCK, derive_seed, draw_uniform_blocks
+from charlm.generation.sampler import Sampler
 from charlm.model import matmul, stepper
+from charlm.model.kernels.sampler import NativeSampler
 from charlm.model.language_model import CharacterModel
 from charlm.model.stepper import Stepper, StepperPool
 
@@ -93,6 +95,7 @@ def test_interleaved_streams_are_independent(model: CharacterModel) -> None:
 def test_weights_are_packed_once(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[object, ...]] = []
     monkeypatch.setattr(stepper, "Stepper", lambda *details: made.append(details[1:]) or Stepper(*details))
+    model.recurrent.kernel = "torch"
     steppers = StepperPool(model)
     for prompt in ("a", "b", "c"):
         Sampler(model, VOCABULARY, SampleSettings(prompt=prompt, length=5), stepper_pool=steppers).generate_all()
@@ -102,6 +105,7 @@ def test_weights_are_packed_once(model: CharacterModel, monkeypatch: pytest.Monk
 
 def test_fp32_and_next_probabilities_use_full_precision(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
+    model.recurrent.kernel = "torch"  # the native one has no products of torch
 
     def noted(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*arguments: Any) -> Any:
@@ -148,7 +152,7 @@ def test_neighboring_seeds_share_no_samples(model: CharacterModel) -> None:
 
 @pytest.mark.parametrize("prompt", ["", "abacab\n"])
 def test_greedy_takes_likeliest_character(model: CharacterModel, prompt: str) -> None:
-    (text,) = texts(model, prompt=prompt, temperature=0.0, length=30)
+    (text,) = texts(model, prompt=prompt, temperature=0.0, length=30, precision="fp32")
     for position, character in enumerate(text):
         probabilities = next_probabilities(model, prompt + text[:position])
         assert character == VOCABULARY.characters[int(probabilities.argmax())]
@@ -246,13 +250,15 @@ def test_dropout_is_off_while_sampling(model: CharacterModel) -> None:
     assert texts(model.eval()) == trained
 
 
-def test_log_probability_sums_over_sampled_path(model: CharacterModel) -> None:
-    for sample in sampler_of(model, num_samples=3, temperature=1.0, prompt="ab", length=20).generate_all():
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("auto", 0.1)])
+def test_log_probability_sums_over_sampled_path(model: CharacterModel, precision: str, tolerance: float) -> None:
+    options = {"num_samples": 3, "temperature": 1.0, "prompt": "ab", "length": 20, "precision": precision}
+    for sample in sampler_of(model, **options).generate_all():
         expected = 0.0
         for position, character in enumerate(sample.text):
             probabilities = next_probabilities(model, "ab" + sample.text[:position])
             expected += math.log(probabilities[VOCABULARY.characters.index(character)])
-        assert sample.log_probability_nats == pytest.approx(expected, abs=1e-3)
+        assert sample.log_probability_nats == pytest.approx(expected, abs=tolerance)
 
 
 def test_filtering_raises_log_probability(model: CharacterModel) -> None:
@@ -306,7 +312,8 @@ def test_samples_have_index_and_seed(model: CharacterModel) -> None:
 
 def test_random_numbers_depend_only_on_seed_and_index() -> None:
     def numbers(seed: int, streams: int) -> "list[list[float]]":
-        steps = itertools.islice(uniform_numbers(seed, range(streams)), 2 * RANDOM_BLOCK + 1)
+        blocks = draw_uniform_blocks(seed, range(streams))
+        steps = itertools.islice(itertools.chain.from_iterable(blocks), 2 * RANDOM_BLOCK + 1)
         return [list(stream) for stream in zip(*(step.tolist() for step in steps), strict=True)]
 
     five = numbers(3, 5)
@@ -387,8 +394,9 @@ def test_ban_with_multibyte_character_is_rejected(settings: dict[str, Any]) -> N
         Sampler(byte_model(b"a"), Vocabulary.for_bytes(), SampleSettings(**settings))
 
 
-def test_separator_starts_new_document(model: CharacterModel) -> None:
-    options = SampleSettings(length=300, seed=5, num_samples=4, temperature=1.0)
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("auto", 1e-3)])
+def test_separator_starts_new_document(model: CharacterModel, precision: str, tolerance: float) -> None:
+    options = SampleSettings(length=300, seed=5, num_samples=4, temperature=1.0, precision=precision)
     sampler = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n"))
     for sample in sampler.generate_all():
         *ended, last = sample.text.split("a\n")
@@ -398,7 +406,7 @@ def test_separator_starts_new_document(model: CharacterModel) -> None:
             for length, character in enumerate(document):
                 probabilities = next_probabilities(model, document[:length])
                 expected += math.log(probabilities[VOCABULARY.characters.index(character)])
-        assert sample.log_probability_nats == pytest.approx(expected, rel=1e-4)
+        assert sample.log_probability_nats == pytest.approx(expected, rel=tolerance)
 
 
 def test_prompt_is_cut_to_its_last_document(model: CharacterModel) -> None:
@@ -423,13 +431,16 @@ def test_separator_may_start_in_prompt(model: CharacterModel) -> None:
 
 def test_finished_sample_starts_no_document(model: CharacterModel, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
-    start = Stepper.set_state
 
-    def noted(self: Stepper, state: Any, lanes: Any = slice(None)) -> None:
-        started.append(lanes)
-        start(self, state, lanes)
+    def noted(start: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(self: object, state: Any, lanes: Any = slice(None)) -> None:
+            started.append(lanes)
+            start(self, state, lanes)
 
-    monkeypatch.setattr(Stepper, "set_state", noted)
+        return wrapper
+
+    for kind in (Stepper, NativeSampler):
+        monkeypatch.setattr(kind, "set_state", noted(kind.set_state))
     options = SampleSettings(length=300, seed=5, num_samples=4, stop=("a\n",))
     samples = Sampler(model, VOCABULARY, options, CorpusSettings(document_separator="a\n")).generate_all()
     assert [sample.finish_reason for sample in samples] == ["stop"] * 4

@@ -44,7 +44,9 @@ def threads_of_products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def model_of(hidden_size: int = 16) -> CharacterModel:
-    return CharacterModel(3, ModelSettings(hidden_size=hidden_size, embedding_size=8, num_layers=2)).eval()
+    model = CharacterModel(3, ModelSettings(hidden_size=hidden_size, embedding_size=8, num_layers=2)).eval()
+    model.recurrent.kernel = "torch"  # the native one has threads of its own
+    return model
 
 
 @pytest.mark.parametrize(("limit", "inside"), [(1, 1), (2, 2), (THREADS + 5, THREADS)])

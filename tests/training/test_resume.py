@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from charlm import runs
-from charlm.checkpoint.contents import ADDED_SETTINGS
+from charlm.config import SETTINGS_ADDED_LATER
 from charlm.errors import TrainingInterruptedError, UsageError
 from charlm.model.language_model import Predictions
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
+from tests.model.test_native import needs_native
 from tests.test_checkpoint import rewrite
 from tests.training.conftest import Make, SendSignal, assert_same_training, entries, steps_of, watch_predictions
 
@@ -25,12 +26,15 @@ def without_times(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stopped_at", [5, 8])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize(
+    ("cell", "kernel"),
+    [("lstm", "torch"), pytest.param("lstm", "native", marks=needs_native), ("gru", "auto"), ("rnn", "auto")],
+)
 def test_resumed_run_is_bit_identical_to_uninterrupted(
-    make_trainer: Make, send_signal_at_step: SendSignal, cell: str, stopped_at: int
+    make_trainer: Make, send_signal_at_step: SendSignal, cell: str, kernel: str, stopped_at: int
 ) -> None:
     # 9 windows an epoch, 2 a step: the epoch ends inside step 5; every other step is logged, so 5 is amid a mean
-    settings = {"cell": cell, "dropout": 0.3, "accumulation_steps": 2}
+    settings = {"cell": cell, "kernel": kernel, "dropout": 0.3, "accumulation_steps": 2}
     whole = make_trainer("whole", **settings)
     assert whole.lanes.windows_per_epoch < 2 * 5
     exact = whole.train()
@@ -88,13 +92,13 @@ def test_checkpoint_without_added_settings_resumes_as_before(
         first.train()
 
     def remove_added(config: dict[str, Any]) -> dict[str, Any]:
-        settings = {name: value for name, value in config["settings"].items() if name not in ADDED_SETTINGS}
-        assert len(settings) + len(ADDED_SETTINGS) == len(config["settings"])
+        settings = {name: value for name, value in config["settings"].items() if name not in SETTINGS_ADDED_LATER}
+        assert len(settings) + len(SETTINGS_ADDED_LATER) == len(config["settings"])
         return {**config, "settings": settings}
 
     rewrite(first.run / "step-00000005", "config.json", remove_added)
     second = make_trainer(resume=first.run)
-    assert second.settings.model_dump(include=set(ADDED_SETTINGS)) == ADDED_SETTINGS
+    assert second.settings.model_dump(include=set(SETTINGS_ADDED_LATER)) == SETTINGS_ADDED_LATER
     second.train()
     assert_same_training(runs.load_checkpoint(second.run), runs.load_checkpoint(whole.run))
 

@@ -4,8 +4,15 @@ from typing import NamedTuple
 
 import torch
 
+from charlm.errors import UsageError
 from charlm.model.kernels.interface import Kernel
+from charlm.model.kernels.library import load_native
+from charlm.model.kernels.native import NativeKernel
 from charlm.model.kernels.torch import TorchKernel, describe_torch_kernel
+
+# Where the native kernel was measured to be at least 1.15 × as fast as torch's (docs/benchmarks.md)
+MOST_UNITS = 128  # of a layer
+FEWEST_LANES = 16
 
 
 class Choice(NamedTuple):
@@ -13,6 +20,42 @@ class Choice(NamedTuple):
     reason: str  # the library used and why, for messages
 
 
-def choose_kernel(cell: str, hidden_size: int, lanes: int, device: torch.device, precision: str) -> Choice:
-    """The fastest kernel for layers of this shape on this device. ``precision``: ``fp32`` or ``bf16``."""
-    return Choice(TorchKernel(), describe_torch_kernel(cell, device, precision))
+def choose_kernel(
+    cell: str, hidden_size: int, lanes: int, device: torch.device, precision: str, setting: str = "auto"
+) -> Choice:
+    """The fastest kernel for layers of this shape on this device. ``precision``: ``fp32`` or ``bf16``.
+
+    ``setting``: ``auto``, or what the user wants. Raises ``UsageError`` where that cannot run.
+    """
+    problem = find_native_problem(cell, device, precision)
+    if setting == "native" and problem:
+        raise UsageError(f"--kernel native: {problem}.", "Use --kernel auto; charlm info --system shows what can run.")
+    if setting == "auto":
+        problem = problem or describe_slowness(hidden_size, lanes)
+    if setting == "torch" or problem:
+        because = "as --kernel torch wants" if setting == "torch" else f"not native: {problem}"
+        return Choice(TorchKernel(), f"{describe_torch_kernel(cell, device, precision)}; {because}")
+    return Choice(NativeKernel(), f"native, {precision} ({load_native().description})")
+
+
+def find_native_problem(cell: str, device: torch.device, precision: str) -> str:
+    """Why the native kernel cannot run such a layer; empty if it can."""
+    if device.type != "cpu":
+        return f"it runs on CPUs, not on {device.type}"
+    if cell != "lstm":
+        return f"it has no {cell.upper()}"
+    if precision != "fp32":
+        return f"it has no {precision}"
+    return "" if load_native().library else load_native().description
+
+
+def describe_slowness(hidden_size: int, lanes: int) -> str:
+    """Where torch's kernel is as fast, or nearly so; empty where the native one is faster (docs/kernels.md)."""
+    if hidden_size > MOST_UNITS:
+        return f"it gains little with more than {MOST_UNITS} units a layer"
+    return f"it gains little with fewer than {FEWEST_LANES} texts in parallel" if lanes < FEWEST_LANES else ""
+
+
+def samples_natively(cell: str, device: torch.device, precision: str, setting: str = "auto") -> bool:
+    """Whether text is sampled in C. ``precision``: ``auto``, which allows 8 bits, or ``fp32``."""
+    return precision == "auto" and setting != "torch" and not find_native_problem(cell, device, "fp32")

@@ -1,0 +1,91 @@
+"""The native kernels against torch's: training steps by turns in one process, and sampled text.
+
+    python benchmarks/kernels.py --threads 1 --cpu-time
+
+Prints tables as they stand in docs/benchmarks.md. With ``--cpu-time``, and one thread, only the time counts in which
+this process ran, so that other programs on the machine matter less.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from charlm.benchmark.candidates import VOCABULARY_SIZE, charlm_sampling, charlm_training
+from charlm.config import BenchSettings
+from charlm.model.device import processor_name
+from charlm.model.kernels.library import load_native
+from charlm.model.sizes import count_training_flops
+
+CPU = torch.device("cpu")
+TRAINING = [(hidden, lanes) for hidden in (32, 64, 128, 192, 256, 320, 384, 512) for lanes in (32, 64)]
+FEW_LANES = [(128, 1), (128, 4), (128, 8), (128, 16), (256, 4), (256, 8), (256, 16)]
+SAMPLING = [(hidden, texts) for hidden in (128, 256, 512) for texts in (1, 64)]
+SAMPLED = 100  # characters of each text in a turn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--only", choices=["training", "few-lanes", "sampling"], action="append")
+    arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    compare = partial(take_turns, rounds=arguments.rounds, clock=clock)
+    only = arguments.only or ["training", "few-lanes", "sampling"]
+
+    torch.set_num_threads(arguments.threads)
+    matrix = torch.randn(2048, 2048)
+    limit = 2 * 2048**3 / compare({"product": partial(torch.mm, matrix, matrix)})["product"] / 1e9
+    print(f"{processor_name()}, {arguments.threads} threads, torch {torch.__version__}, {load_native().description}; ")
+    print(f"product of 2048³ in fp32: {limit:.0f} GFLOP/s\n")
+    if {"training", "few-lanes"} & set(only):
+        print("| layers × hidden, batch × window | torch | native | ratio | torch, % | native, % |")
+        print("| --- | --- | --- | --- | --- | --- |")
+    for name, shapes in (("training", TRAINING), ("few-lanes", FEW_LANES)):
+        for hidden, lanes in shapes if name in only else ():
+            settings = BenchSettings(hidden_size=hidden, batch_size=lanes, threads=arguments.threads, precision="fp32")
+            seconds = compare({kernel: charlm_training(with_kernel(settings, kernel), CPU) for kernel in KERNELS})
+            speeds = [lanes * settings.sequence_length / seconds[kernel] for kernel in KERNELS]
+            flops = count_training_flops(VOCABULARY_SIZE, settings) / 1e9
+            shares = " | ".join(f"{100 * speed * flops / limit:.0f}" for speed in speeds)
+            print(f"| 2 × {hidden}, {lanes} × {settings.sequence_length} | {row(speeds)} | {shares} |", flush=True)
+    if "sampling" in only:
+        print("\n| layers × hidden, texts | torch and numpy | native | ratio |\n| --- | --- | --- | --- |")
+    for hidden, texts in SAMPLING if "sampling" in only else ():
+        settings = BenchSettings(hidden_size=hidden, threads=arguments.threads)
+        turns = {kernel: charlm_sampling(with_kernel(settings, kernel), CPU, texts) for kernel in KERNELS}
+        seconds = compare(turns)
+        print(
+            f"| 2 × {hidden}, {texts} | {row([texts * SAMPLED / seconds[kernel] for kernel in KERNELS])} |", flush=True
+        )
+
+
+KERNELS = ("torch", "native")
+
+
+def with_kernel(settings: BenchSettings, kernel: str) -> BenchSettings:
+    return settings.model_copy(update={"kernel": kernel})
+
+
+def row(speeds: list[float]) -> str:
+    return f"{speeds[0]:,.0f} | {speeds[1]:,.0f} | {speeds[1] / speeds[0]:.2f}"
+
+
+def take_turns(turns: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds of a turn of each; the first two turns warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds + 2):
+        for name, turn in turns.items():
+            began = clock()
+            turn()
+            seconds[name].append(clock() - began)
+    return {name: statistics.median(all_[2:]) for name, all_ in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What ``charlm bench`` measures: charlm, plain PyTorch, and the machine's limit."""
