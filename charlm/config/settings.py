@@ -128,6 +128,18 @@ class RegularizationSettings(Settings):
     """Regularization against memorizing the text; not part of the saved model."""
 
     dropout: Fraction = Field(0.2, description="Dropout probability after each layer.")
+    input_dropout: Fraction = Field(0.0, description="Dropout probability of the elements of character embeddings.")
+    locked_dropout: bool = Field(
+        False,
+        description="Drop the same elements at all characters of a window (variational dropout, Gal and Ghahramani "
+        "2016).",
+    )
+    character_dropout: Fraction = Field(
+        0.0, description="Dropout probability of whole characters of the input (Gal and Ghahramani 2016)."
+    )
+    weight_dropout: Fraction = Field(
+        0.0, description="Dropout probability of recurrent weights, for each window (Merity et al. 2018)."
+    )
 
 
 class BatchSettings(Settings):
@@ -225,6 +237,10 @@ SETTINGS_ADDED_LATER: dict[str, Any] = {
     "muon_learning_rate": 0.02,
     "decay_fraction": 0.2,
     "average_decay": 0.0,
+    "input_dropout": 0.0,
+    "locked_dropout": False,
+    "character_dropout": 0.0,
+    "weight_dropout": 0.0,
     "kernel": "auto",
 }
 """Settings that the first version did not have, with the values that its checkpoints were trained with."""

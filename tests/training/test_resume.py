@@ -56,6 +56,29 @@ def test_resumed_run_is_bit_identical_to_uninterrupted(
     assert [entry["step"] for entry in entries(whole.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
 
 
+RECIPES: list[dict[str, Any]] = [
+    {"dropout": 0.3, "locked_dropout": True, "input_dropout": 0.2, "weight_dropout": 0.3, "character_dropout": 0.1},
+    {"optimizer": "muon", "average_decay": 0.9, "schedule": "wsd", "document_separator": "\n", "locked_dropout": True},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["dropout", "optimizer"])
+def test_resumed_run_is_bit_identical_with_any_method(
+    make_trainer: Make, send_signal_at_step: SendSignal, recipe: dict[str, Any]
+) -> None:
+    whole = make_trainer("whole", **recipe)
+    exact = whole.train()
+    first = make_trainer("parts", **recipe)
+    send_signal_at_step(first, 5)
+    with pytest.raises(TrainingInterruptedError):
+        first.train()
+    torch.manual_seed(99)
+    second = make_trainer(resume=first.run)
+    assert second.train() == exact
+    assert_same_training(runs.load_checkpoint(second.run), runs.load_checkpoint(whole.run))
+    assert without_times(second.run) == without_times(whole.run)
+
+
 def test_repeatedly_interrupted_run_is_bit_identical(make_trainer: Make, send_signal_at_step: SendSignal) -> None:
     whole = make_trainer("whole", dropout=0.3, tie_weights=True, embedding_size=12)
     whole.train()
