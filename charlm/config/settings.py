@@ -155,6 +155,16 @@ class OptimizationSettings(Settings):
     accumulation_steps: PositiveInt = Field(
         1, description="Windows whose gradients are accumulated per optimizer step."
     )
+    length_variation: Fraction = Field(
+        0.0,
+        description="Vary the length of windows at random by up to this fraction, and the learning rate with it "
+        "(Merity et al. 2018).",
+    )
+    reset_probability: Fraction = Field(
+        0.0,
+        description="Probability, per window and stream, of a reset state and start token, so that the model also "
+        "learns beginnings (Melis et al. 2020).",
+    )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest."
     )
@@ -237,6 +247,8 @@ SETTINGS_ADDED_LATER: dict[str, Any] = {
     "muon_learning_rate": 0.02,
     "decay_fraction": 0.2,
     "average_decay": 0.0,
+    "length_variation": 0.0,
+    "reset_probability": 0.0,
     "input_dropout": 0.0,
     "locked_dropout": False,
     "character_dropout": 0.0,

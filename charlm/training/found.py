@@ -29,6 +29,8 @@ FIXED_ON_RESUME = (
     *CorpusSettings.model_fields,
     "batch_size",
     "sequence_length",
+    "length_variation",
+    "reset_probability",
     "optimizer",
     "average_decay",
     "beta1",

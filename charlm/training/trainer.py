@@ -11,6 +11,7 @@ from charlm.checkpoint.environment import describe_environment
 from charlm.config import SampleSettings, TrainSettings
 from charlm.console import open_bar
 from charlm.corpus.loading import Corpus
+from charlm.corpus.variation import Variation
 from charlm.corpus.vocabulary import SHORT_UNITS
 from charlm.corpus.windows import Lanes
 from charlm.errors import TrainingInterruptedError, quote
@@ -53,7 +54,9 @@ class Trainer:
         kind = (settings.cell, settings.hidden_size, settings.batch_size, self.device, self.precision, settings.kernel)
         choose_kernel(*kind)  # refuses here, before anything is written, one that cannot run
         self.validation = corpus.subrange(corpus.split.validation)
-        self.lanes = Lanes(corpus.subrange(corpus.split.train), settings.batch_size, settings.sequence_length)
+        variation = Variation(settings.seed, settings.length_variation, settings.reset_probability)
+        training = corpus.subrange(corpus.split.train)
+        self.lanes = Lanes(training, settings.batch_size, settings.sequence_length, variation)
         self.policy = Policy(
             settings, len(corpus.split.train), len(corpus.split.validation), self.lanes.windows_per_epoch
         )
@@ -135,7 +138,7 @@ class Trainer:
             self.state.optimizer,
             windows,
             self.state.recurrent,
-            self.policy.learning_rate(counters, self.seconds),
+            self.policy.learning_rate(counters, self.seconds) * self.lanes.relative_length(windows),
             self.settings.gradient_clip,
             self.precision,
         )

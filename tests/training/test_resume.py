@@ -59,10 +59,11 @@ def test_resumed_run_is_bit_identical_to_uninterrupted(
 RECIPES: list[dict[str, Any]] = [
     {"dropout": 0.3, "locked_dropout": True, "input_dropout": 0.2, "weight_dropout": 0.3, "character_dropout": 0.1},
     {"optimizer": "muon", "average_decay": 0.9, "schedule": "wsd", "document_separator": "\n", "locked_dropout": True},
+    {"length_variation": 0.5, "reset_probability": 0.2, "accumulation_steps": 2},
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=["dropout", "optimizer"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=["dropout", "optimizer", "windows"])
 def test_resumed_run_is_bit_identical_with_any_method(
     make_trainer: Make, send_signal_at_step: SendSignal, recipe: dict[str, Any]
 ) -> None:
