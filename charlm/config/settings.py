@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic.config import JsonDict
 
 ALLOWS_ESCAPES: JsonDict = {"escapes": True}  # for settings in which typed escapes such as \n are decoded
+ALLOWS_AUTO: JsonDict = {"auto": True}  # for settings that may be auto until the text is known: see config/automatic.py
 MAX_THREADS = 4096  # more than any machine has processors
 STOP_LIMITS = ("max_steps", "max_epochs", "max_minutes")
 
@@ -114,8 +115,14 @@ class ModelSettings(Settings):
 
     cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="Type of recurrent cell.")
     embedding_size: PositiveInt = Field(64, description="Size of the character embeddings.")
-    hidden_size: PositiveInt = Field(384, description="Hidden units per layer.")
-    num_layers: PositiveInt = Field(2, description="Number of stacked recurrent layers.")
+    hidden_size: PositiveInt = Field(
+        384, description="Hidden units per layer; auto: by the size of the text.", json_schema_extra=ALLOWS_AUTO
+    )
+    num_layers: PositiveInt = Field(
+        2,
+        description="Number of stacked recurrent layers; auto: by the size of the text.",
+        json_schema_extra=ALLOWS_AUTO,
+    )
     tie_weights: bool = Field(False, description="Share one matrix between embedding and output layer.")
 
     def conflicts(self) -> Iterator[str]:
@@ -127,7 +134,11 @@ class ModelSettings(Settings):
 class RegularizationSettings(Settings):
     """Regularization against memorizing the text; not part of the saved model."""
 
-    dropout: Fraction = Field(0.2, description="Dropout probability after each layer.")
+    dropout: Fraction = Field(
+        0.2,
+        description="Dropout probability after each layer; auto: by the size of the text.",
+        json_schema_extra=ALLOWS_AUTO,
+    )
     input_dropout: Fraction = Field(0.0, description="Dropout probability of the elements of character embeddings.")
     locked_dropout: bool = Field(
         False,
@@ -187,7 +198,12 @@ class OptimizationSettings(Settings):
     beta1: Fraction = Field(0.9, description="AdamW beta1: decay rate of the gradient average.")
     beta2: Fraction = Field(0.99, description="AdamW beta2: decay rate of the squared gradient average.")
     gradient_clip: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
-    max_steps: int = Field(3200, ge=0, description="Stop after this many steps; 0: no limit.")
+    max_steps: int = Field(
+        3200,
+        ge=0,
+        description="Stop after this many steps; 0: no limit; auto: by the size of the text.",
+        json_schema_extra=ALLOWS_AUTO,
+    )
     max_epochs: float = Field(0.0, ge=0, description="Stop after this many passes over the training text; 0: no limit.")
     max_minutes: float = Field(0.0, ge=0, description="Stop after this many minutes of training time; 0: no limit.")
     patience: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
