@@ -175,16 +175,18 @@ def train(text: Path, settings: TrainSettings) -> dict[str, Any]:
         "steps": saved["step"],
         "training_seconds": saved["progress"]["training_seconds"],
         "wall_seconds": wall_seconds,
-        "curve": make_curve(entries),
+        "curve": make_curve(entries, saved["step"], saved["progress"]["training_seconds"]),
         "commit": describe_commit(),
         "environment": saved["environment"],
     }
 
 
-def make_curve(entries: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
+def make_curve(
+    entries: Sequence[dict[str, Any]], last_step: int, last_seconds: float
+) -> list[tuple[int, float, float]]:
     """Step, training seconds and validation loss of each evaluation. Times are logged between evaluations."""
     logged = [(entry["step"], entry["progress_training_seconds"]) for entry in entries if "loss_train" in entry]
-    steps, seconds = zip((0, 0.0), *logged, strict=True)
+    steps, seconds = zip((0, 0.0), *logged, (last_step, last_seconds), strict=True)
     return [
         (entry["step"], float(np.interp(entry["step"], steps, seconds)), entry["loss_validation"])
         for entry in entries

@@ -10,8 +10,9 @@ weights W, of ``rows × columns``, and its momentum M:
 O is approximated by Newton–Schulz iterations, which only multiply matrices. With the factor 0.2 √max(rows, columns)
 (Liu et al. 2025, section 2.2), the elements of an update are on average as large as AdamW's at the same learning rate.
 
-Whole gates and five iterations, as Jordan et al. have them, take about as long as the rest of a step with 384 units and
-32 × 64 characters. Blocks of 64 rows and three iterations take a small part of that, and learn as well.
+Whole gates and five iterations, closer to Jordan et al., take two thirds as long as the rest of a step with 2 × 384 units
+and 32 × 64 characters on a CPU. Blocks of at most 64 rows and three iterations take a tenth of that and learn as well:
+see docs/design.md.
 """
 
 from collections.abc import Iterable
