@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from charlm.benchmark.candidates import VOCABULARY_SIZE, charlm_sampling, charlm_training
-from charlm.config import BenchSettings
+from charlm.config import BenchSettings, SampleSettings
 from charlm.model.device import processor_name
 from charlm.model.kernels.library import load_native
 from charlm.model.sizes import count_training_flops
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 TRAINING = [(hidden, lanes) for hidden in (32, 64, 128, 192, 256, 320, 384, 512) for lanes in (32, 64)]
 FEW_LANES = [(128, 1), (128, 4), (128, 8), (128, 16), (256, 4), (256, 8), (256, 16)]
 SAMPLING = [(hidden, texts) for hidden in (128, 256, 512) for texts in (1, 64)]
-SAMPLED = 100  # characters of each text in a turn
+SAMPLED = SampleSettings().length  # characters of each text in a turn
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         print("\n| layers × hidden, texts | torch and numpy | native | ratio |\n| --- | --- | --- | --- |")
     for hidden, texts in SAMPLING if "sampling" in only else ():
         settings = BenchSettings(hidden_size=hidden, threads=arguments.threads)
-        turns = {kernel: charlm_sampling(with_kernel(settings, kernel), CPU, texts) for kernel in KERNELS}
+        turns = {kernel: charlm_sampling(with_kernel(settings, kernel), CPU, texts, SAMPLED) for kernel in KERNELS}
         seconds = compare(turns)
         print(
             f"| 2 × {hidden}, {texts} | {row([texts * SAMPLED / seconds[kernel] for kernel in KERNELS])} |", flush=True

@@ -1,9 +1,8 @@
 /* What Python calls, and what the files of this folder share. docs/kernels.md explains the whole with drawings.
 
    Words: a lane is one text of a batch. A unit is one hidden unit of a layer, with four gates: i, f, g, o. Eight units
-   fit in one vector. A block is eight units with all four gates: 32 numbers, i of eight units, then f, g and o. A row of
-   gates is the blocks of one lane at one step, one after the other. A panel holds the weights that 32 sums need, so that
-   they are read from its start to its end. */
+   fit in one vector. A block is eight units with all four gates: 32 numbers, i of eight units, then f, g and o. A panel
+   holds the weights that 32 sums need, so that they are read from its start to its end. */
 
 #ifndef CHARLM_KERNELS_H
 #define CHARLM_KERNELS_H
@@ -21,29 +20,42 @@ typedef void (*Task)(int thread, int num_threads, void *argument);
 void run_on_threads(int num_threads, Task task, void *argument); /* the caller is thread 0 */
 void wait_for_all(void);                                         /* inside a task: until all its threads are here */
 
-/* One layer of LSTM over one window. Mirrored by charlm/model/kernels/library.py, field by field. */
+/* One layer of LSTM over one window. Mirrored by charlm/model/kernels/library.py, field by field. The input is either
+   vectors, or ids of a table of sums: what the vectors of the first layer, of which there are few, give with the weights. */
 typedef struct {
-    int64_t num_steps, num_lanes, num_units;
-    int64_t num_threads;
-    int64_t gates_stride, table_stride; /* numbers from one row to the next */
-    const float *table;                 /* rows of sums from the input, one for each id; or NULL */
-    const int64_t *ids;                 /* (step, lane), into the table; or NULL: the sums are in gates already */
-    float *gates;                       /* (step, lane) rows: sums from the input, then gates, then their gradients */
-    float *hidden;                      /* (step + 1, lane, unit): h before the window, then after each step */
-    float *cell;                        /* the same of c */
-    const uint8_t *resets;              /* (step, lane): nonzero where the state is zero before the step; or NULL */
-    const float *panels;                /* recurrent weights: forward (block, unit, 32), backward (panel, gate, 32) */
-    const float *output_gradients;      /* backward only: (step, lane, unit), of h as the layer above reads it */
-    float *hidden_gradients;            /* backward only: (lane, unit), of the last h; then of the first */
-    float *cell_gradients;              /* the same of c */
+    int64_t num_steps, num_lanes, num_units, num_threads;
+    int64_t num_inputs;             /* 0 with a table */
+    const float *inputs;            /* (step, lane, input) */
+    const float *bias;              /* (block, 32); NULL with a table, which has it in it */
+    const float *table;             /* (id, block, 32) */
+    const int64_t *ids;             /* (step, lane) */
+    const uint8_t *resets;          /* (step, lane): nonzero where the state is zero before the step; or NULL */
+    const float *panels;            /* weights: forward (block, input and unit, 32), backward: see lstm_backward_avx2.c */
+    float *gates;                   /* (step, block, lane, 32): gates, then the gradients of their sums */
+    float *hidden;                  /* (step + 1, lane, unit): h before the window, then after each step */
+    float *cell;                    /* (step + 1, block, lane, 8): the same of c */
+    /* backward only */
+    const float *before;            /* (step, lane, unit): h before each step, zero where the state is reset */
+    const float *output_gradients;  /* (step, lane, unit), of h as the layer above reads it */
+    float *hidden_gradients;        /* (lane, unit), of the last h; then of the first */
+    float *cell_gradients;          /* (block, lane, 8): the same of c */
+    float *input_gradients;         /* (step, lane, input), or NULL */
+    float *weight_gradients;        /* (block, input and unit, 32) */
+    float *bias_gradients;          /* (block, 32), or NULL */
+    float *table_gradients;         /* (id, block, 32), or NULL; zero before */
 } LayerWindow;
 
 EXPORT int charlm_lstm_forward_avx2(const LayerWindow *window);  /* 0, or -1 without memory */
 EXPORT int charlm_lstm_backward_avx2(const LayerWindow *window);
 
-/* rows_avx2.c: adds each of count rows to that row of sums, (id, width), which its id names. width: whole vectors. */
-EXPORT void charlm_add_rows_avx2(const float *rows, int64_t count, int64_t stride, int64_t width, const int64_t *ids,
-                                 float *sums, int64_t num_threads);
+/* panels.c: weights, (gate, unit, column), to panels. Forward they become rows of panels that have num_rows rows for each
+   block; unpack_forward does the reverse. */
+EXPORT void charlm_pack_forward(float *weights, int64_t num_units, int64_t num_columns, float *panels, int64_t first_row,
+                                int64_t num_rows, int64_t num_threads);
+EXPORT void charlm_unpack_forward(float *weights, int64_t num_units, int64_t num_columns, float *panels,
+                                  int64_t first_row, int64_t num_rows, int64_t num_threads);
+EXPORT void charlm_pack_backward(float *weights, int64_t num_units, int64_t num_columns, float *panels,
+                                 int64_t num_threads);
 
 /* A layer of a network that is sampled from. Rows are in panels of 32, so their number is a multiple of that. */
 typedef struct {

@@ -34,9 +34,10 @@ static void compute_gates(const Sampler *s, const SamplerLayer *layer, const flo
                 sums[gate] = _mm256_add_ps(_mm256_loadu_ps(input + WIDTH * block + 8 * gate),
                                            _mm256_loadu_ps(own + WIDTH * block + 8 * gate));
             float *cell = layer->cell + lane * units + 8 * block;
-            __m256 c = _mm256_mul_ps(sigmoid8(sums[1]), _mm256_loadu_ps(cell));
-            c = _mm256_fmadd_ps(sigmoid8(sums[0]), tanh8(sums[2]), c);
-            __m256 h = _mm256_mul_ps(sigmoid8(sums[3]), tanh8(c));
+            activate_gates(sums);
+            __m256 c = _mm256_mul_ps(sums[1], _mm256_loadu_ps(cell));
+            c = _mm256_fmadd_ps(sums[0], sums[2], c);
+            __m256 h = _mm256_mul_ps(sums[3], tanh8(c));
             _mm256_storeu_ps(cell, c);
             _mm256_storeu_ps(layer->hidden + lane * units + 8 * block, h);
             __m256i rounded = _mm256_cvtps_epi32(_mm256_fmadd_ps(h, scale, scale));

@@ -6,9 +6,9 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-/* tanh to within 1e-6, as Eigen computes it: odd polynomial over even polynomial, which makes it exact at 0.
+/* tanh(x) = odd / even to within 1e-6, as Eigen computes it: odd has only odd powers, so it is exact at 0.
    NaN stays NaN: min and max return their second argument where one of the two is. */
-static inline __m256 tanh8(__m256 x)
+static inline __m256 tanh_parts(__m256 x, __m256 *even)
 {
     const __m256 limit = _mm256_set1_ps(7.90531110763549805f); /* beyond, the result would round to 1 */
     x = _mm256_min_ps(limit, x);
@@ -21,19 +21,38 @@ static inline __m256 tanh8(__m256 x)
     odd = _mm256_fmadd_ps(odd, square, _mm256_set1_ps(1.48572235717979e-05f));
     odd = _mm256_fmadd_ps(odd, square, _mm256_set1_ps(6.37261928875436e-04f));
     odd = _mm256_fmadd_ps(odd, square, _mm256_set1_ps(4.89352455891786e-03f));
-    odd = _mm256_mul_ps(odd, x);
-    __m256 even = _mm256_set1_ps(1.19825839466702e-06f);
-    even = _mm256_fmadd_ps(even, square, _mm256_set1_ps(1.18534705686654e-04f));
-    even = _mm256_fmadd_ps(even, square, _mm256_set1_ps(2.26843463243900e-03f));
-    even = _mm256_fmadd_ps(even, square, _mm256_set1_ps(4.89352518554385e-03f));
+    *even = _mm256_set1_ps(1.19825839466702e-06f);
+    *even = _mm256_fmadd_ps(*even, square, _mm256_set1_ps(1.18534705686654e-04f));
+    *even = _mm256_fmadd_ps(*even, square, _mm256_set1_ps(2.26843463243900e-03f));
+    *even = _mm256_fmadd_ps(*even, square, _mm256_set1_ps(4.89352518554385e-03f));
+    return _mm256_mul_ps(odd, x);
+}
+
+static inline __m256 tanh8(__m256 x)
+{
+    __m256 even, odd = tanh_parts(x, &even);
     return _mm256_div_ps(odd, even);
 }
 
-/* 1 / (1 + exp(-x)) = 1/2 + 1/2 tanh(x / 2) */
-static inline __m256 sigmoid8(__m256 x)
+/* From the sums of i, f, g and o to the gates: σ, σ, tanh, σ, with σ(x) = 1/2 + 1/2 tanh(x / 2). One division does for
+   all four, since the divisors are between 0.004 and 1: 1/a = bcd / abcd, and so on. */
+static inline void activate_gates(__m256 gates[4])
 {
     const __m256 half = _mm256_set1_ps(0.5f);
-    return _mm256_fmadd_ps(half, tanh8(_mm256_mul_ps(half, x)), half);
+    __m256 odd[4], even[4];
+    for (int gate = 0; gate < 4; gate++)
+        odd[gate] = tanh_parts(gate == 2 ? gates[2] : _mm256_mul_ps(half, gates[gate]), &even[gate]);
+    __m256 first = _mm256_mul_ps(even[0], even[1]), last = _mm256_mul_ps(even[2], even[3]);
+    __m256 inverse = _mm256_div_ps(_mm256_set1_ps(1), _mm256_mul_ps(first, last));
+    last = _mm256_mul_ps(last, inverse); /* 1 / first */
+    first = _mm256_mul_ps(first, inverse);
+    gates[0] = _mm256_mul_ps(odd[0], _mm256_mul_ps(even[1], last));
+    gates[1] = _mm256_mul_ps(odd[1], _mm256_mul_ps(even[0], last));
+    gates[2] = _mm256_mul_ps(odd[2], _mm256_mul_ps(even[3], first));
+    gates[3] = _mm256_mul_ps(odd[3], _mm256_mul_ps(even[2], first));
+    for (int gate = 0; gate < 4; gate++)
+        if (gate != 2)
+            gates[gate] = _mm256_fmadd_ps(half, gates[gate], half);
 }
 
 /* exp(x) for x of at most 0, to within 2e-7 of itself; 0 below the smallest normal number. Cephes' polynomial. */

@@ -106,15 +106,15 @@ def torch_training(settings: BenchSettings, device: torch.device) -> TimedStep:
     return timed_step
 
 
-def charlm_sampling(settings: BenchSettings, device: torch.device, streams: int) -> TimedStep:
+def charlm_sampling(
+    settings: BenchSettings, device: torch.device, streams: int, length: int = SAMPLED_CHARACTERS
+) -> TimedStep:
     configure_torch(settings.threads)
     model = CharacterModel(VOCABULARY_SIZE, settings).to(device)
     model.recurrent.kernel = settings.kernel
     vocabulary = Vocabulary([chr(ord("A") + number) for number in range(VOCABULARY_SIZE)])
     precision = sampling_precision(settings)
-    options = SampleSettings(
-        length=SAMPLED_CHARACTERS, num_samples=streams, temperature=TEMPERATURE, precision=precision
-    )
+    options = SampleSettings(length=length, num_samples=streams, temperature=TEMPERATURE, precision=precision)
     return Sampler(model, vocabulary, options).generate_all
 
 

@@ -30,8 +30,8 @@ BATCH = 256  # samples generated in parallel; more take memory but are hardly fa
 LONGEST_CALL_SECONDS = 0.02  # of the native sampler, about: nobody sees text come in bursts of it
 
 Numbers = NDArray[np.float64]
-Draw = tuple[list[int], list[float]]
-"""Of each sample an id and its log-probability in nats."""
+Draws = tuple[NDArray[np.int64], Numbers]
+"""Ids and their log-probabilities in nats, ``(step, sample)``."""
 
 
 class Sampler:
@@ -57,6 +57,7 @@ class Sampler:
         self.seed = secrets.randbits(63) if settings.seed == "random" else settings.seed
         self.mask = make_mask(vocabulary, settings)
         self.stops = [vocabulary.to_units(stop) for stop in settings.stop]
+        self.characters = np.array([*vocabulary.characters, UNKNOWN_PLACEHOLDER], dtype=object)
         self.display = [*vocabulary.characters, UNKNOWN_PLACEHOLDER]
         self.stepper_pool = stepper_pool or StepperPool(model)
         self.precision_context = no_tf32 if settings.precision == "fp32" else nullcontext
@@ -104,15 +105,19 @@ class Sampler:
 
     def stream(self) -> Iterator[str]:
         """Yield the characters of the first sample."""
-        samples = self.new_samples(range(1))
-        for _ in self.generate(samples):
-            yield samples[0].last_piece
+        (sample,) = self.new_samples(range(1))
+        seen = 0
+        for _ in self.generate([sample]):
+            yield from sample.pieces[seen:]
+            seen = len(sample.pieces)
 
     def stream_bytes(self) -> Iterator[bytes]:
-        """Yield the bytes of each character of the first sample."""
-        samples = self.new_samples(range(1))
-        for _ in self.generate(samples):
-            yield samples[0].data_from(-1)
+        """Yield the bytes of the first sample, some at a time."""
+        (sample,) = self.new_samples(range(1))
+        seen = 0
+        for _ in self.generate([sample]):
+            yield sample.data_from(seen)
+            seen = len(sample.characters)
 
     def generate_all(self) -> list[Sample]:
         """All samples, finished."""
@@ -144,24 +149,26 @@ class Sampler:
         return samples
 
     def generate(self, samples: list[Sample]) -> Iterator[None]:
-        """Add a character to every unfinished sample at each step."""
+        """Extend every unfinished sample by at least one character at a time."""
         if not self.settings.length:
             return
         with closing(self._draw_characters(samples)) as draws:
-            for ids, log_probabilities in draws:
-                for sample, id_, nats in zip(samples, ids, log_probabilities, strict=True):
-                    self._add(sample, self.vocabulary.characters[id_], nats)
+            for ids, nats in draws:
+                characters = self.characters[ids]
+                for lane, sample in enumerate(samples):
+                    if not sample.finish_reason:  # a finished one keeps its lane
+                        self._extend(sample, characters[:, lane].tolist(), nats[:, lane].tolist())
                 yield
                 if all(sample.finish_reason for sample in samples):
                     return
 
-    def _draw_characters(self, samples: list[Sample]) -> Generator[Draw, None, None]:
-        """What is drawn for each sample, step by step. Between two of them the samples get what was drawn."""
+    def _draw_characters(self, samples: list[Sample]) -> Generator[Draws, None, None]:
+        """Draw for each sample, a few steps at a time. The samples get them before the next ones are drawn."""
         numbers = draw_uniform_blocks(self.seed, [sample.index for sample in samples])
         block = next(numbers)
         logits, state = self.prompt_state
         ids, nats = sample_ids(filter_logits(logits.repeat(len(samples), axis=0), self.mask, self.settings), block[0])
-        yield ids.tolist(), nats.tolist()  # the first characters are there before the weights are laid out
+        yield ids[None], nats[None]  # the first characters are there before the weights are laid out
         blocks = chain([block[1:]], numbers)
         with self.stepper_pool.borrow(len(samples), self.settings.precision) as stepper:
             with self.precision_context():
@@ -173,7 +180,7 @@ class Sampler:
 
     def _draw_by_steps(
         self, samples: list[Sample], stepper: Stepper, ids: NDArray[np.intp], blocks: Iterator[Numbers]
-    ) -> Iterator[Draw]:
+    ) -> Iterator[Draws]:
         for numbers in chain.from_iterable(blocks):
             with self.precision_context():
                 logits = stepper.step(ids)
@@ -182,7 +189,7 @@ class Sampler:
                     logits[ended], fresh = self.start_state
                     stepper.set_state(fresh, ended)
             ids, nats = sample_ids(filter_logits(logits, self.mask, self.settings), numbers)
-            yield ids.tolist(), nats.tolist()
+            yield ids[None], nats[None]
 
     def _draw_natively(
         self,
@@ -190,7 +197,7 @@ class Sampler:
         sampler: NativeSampler,
         ids: NDArray[np.intp],
         blocks: Iterator[Numbers],
-    ) -> Iterator[Draw]:
+    ) -> Iterator[Draws]:
         """Several steps at once: more and more of them, as long as nobody has to wait for the first.
 
         A call ends where a document may end, since its next character is drawn from a fresh state.
@@ -212,27 +219,24 @@ class Sampler:
                 drawn, nats = sampler.sample(block[: min(steps, left)])
                 steps = 2 * steps if time.perf_counter() - began < LONGEST_CALL_SECONDS / 2 else max(1, steps // 2)
                 block, left = block[len(drawn) :], left - len(drawn)
-                yield from zip(drawn.tolist(), nats.tolist(), strict=True)
+                yield drawn, nats
 
-    def _add(self, sample: Sample, character: str, nats: float) -> None:
-        if sample.finish_reason:  # it keeps its lane, but sampled characters are discarded
-            sample.last_piece = ""
-            return
-        sample.characters.append(character)
-        sample.log_probability_nats += nats
-        if self.stops and any(self._ends_with(sample, stop) for stop in self.stops):
-            sample.finish_reason = "stop"
-        elif self.settings.stop_at_newline and character == "\n":
-            sample.finish_reason = "newline"
-        elif len(sample.characters) == self.settings.length:
-            sample.finish_reason = "length"
-        sample.add(character)
+    def _extend(self, sample: Sample, characters: list[str], nats: list[float]) -> None:
+        """Add what was drawn, up to where the sample ends."""
+        count, reason = len(characters), ""
+        if self.settings.length - len(sample.characters) <= count:
+            count, reason = self.settings.length - len(sample.characters), "length"
+        if self.settings.stop_at_newline and "\n" in characters[:count]:
+            count, reason = characters.index("\n") + 1, "newline"
+        for stop in self.stops:
+            before = sample.characters[1 - len(stop) :] if len(stop) > 1 else []
+            found = "".join(before + characters[:count]).find(stop)
+            if found >= 0:
+                count, reason = found + len(stop) - len(before), "stop"
+        sample.add(characters[:count], nats[:count], reason)
 
     def _ended_documents(self, samples: list[Sample]) -> list[int]:
         return [lane for lane, sample in enumerate(samples) if self._ends_document(sample)] if self.separator else []
-
-    def _ends_with(self, sample: Sample, text: str) -> bool:
-        return sample.characters[-len(text) :] == list(text)
 
     def _ends_document(self, sample: Sample) -> bool:
         """Whether the sample has just completed a separator, possibly started in the prompt. Finished samples never

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -133,12 +134,13 @@ def test_fp32_and_next_probabilities_use_full_precision(model: CharacterModel, m
 
 def test_each_step_extends_unfinished_samples(model: CharacterModel) -> None:
     sampler = sampler_of(model, num_samples=4, stop=("a", "bc"))
-    samples, written = sampler.new_samples(), [""] * 4
+    samples, lengths = sampler.new_samples(), [0] * 4
     for _ in sampler.generate(samples):
-        assert any(sample.last_piece for sample in samples)
-        written = [text + sample.last_piece for text, sample in zip(written, samples, strict=True)]
-        assert written == [sample.text for sample in samples]
-    assert len(set(map(len, written))) > 1  # they have ended at different times
+        before, lengths = lengths, [len(sample.text) for sample in samples]
+        grown = [new > old for new, old in zip(lengths, before, strict=True)]
+        assert any(grown)
+        assert all(grew or sample.finish_reason for grew, sample in zip(grown, samples, strict=True))
+    assert len(set(lengths)) > 1  # they have ended at different times
     assert samples == sampler.generate_all()
 
 
@@ -454,3 +456,29 @@ def test_prompt_is_preprocessed_like_training_text(model: CharacterModel) -> Non
     accented = Vocabulary(["a", "e", "\N{LATIN SMALL LETTER E WITH ACUTE}", *"bcdfg"])
     sampler = Sampler(model, accented, SampleSettings(prompt="e\N{COMBINING ACUTE ACCENT}a"), lines)
     assert sampler.prompt_ids == [2, 0]
+
+
+@pytest.mark.parametrize("kernel", ["torch", "auto"])
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        ({"stop": ("ab", "c")}, "(?s).*?(ab|c)"),
+        ({"stop": ("aab", "b"), "stop_at_newline": True}, "(?s).*?(b|\n)"),
+        ({"stop_at_newline": True}, "[^\n]*\n"),
+    ],
+)
+def test_a_sample_ends_at_the_first_of_its_ends_however_many_characters_are_drawn_at_once(
+    model: CharacterModel, kernel: str, options: dict[str, Any], pattern: str
+) -> None:
+    model.recurrent.kernel = kernel
+    try:
+        for seed in range(20):
+            (whole,) = sampler_of(model, length=200, seed=seed, temperature=1.5).generate_all()
+            (sample,) = sampler_of(model, length=200, seed=seed, temperature=1.5, **options).generate_all()
+            end = re.match(pattern, whole.text)
+            assert sample.text == (end[0] if end else whole.text)
+            assert sample.nats == whole.nats[: len(sample.text)]
+            expected = "newline" if sample.text.endswith("\n") else "stop"
+            assert sample.finish_reason == (expected if end else "length")
+    finally:
+        model.recurrent.kernel = "auto"

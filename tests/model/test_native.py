@@ -116,24 +116,15 @@ def test_nothing_is_read_that_was_not_written(
 
 
 @needs_native
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_every_number_of_threads_gives_the_same_bits(direction: str, threads: Any) -> None:
-    steps, lanes, units = 6, 10, 45  # six blocks of eight units, two panels of 32
-    generator = torch.Generator().manual_seed(1)
-    shape = (6, units, 32) if direction == "forward" else (2, 6 * 32, 32)
-    panels = native.copy_panels(torch.randn(shape, generator=generator) / units)
-    given = [torch.randn(steps * lanes, 6 * 32, generator=generator).sigmoid()]
-    given += [torch.randn(steps + 1, lanes, units, generator=generator) for _ in range(2)]
-    gradients = [torch.randn(shape, generator=generator) for shape in ((steps, lanes, units), *[(lanes, units)] * 2)]
+@pytest.mark.parametrize("reads_ids", [False, True])
+def test_every_number_of_threads_gives_the_same_bits(reads_ids: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(units=45, lanes=10, steps=6, share_of_resets=0.2, reads_ids=reads_ids, seed=1)  # 6 blocks, 2 panels
     results = []
     for number in (1, 2, 3, 7):
-        threads(number)
-        gates, hidden, cell, *others = (part.clone() for part in (*given, *gradients))
-        native.call_kernel(direction, gates, hidden, cell, None, panels, None, None, *others)
-        results.append([gates, hidden, cell, *others])
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)  # torch itself keeps its own
+        results.append(case.run(NativeKernel()))
     for result in results[1:]:
         assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))
-    assert not torch.equal(results[0][0], given[0])
 
 
 @needs_native
@@ -209,10 +200,11 @@ def test_a_forked_process_computes_too(threads: Any) -> None:
 import os, torch
 from charlm.model.kernels import native
 torch.set_num_threads(2)
-panels = native.copy_panels(torch.ones(3, 24, 32))
+panels, table, ids = torch.ones(3, 24, 32), torch.ones(1, 96), torch.zeros(5, 6, dtype=torch.int64)
 def compute():
-    gates, hidden, cell = torch.ones(5 * 6, 96), torch.zeros(6, 6, 24), torch.zeros(6, 6, 24)
-    native.call_kernel("forward", gates, hidden, cell, None, panels)
+    gates, hidden, cell = torch.zeros(5, 3, 6, 32), torch.zeros(6, 6, 24), torch.zeros(6, 3, 6, 8)
+    native.call_kernel("forward", gates=gates, hidden=hidden, cell=cell, panels=panels, table=table, ids=ids)
+    assert hidden[1:].all()
     return hidden
 expected = compute()
 child = os.fork()  # torch's own pool of threads would not survive this, so nothing else is computed

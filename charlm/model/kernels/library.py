@@ -21,10 +21,11 @@ class LayerWindow(ctypes.Structure):
     """One layer over one window: ``LayerWindow`` of ``native/kernels.h``, where the fields are explained."""
 
     _fields_: ClassVar = [
-        *((name, ctypes.c_int64) for name in ("num_steps", "num_lanes", "num_units", "num_threads")),
-        *((name, ctypes.c_int64) for name in ("gates_stride", "table_stride")),
-        *((name, ctypes.c_void_p) for name in ("table", "ids", "gates", "hidden", "cell", "resets", "panels")),
-        *((name, ctypes.c_void_p) for name in ("output_gradients", "hidden_gradients", "cell_gradients")),
+        *((name, ctypes.c_int64) for name in ("num_steps", "num_lanes", "num_units", "num_threads", "num_inputs")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "bias", "table", "ids", "resets", "panels")),
+        *((name, ctypes.c_void_p) for name in ("gates", "hidden", "cell", "before", "output_gradients")),
+        *((name, ctypes.c_void_p) for name in ("hidden_gradients", "cell_gradients", "input_gradients")),
+        *((name, ctypes.c_void_p) for name in ("weight_gradients", "bias_gradients", "table_gradients")),
     ]
 
 
@@ -53,8 +54,11 @@ def load_native() -> Native:
     for function in (library.charlm_lstm_forward_avx2, library.charlm_lstm_backward_avx2):
         function.argtypes = [window]
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    library.charlm_add_rows_avx2.argtypes = [pointer, integer, integer, integer, pointer, pointer, integer]
-    library.charlm_add_rows_avx2.restype = None
+    sizes = [integer, integer]
+    for function in (library.charlm_pack_forward, library.charlm_unpack_forward):
+        function.argtypes, function.restype = [pointer, *sizes, pointer, *sizes, integer], None
+    library.charlm_pack_backward.argtypes = [pointer, *sizes, pointer, integer]
+    library.charlm_pack_backward.restype = None
     library.charlm_sample_avx2.argtypes = [pointer, integer, pointer, pointer, pointer]
     library.charlm_sample_avx2.restype = integer
     for function in (library.charlm_sampler_advance_avx2, library.charlm_sampler_read_hidden_avx2):

@@ -22,7 +22,6 @@ from charlm.model.kernels.library import LayerWindow, load_native
 GATES = 4
 BLOCK = 8  # units
 WIDTH = GATES * BLOCK  # of a block's gates, and of a panel
-CONFLICT = 512  # floats: rows at a multiple of this distance push each other out of a cache
 
 
 class NativeKernel:
@@ -62,55 +61,86 @@ class LSTMWindow(torch.autograd.Function):
         resets: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         time, lanes = vectors.shape[:2] if ids is None else ids.shape
-        packed_ih, packed_hh, packed_bias = (pack(part) for part in (weight_ih, weight_hh, bias[:, None]))
-        width = len(packed_ih)
-        gates = torch.empty(time * lanes, width + (16 if width % CONFLICT == 0 else 0))
-        inputs = vectors.reshape(-1, vectors.shape[-1])
-        sums = gates[:, :width] if ids is None else torch.empty(len(inputs), width)
-        torch.addmm(packed_bias[:, 0], inputs, packed_ih.T, out=sums)
-        hidden, cell = (allocate_states(part, time) for part in (h, c))
-        panels = copy_panels(packed_hh.view(-1, WIDTH, packed_hh.shape[1]).transpose(1, 2))
-        ids = None if ids is None else ids.contiguous()
-        call_kernel("forward", gates, hidden, cell, resets, panels, table=None if ids is None else sums, ids=ids)
-        ctx.save_for_backward(inputs, ids, packed_ih, packed_hh, hidden, cell, gates, resets)
+        weight_ih, weight_hh = weight_ih.contiguous(), weight_hh.contiguous()
+        hidden, cell = (allocate_states(part, time) for part in (h, split_units(c)))
+        gates = torch.empty(time, cell.shape[1], lanes, WIDTH)
+        if ids is None:
+            vectors = vectors.contiguous()
+            panels = forward_panels(weight_ih, weight_hh)
+            source: dict[str, Any] = {"num_inputs": vectors.shape[-1], "inputs": vectors, "bias": pack(bias[:, None])}
+        else:
+            ids = ids.contiguous()
+            panels = forward_panels(weight_hh)
+            source = {"table": pack(torch.addmm(bias, vectors, weight_ih.T).T).T.contiguous(), "ids": ids}
+        call_kernel("forward", gates=gates, hidden=hidden, cell=cell, resets=resets, panels=panels, **source)
+        ctx.save_for_backward(vectors, ids, weight_ih, weight_hh, hidden, cell, gates, resets)
         ctx.set_materialize_grads(False)
-        ctx.input_shape = vectors.shape
-        return hidden[1:], hidden[-1].clone(), cell[-1].clone()
+        ctx.is_fresh = True
+        return hidden[1:], hidden[-1].clone(), join_units(cell[-1], h.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not hasattr(ctx, "input_shape"):
+        if not ctx.is_fresh:
             raise RuntimeError("the native kernel goes backward through a window only once")
-        inputs, ids, packed_ih, packed_hh, hidden, cell, gates, resets = ctx.saved_tensors
-        input_shape = ctx.input_shape
-        del ctx.input_shape  # what was saved is overwritten from here on
-        units = hidden.shape[2]
+        ctx.is_fresh = False  # what was saved is overwritten from here on
+        vectors, ids, weight_ih, weight_hh, hidden, cell, gates, resets = ctx.saved_tensors
+        units, inputs = hidden.shape[2], vectors.shape[-1]
         d_outputs, d_h, d_c = (
-            torch.zeros(shape) if gradient is None else gradient.contiguous()
-            for gradient, shape in zip(gradients, (hidden[1:].shape, hidden[0].shape, cell[0].shape), strict=True)
+            torch.zeros(shape) if gradient is None else gradient
+            for gradient, shape in zip(gradients, (hidden[1:].shape, hidden[0].shape, hidden[0].shape), strict=True)
         )
-        d_h, d_c = d_h.clone(), d_c.clone()
-        padded = functional.pad(packed_hh, (0, -units % WIDTH))
-        panels = copy_panels(padded.view(len(packed_hh), -1, WIDTH).transpose(0, 1))
-        call_kernel("backward", gates, hidden, cell, resets, panels, d_outputs=d_outputs, d_h=d_h, d_c=d_c)
-
-        d_sums = gates[:, : len(packed_hh)]
-        before = hidden[:-1] if resets is None else hidden[:-1].masked_fill(resets[:, :, None], 0)
-        d_weight_hh = unpack(d_sums.T @ before.reshape(-1, units), units)
-        if ids is not None:  # of the table's rows; all that follows is small
-            d_sums = add_rows(gates, len(packed_hh), ids, len(inputs))
-        d_weight_ih = unpack(d_sums.T @ inputs, units)
-        d_bias = unpack(d_sums.sum(0)[:, None], units)[:, 0]
-        d_vectors = (d_sums @ packed_ih).view(input_shape) if ctx.needs_input_grad[0] else None
-        return d_vectors, None, d_weight_ih, d_weight_hh, d_bias, d_h, d_c, None
+        d_h, d_c = d_h.clone(memory_format=torch.contiguous_format), split_units(d_c).clone()
+        d_vectors = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None
+        d_panels = torch.zeros(cell.shape[1], units + (inputs if ids is None else 0), WIDTH)
+        d_rows = torch.zeros(1 if ids is None else len(vectors), cell.shape[1] * WIDTH)
+        if ids is None:
+            weights = [weight_hh] if d_vectors is None else [weight_hh, weight_ih]
+            results: dict[str, Any] = {"num_inputs": inputs, "inputs": vectors, "input_gradients": d_vectors}
+            results["bias_gradients"] = d_rows
+        else:
+            weights = [weight_hh]
+            results = {"ids": ids, "table_gradients": d_rows}
+        call_kernel(
+            "backward",
+            gates=gates,
+            hidden=hidden,
+            cell=cell,
+            resets=resets,
+            panels=backward_panels(weights),
+            before=hidden[:-1] if resets is None else hidden[:-1].masked_fill(resets[:, :, None], 0),
+            output_gradients=d_outputs.contiguous(),
+            hidden_gradients=d_h,
+            cell_gradients=d_c,
+            weight_gradients=d_panels,
+            **results,
+        )
+        d_sums = unpack(d_rows.T, units)  # (gates × hidden, …): of the bias, or of the table
+        d_weight_hh = unpack_panels(d_panels, weight_hh)
+        if ids is None:
+            d_weight_ih = unpack_panels(d_panels, weight_ih, first_row=0)
+        else:
+            d_weight_ih = d_sums @ vectors
+            d_vectors = None if d_vectors is None else torch.mm(d_sums.T, weight_ih, out=d_vectors)
+        return d_vectors, None, d_weight_ih, d_weight_hh, d_sums.sum(1), d_h, join_units(d_c, units), None
 
 
 def allocate_states(part: Tensor, time: int) -> Tensor:
-    """Room for a part of the state before a window and after each of its steps, ``(time + 1, lane, hidden)``."""
+    """Room for a part of the state before a window and after each of its steps, ``(time + 1, …)``."""
     states = part.new_empty(time + 1, *part.shape)
     states[0] = part
     return states
+
+
+def split_units(part: Tensor) -> Tensor:
+    """``(lane, hidden)`` → ``(block, lane, 8)``, with zeros for the units that the last block lacks."""
+    padded = functional.pad(part, (0, -part.shape[1] % BLOCK))
+    return padded.view(len(part), -1, BLOCK).transpose(0, 1).contiguous()
+
+
+def join_units(part: Tensor, units: int) -> Tensor:
+    """The reverse of :func:`split_units`."""
+    return part.transpose(0, 1).reshape(part.shape[1], -1)[:, :units].contiguous()
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -126,43 +156,52 @@ def unpack(packed: Tensor, units: int) -> Tensor:
     return by_gate[:, :units].reshape(GATES * units, packed.shape[1])
 
 
-def copy_panels(weights: Tensor) -> Tensor:
-    """``(panel, row, 32)``, copied to where vectors may be loaded from: a multiple of 64 bytes."""
-    size = weights.numel()
-    memory = torch.empty(size + 16)
-    start = -memory.data_ptr() // 4 % 16
-    return memory[start : start + size].view(weights.shape).copy_(weights)
+def forward_panels(*weights: Tensor) -> Tensor:
+    """Weights of input and state as the forward pass multiplies with them: ``(block, column, 32)``."""
+    units, columns = weights[-1].shape[1], sum(weight.shape[1] for weight in weights)
+    panels = torch.empty(-(-units // BLOCK), columns, WIDTH)
+    first_row = 0
+    for weight in weights:
+        move_weights("pack_forward", weight, panels, first_row, columns)
+        first_row += weight.shape[1]
+    return panels
 
 
-def call_kernel(
-    direction: str,
-    gates: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    resets: Tensor | None,
-    panels: Tensor,
-    table: Tensor | None = None,
-    ids: Tensor | None = None,
-    d_outputs: Tensor | None = None,
-    d_h: Tensor | None = None,
-    d_c: Tensor | None = None,
-) -> None:
-    """What the fields mean is in ``native/kernels.h``."""
-    (steps, lanes, units), threads = hidden.shape, torch.get_num_threads()
-    parts = (table, ids, gates, hidden, cell, resets, panels, d_outputs, d_h, d_c)
-    pointers = [None if part is None else part.data_ptr() for part in parts]
-    table_stride = 0 if table is None else table.stride(0)
-    window = LayerWindow(steps - 1, lanes, units, threads, gates.stride(0), table_stride, *pointers)
+def unpack_panels(panels: Tensor, like: Tensor, first_row: int | None = None) -> Tensor:
+    """The reverse: the weights that stand from a row on, by default the last ones."""
+    weights = torch.empty_like(like)
+    rows = panels.shape[1]
+    move_weights("unpack_forward", weights, panels, rows - like.shape[1] if first_row is None else first_row, rows)
+    return weights
+
+
+def backward_panels(weights: list[Tensor]) -> Tensor:
+    """Weights as the backward pass multiplies with them: ``(panel of 32 columns, block × 32, 32)``."""
+    counts = [-(-weight.shape[1] // WIDTH) for weight in weights]
+    panels = torch.empty(sum(counts), -(-weights[0].shape[1] // BLOCK) * WIDTH, WIDTH)
+    first = 0
+    for weight, count in zip(weights, counts, strict=True):
+        move_weights("pack_backward", weight, panels[first:])
+        first += count
+    return panels
+
+
+def move_weights(function: str, weights: Tensor, panels: Tensor, *rows: int) -> None:
+    """See ``native/panels.c``."""
+    units, threads = len(weights) // GATES, torch.get_num_threads()
+    library: Any = load_native().library
+    move = getattr(library, f"charlm_{function}")
+    move(weights.data_ptr(), units, weights.shape[1], panels.data_ptr(), *rows, threads)
+
+
+def call_kernel(direction: str, *, gates: Tensor, hidden: Tensor, num_inputs: int = 0, **others: Tensor | None) -> None:
+    """What the parts mean is in ``native/kernels.h``, where the fields have the same names."""
+    (states, lanes, units), threads = hidden.shape, torch.get_num_threads()
+    window = LayerWindow(states - 1, lanes, units, threads, num_inputs)
+    for name, part in {"gates": gates, "hidden": hidden, **others}.items():
+        if part is not None:
+            assert part.is_contiguous(), name
+            setattr(window, name, part.data_ptr())
     library: Any = load_native().library
     if getattr(library, f"charlm_lstm_{direction}_avx2")(ctypes.byref(window)):
         raise MemoryError
-
-
-def add_rows(gates: Tensor, width: int, ids: Tensor, count: int) -> Tensor:
-    """The rows of gradients added up by id, ``(id, width)``."""
-    sums = torch.zeros(count, width)
-    library: Any = load_native().library
-    library.charlm_add_rows_avx2(
-        gates.data_ptr(), len(gates), gates.stride(0), width, ids.data_ptr(), sums.data_ptr(), torch.get_num_threads()
-    )
-    return sums
