@@ -10,9 +10,9 @@ weights W, of ``rows × columns``, and its momentum M:
 O is approximated by Newton–Schulz iterations, which only multiply matrices. With the factor 0.2 √max(rows, columns)
 (Liu et al. 2025, section 2.2), the elements of an update are on average as large as AdamW's at the same learning rate.
 
-Whole gates and five iterations, closer to Jordan et al., take two thirds as long as the rest of a step with 2 × 384 units
-and 32 × 64 characters on a CPU. Blocks of at most 64 rows and three iterations take a tenth of that and learn as well:
-see docs/design.md.
+Whole gates and five iterations, closer to Jordan et al., take two thirds as long as the rest of a step with 2 × 384
+units and 32 × 64 characters on a CPU. Blocks of at most 64 rows and three iterations take a tenth of that and learn as
+well: see docs/design.md.
 """
 
 from collections.abc import Iterable
@@ -77,7 +77,7 @@ class Muon(torch.optim.Optimizer):
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        momentum, factor = state["momentum"], torch.tensor(learning_rate, device=weight.device)
+        momentum, factor = state["momentum"], torch.full((), learning_rate, device=weight.device)
         if self.found_inf is not None:
             gradient = torch.where(self.found_inf > 0, momentum, gradient)  # so that the momentum does not change
             factor *= 1 - self.found_inf
