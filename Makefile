@@ -3,7 +3,8 @@
 # make test-without-kernels  run the tests of models, training and sampling as on a machine without native kernels
 # make gpu       on a machine with a GPU: run its tests, measure its speed, write docs/gpu.md (at most 8 minutes)
 # make native    compile the native kernels again, after a change in native/
-# make sanitize  run the kernels' tests with the address and undefined-behavior sanitizers of GCC
+# make sanitize  run the kernels' tests with the address and undefined-behavior sanitizers of GCC; AVX-512 and AMX are
+#                emulated
 # make torture   run the failure tests with 300 kills instead of 50
 # make readme    run the commands of README.md, update its outputs, pictures and recording: about 25 minutes
 #                make readme QUICK=1 trains a few steps and writes to build/readme only
@@ -35,9 +36,9 @@ native:
 
 SANITIZED := build/sanitized/charlm_kernels.so
 sanitize: $(VENV)/installed-dev
-	$(PYTHON) native/build.py --sanitize --output $(SANITIZED)
+	$(PYTHON) native/build.py --sanitize --emulate --output $(SANITIZED)
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	CHARLM_NATIVE=$(SANITIZED) $(BIN)/python -m pytest -p no:xdist tests/model/test_native.py tests/model/test_native_sampler.py
+	CHARLM_NATIVE=$(SANITIZED) $(BIN)/python -m pytest -p no:xdist tests/model/test_native.py tests/model/test_native_bf16.py tests/model/test_native_sampler.py
 
 gpu: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/gpu.py

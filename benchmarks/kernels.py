@@ -1,6 +1,7 @@
 """The native kernels against torch's: training steps by turns in one process, and sampled text.
 
     python benchmarks/kernels.py --threads 1 --cpu-time
+    python benchmarks/kernels.py --threads 2 --precision bf16 --only training
 
 Prints tables as they stand in docs/benchmarks.md. With ``--cpu-time``, and one thread, only the time counts in which
 this process ran, so that other programs on the machine matter less.
@@ -11,6 +12,11 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
+
+from charlm.machine import shorten_thread_waits
+
+shorten_thread_waits()  # as the command does, before torch is loaded
 
 import torch
 
@@ -21,8 +27,11 @@ from charlm.model.kernels.library import load_native
 from charlm.model.sizes import count_training_flops
 
 CPU = torch.device("cpu")
-TRAINING = [(hidden, lanes) for hidden in (32, 64, 128, 192, 256, 320, 384, 512) for lanes in (32, 64)]
-FEW_LANES = [(128, 1), (128, 4), (128, 8), (128, 16), (256, 4), (256, 8), (256, 16)]
+TRAINING = [  # hidden size, batch, window
+    *((32, 64, 64), (64, 64, 64), (128, 50, 50), (192, 64, 64), (256, 64, 64)),
+    *((320, 64, 64), (384, 32, 64), (512, 64, 64), (1024, 64, 64)),
+]
+FEW_LANES = [(hidden, lanes, 64) for hidden in (128, 256) for lanes in (1, 4, 8, 16)]
 SAMPLING = [(hidden, texts) for hidden in (128, 256, 512) for texts in (1, 64)]
 SAMPLED = SampleSettings().length  # characters of each text in a turn
 
@@ -31,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the training steps")
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--only", choices=["training", "few-lanes", "sampling"], action="append")
     arguments = parser.parse_args()
@@ -39,16 +49,23 @@ def main() -> None:
     only = arguments.only or ["training", "few-lanes", "sampling"]
 
     torch.set_num_threads(arguments.threads)
-    matrix = torch.randn(2048, 2048)
+    precision: Literal["fp32", "bf16"] = arguments.precision
+    matrix = torch.randn(2048, 2048, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     limit = 2 * 2048**3 / compare({"product": partial(torch.mm, matrix, matrix)})["product"] / 1e9
     print(f"{processor_name()}, {arguments.threads} threads, torch {torch.__version__}, {load_native().description}; ")
-    print(f"product of 2048³ in fp32: {limit:.0f} GFLOP/s\n")
+    print(f"product of 2048³ in {precision}: {limit:.0f} GFLOP/s\n")
     if {"training", "few-lanes"} & set(only):
         print("| layers × hidden, batch × window | torch | native | ratio | torch, % | native, % |")
         print("| --- | --- | --- | --- | --- | --- |")
     for name, shapes in (("training", TRAINING), ("few-lanes", FEW_LANES)):
-        for hidden, lanes in shapes if name in only else ():
-            settings = BenchSettings(hidden_size=hidden, batch_size=lanes, threads=arguments.threads, precision="fp32")
+        for hidden, lanes, steps in shapes if name in only else ():
+            settings = BenchSettings(
+                hidden_size=hidden,
+                batch_size=lanes,
+                sequence_length=steps,
+                threads=arguments.threads,
+                precision=precision,
+            )
             seconds = compare({kernel: charlm_training(with_kernel(settings, kernel), CPU) for kernel in KERNELS})
             speeds = [lanes * settings.sequence_length / seconds[kernel] for kernel in KERNELS]
             flops = count_training_flops(VOCABULARY_SIZE, settings) / 1e9

@@ -32,12 +32,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path)
     parser.add_argument("--hidden-size", type=int, default=384)
+    parser.add_argument("--kernel", default="auto", choices=["auto", "native", "torch"])
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     trainers = {
-        "no dropout": make_trainer(arguments.text, arguments.hidden_size, 0.0),
-        "dropout": make_trainer(arguments.text, arguments.hidden_size, 0.2),
-        "torch's dropout": make_trainer(arguments.text, arguments.hidden_size, 0.2),
+        name: make_trainer(arguments.text, arguments.hidden_size, arguments.kernel, dropout)
+        for name, dropout in {"no dropout": 0.0, "dropout": 0.2, "torch's dropout": 0.2}.items()
     }
     trainers["torch's dropout"].model.recurrent.dropout = TorchDropout(0.2)  # type: ignore[assignment]
     configure_torch(trainers["dropout"].balancer.max_threads)
@@ -53,8 +53,8 @@ class TorchDropout(nn.Dropout):
         return super().forward(inputs)
 
 
-def make_trainer(text: Path, hidden_size: int, dropout: float) -> Trainer:
-    changes = {"device": "cpu", "hidden_size": hidden_size, "dropout": dropout}
+def make_trainer(text: Path, hidden_size: int, kernel: str, dropout: float) -> Trainer:
+    changes = {"device": "cpu", "hidden_size": hidden_size, "kernel": kernel, "dropout": dropout}
     with tempfile.TemporaryDirectory() as folder:
         plan = plan_training(
             TrainingRequest([str(text)], [SettingsSource("benchmark", changes)], out=Path(folder) / "run")

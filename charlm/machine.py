@@ -29,6 +29,11 @@ def shorten_thread_waits() -> None:
         os.environ["KMP_BLOCKTIME"] = str(BLOCK_TIME_MS)
 
 
+def has_short_thread_waits() -> bool:
+    """Whether OpenMP's threads let others have their processors soon. They do if the user has set how they wait."""
+    return any(variable in os.environ for variable in WAIT_VARIABLES)
+
+
 @contextmanager
 def default_thread_waits() -> Iterator[None]:
     """Processes started in this block use OpenMP's default waits, or the user's."""

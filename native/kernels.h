@@ -12,7 +12,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* processor.c */
-enum { HAS_AVX2_AND_FMA = 1 };
+enum { HAS_AVX2_AND_FMA = 1, HAS_AVX512_BF16 = 2, HAS_AMX_BF16 = 4, IS_AMD = 8 };
 EXPORT int charlm_processor_features(void);
 
 /* threads.c */
@@ -56,6 +56,34 @@ EXPORT void charlm_unpack_forward(float *weights, int64_t num_units, int64_t num
                                   int64_t first_row, int64_t num_rows, int64_t num_threads);
 EXPORT void charlm_pack_backward(float *weights, int64_t num_units, int64_t num_columns, float *panels,
                                  int64_t num_threads);
+
+/* One layer over one window in bf16. Mirrored by charlm/model/kernels/library.py. Weights and what belongs to them are as in
+   Python: (gate, unit, …). A layer reads either ids or inputs. */
+typedef struct {
+    int64_t num_steps, num_lanes, num_units, num_inputs, num_threads;
+    int64_t uses_amx;    /* else AVX-512 */
+    int64_t is_backward; /* decides what is in scratch */
+    const int64_t *ids;  /* (step, lane), into the table; or NULL */
+    const float *table;  /* (id, gate, unit): sums from the input, and the bias */
+    const float *inputs; /* (step, lane, input); or NULL */
+    const float *weight_ih, *weight_hh, *bias;
+    const uint8_t *resets; /* (step, lane): nonzero where the state is zero before the step; or NULL */
+    float *hidden, *cell;  /* (step + 1, lane, unit): h and c before the window, then after each step */
+    float *kept, *scratch; /* rooms, from multiples of 64 bytes on; kept is as the forward pass left it */
+    /* backward only */
+    const float *output_gradients; /* (step, lane, unit), of h as the layer above reads it */
+    float *hidden_gradients;       /* (lane, unit), of the last h; then of the first */
+    float *cell_gradients;         /* the same of c */
+    float *input_gradients;        /* (step, lane, input); or NULL */
+    float *weight_ih_gradients;    /* not with ids */
+    float *weight_hh_gradients;
+    float *sum_gradients; /* zero before: with ids (id, gate, unit), of the table; else (gate, unit), of the bias */
+} Bf16Window;
+
+EXPORT void charlm_bf16_rooms_avx512(const Bf16Window *window, int64_t *kept, int64_t *scratch); /* sizes in floats */
+EXPORT void charlm_bf16_forward_avx512(const Bf16Window *window);
+EXPORT void charlm_bf16_backward_avx512(const Bf16Window *window);
+EXPORT double charlm_bf16_gain_avx512(void); /* how many times as fast as fp32's multiply-adds bf16's are */
 
 /* A layer of a network that is sampled from. Rows are in panels of 32, so their number is a multiple of that. */
 typedef struct {

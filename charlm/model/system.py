@@ -11,7 +11,7 @@ from charlm.config import TrainSettings
 from charlm.machine import count_processors, read_memory_bytes
 from charlm.model.device import choose_device, choose_precision, processor_name
 from charlm.model.kernels.choice import choose_kernel, find_native_problem
-from charlm.model.kernels.library import load_native
+from charlm.model.kernels.library import AVX2, load_native
 from charlm.model.sharing import choose_threads, is_fixed
 
 
@@ -56,9 +56,9 @@ def describe_system() -> SystemReport:
         precision=precision,
         threads=choose_threads(settings.threads, settings, settings.batch_size, precision),
         threads_fixed=is_fixed(settings.threads),
-        native_kernels=native.description if native.library else f"none: {native.description}",
+        native_kernels="; ".join(filter(None, [native.description, native.bf16_problem]))
+        if native.library
+        else f"none: {native.description}",
         training_kernel=training.reason,
-        sampling_kernel=f"torch and numpy; not native: {problem}"
-        if problem
-        else f"native, int8 ({native.description})",
+        sampling_kernel=f"torch and numpy; not native: {problem}" if problem else f"native, int8 ({AVX2})",
     )

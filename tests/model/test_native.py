@@ -54,17 +54,26 @@ def threads() -> Any:
 class Case:
     """A layer with an input and a state, in single and in double precision."""
 
-    def __init__(self, units: int, lanes: int, steps: int, share_of_resets: float | None, reads_ids: bool, seed: int):
+    def __init__(
+        self,
+        units: int,
+        lanes: int,
+        steps: int,
+        share_of_resets: float | None,
+        reads_ids: bool,
+        seed: int,
+        inputs: int = INPUT,
+    ):
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator)
 
-        self.layer = RecurrentLayer("lstm", INPUT, units)
+        self.layer = RecurrentLayer("lstm", inputs, units)
         for weight in self.layer.parameters():
             weight.data.copy_(draw(*weight.shape) / max(1, weight.shape[-1] if weight.dim() > 1 else 1) ** 0.5)
         self.ids = torch.randint(IDS, (steps, lanes), generator=generator) if reads_ids else None
-        self.vectors = draw(IDS, INPUT) if reads_ids else draw(steps, lanes, INPUT)
+        self.vectors = draw(IDS, inputs) if reads_ids else draw(steps, lanes, inputs)
         self.state = (draw(lanes, units), draw(lanes, units))
         resets = torch.rand(steps, lanes, generator=generator) < (share_of_resets or 0)
         self.resets = None if share_of_resets is None else resets.numpy()
@@ -72,7 +81,7 @@ class Case:
 
     def run(self, kernel: Kernel, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         """Outputs, last state, and the gradients of weights, input and state of a loss that weighs them all."""
-        layer = RecurrentLayer("lstm", INPUT, self.layer.hidden_size)
+        layer = RecurrentLayer("lstm", self.vectors.shape[-1], self.layer.hidden_size)
         layer.load_state_dict(self.layer.state_dict())
         layer.to(dtype)
         vectors, *state = (part.to(dtype).requires_grad_() for part in (self.vectors, *self.state))
@@ -130,22 +139,30 @@ def test_every_number_of_threads_gives_the_same_bits(reads_ids: bool, monkeypatc
 @needs_native
 @pytest.mark.parametrize("place", ["input", "state", "weights"])
 def test_what_is_not_a_number_stays_so(place: str) -> None:
+    assert_not_a_number_stays_so(place, NativeKernel())
+
+
+def assert_not_a_number_stays_so(place: str, kernel: Kernel) -> None:
     case = Case(20, 4, 5, None, False, seed=1)
     part = {"input": case.vectors, "state": case.state[1], "weights": case.layer.weight_hh.data}[place]
     part[0, 0] = float("nan")
-    outputs, *_ = case.run(NativeKernel())
+    outputs, *_ = case.run(kernel)
     assert outputs[-1].isnan().any()
 
 
 @needs_native
 def test_sums_of_any_size_give_gates_within_a_millionth() -> None:
-    values = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, 1e-30, -1e-30, 1e30, -1e30])])
+    assert_gates_are_exact(NativeKernel())
+
+
+def assert_gates_are_exact(kernel: Kernel, count: int = 4001) -> None:
+    values = torch.cat([torch.linspace(-30, 30, count), torch.tensor([0.0, 1e-30, -1e-30, 1e30, -1e30])])
     layer = RecurrentLayer("lstm", 1, len(values))
     for weight in layer.parameters():
         weight.data.zero_()
     layer.bias.data.copy_(values.repeat(4))
     state = (torch.zeros(1, len(values)), torch.ones(1, len(values)))
-    outputs, (_, cell) = NativeKernel().run(layer, torch.zeros(1, 1, 1), state, None, "fp32")
+    outputs, (_, cell) = kernel.run(layer, torch.zeros(1, 1, 1), state, None, "fp32")
     exact = values.double()
     exact_cell = torch.sigmoid(exact) * (1 + torch.tanh(exact))
     assert (cell[0] - exact_cell).abs().max() < 2e-6  # of two gates and a sum
@@ -267,8 +284,24 @@ def test_auto_takes_the_native_kernel_where_it_is_faster_and_says_why_not(
     assert ("not native: " in chosen.reason) == (expected == "torch")
 
 
+@needs_native
+@pytest.mark.parametrize(
+    ("count", "short", "expected"), [(2, False, "torch"), (2, True, "native"), (1, False, "native")]
+)
+def test_auto_leaves_several_threads_to_torch_if_its_own_wait_awake(
+    monkeypatch: pytest.MonkeyPatch, threads: Any, count: int, short: bool, expected: str
+) -> None:
+    threads(count)
+    monkeypatch.setattr(choice, "has_short_thread_waits", lambda: short)
+    assert choose_kernel("lstm", 64, 32, CPU, "fp32").kernel.name == expected
+
+
 @pytest.mark.parametrize(("cell", "device", "precision"), [("gru", "cpu", "fp32"), ("lstm", "cpu", "bf16")])
-def test_native_is_refused_where_it_cannot_run(cell: str, device: str, precision: str) -> None:
+def test_native_is_refused_where_it_cannot_run(
+    cell: str, device: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = load_native()._replace(bf16="", bf16_problem="this processor has no bf16")
+    monkeypatch.setattr(choice, "load_native", lambda: native)
     with pytest.raises(UsageError):
         choose_kernel(cell, 16, 16, torch.device(device), precision, "native")
 

@@ -5,14 +5,17 @@ from typing import NamedTuple
 import torch
 
 from charlm.errors import UsageError
+from charlm.machine import has_short_thread_waits
 from charlm.model.kernels.interface import Kernel
-from charlm.model.kernels.library import load_native
+from charlm.model.kernels.library import AVX2, load_native
 from charlm.model.kernels.native import NativeKernel
+from charlm.model.kernels.native_bf16 import NativeBf16Kernel
 from charlm.model.kernels.torch import TorchKernel, describe_torch_kernel
 
 # Where the native kernel was measured to be at least 1.15 × as fast as torch's (docs/benchmarks.md)
-MOST_UNITS = 128  # of a layer
-FEWEST_LANES = 16
+MOST_UNITS = 192  # of a layer
+FEWEST_LANES = 32
+BF16_IS_MEASURED = False  # on no processor yet, so it runs only if asked for (docs/kernels-bf16.md)
 
 
 class Choice(NamedTuple):
@@ -31,11 +34,14 @@ def choose_kernel(
     if setting == "native" and problem:
         raise UsageError(f"--kernel native: {problem}.", "Use --kernel auto; charlm info --system shows what can run.")
     if setting == "auto":
-        problem = problem or describe_slowness(hidden_size, lanes)
+        problem = problem or describe_slowness(hidden_size, lanes, precision)
     if setting == "torch" or problem:
         because = "as --kernel torch wants" if setting == "torch" else f"not native: {problem}"
         return Choice(TorchKernel(), f"{describe_torch_kernel(cell, device, precision)}; {because}")
-    return Choice(NativeKernel(), f"native, {precision} ({load_native().description})")
+    native = load_native()
+    if precision == "bf16":
+        return Choice(NativeBf16Kernel(), f"native, bf16 ({native.bf16})")
+    return Choice(NativeKernel(), f"native, fp32 ({AVX2})")
 
 
 def find_native_problem(cell: str, device: torch.device, precision: str) -> str:
@@ -44,13 +50,18 @@ def find_native_problem(cell: str, device: torch.device, precision: str) -> str:
         return f"it runs on CPUs, not on {device.type}"
     if cell != "lstm":
         return f"it has no {cell.upper()}"
-    if precision != "fp32":
-        return f"it has no {precision}"
-    return "" if load_native().library else load_native().description
+    native = load_native()
+    if not native.library:
+        return native.description
+    return native.bf16_problem if precision == "bf16" else ""
 
 
-def describe_slowness(hidden_size: int, lanes: int) -> str:
+def describe_slowness(hidden_size: int, lanes: int, precision: str) -> str:
     """Where torch's kernel is as fast, or nearly so; empty where the native one is faster (docs/kernels.md)."""
+    if torch.get_num_threads() > 1 and not has_short_thread_waits():
+        return "PyTorch was imported before charlm, so its threads wait awake and would be in the way"
+    if precision == "bf16":
+        return "" if BF16_IS_MEASURED else "its speed in bf16 was not measured yet; --kernel native uses it"
     if hidden_size > MOST_UNITS:
         return f"it gains little with more than {MOST_UNITS} units a layer"
     return f"it gains little with fewer than {FEWEST_LANES} texts in parallel" if lanes < FEWEST_LANES else ""
