@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {  # settings that make it up, with the val
     "warmup, stable, decay": {"schedule": "wsd", "decay_fraction": 0.2},
     "locked dropout": {"locked_dropout": True},
     "input dropout": {"input_dropout": 0.1},
-    "character dropout": {"character_dropout": 0.05},
+    "embedding dropout": {"embedding_dropout": 0.05},
     "weight dropout": {"weight_dropout": 0.2},
     "varying window lengths": {"length_variation": 0.5},
     "random resets": {"reset_probability": 0.01},

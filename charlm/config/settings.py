@@ -145,7 +145,7 @@ class RegularizationSettings(Settings):
         description="Drop the same elements at all characters of a window (variational dropout, Gal and Ghahramani "
         "2016).",
     )
-    character_dropout: Fraction = Field(
+    embedding_dropout: Fraction = Field(
         0.0, description="Dropout probability of whole characters of the input (Gal and Ghahramani 2016)."
     )
     weight_dropout: Fraction = Field(
@@ -269,7 +269,7 @@ SETTINGS_ADDED_LATER: dict[str, Any] = {
     "reset_probability": 0.0,
     "input_dropout": 0.0,
     "locked_dropout": False,
-    "character_dropout": 0.0,
+    "embedding_dropout": 0.0,
     "weight_dropout": 0.0,
     "kernel": "auto",
 }

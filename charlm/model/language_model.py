@@ -22,7 +22,7 @@ from charlm.model.device import autocast, to_device
 from charlm.model.kernels.interface import Inputs, Tokens
 from charlm.model.masks import MaskKey, MaskKind
 from charlm.model.recurrent import RecurrentStack
-from charlm.model.regularization import CharacterDropout, Dropout
+from charlm.model.regularization import Dropout, EmbeddingDropout
 
 NO_REGULARIZATION = RegularizationSettings(dropout=0.0)
 
@@ -75,7 +75,7 @@ class CharacterModel(nn.Module):
             settings.cell, settings.embedding_size, settings.hidden_size, settings.num_layers, regularization
         )
         self.input_dropout = Dropout(regularization.input_dropout, MaskKind.INPUT, regularization.locked_dropout)
-        self.character_dropout = CharacterDropout(regularization.character_dropout)
+        self.embedding_dropout = EmbeddingDropout(regularization.embedding_dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.output_weight: nn.Parameter | None = None
         if not settings.tie_weights:
@@ -145,7 +145,7 @@ class CharacterModel(nn.Module):
 
     def embed(self, ids: Tensor, mask_key: MaskKey | None = None) -> Tokens:
         """The input of the recurrent layers, before dropout of single elements."""
-        return Tokens(ids, self.character_dropout(self.embedding.weight, mask_key))
+        return Tokens(ids, self.embedding_dropout(self.embedding.weight, mask_key))
 
     def predict(self, window: Window, state: State, precision: str = "fp32") -> Predictions:
         """One forward pass over a window, from the state after the previous window."""

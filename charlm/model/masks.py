@@ -28,7 +28,7 @@ class MaskKind(IntEnum):
     OUTPUT = 0  # of a layer
     INPUT = 1  # of the first layer
     WEIGHT = 2  # recurrent, of a layer
-    CHARACTER = 3
+    EMBEDDING = 3  # rows of it
 
 
 @dataclass(frozen=True)

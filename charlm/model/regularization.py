@@ -89,7 +89,7 @@ class WeightDropout(Regularizer):
         return self.apply_mask(weight, bits.view(weight.shape))
 
 
-class CharacterDropout(Regularizer):
+class EmbeddingDropout(Regularizer):
     """Dropout of whole characters: their embedding is zero wherever they occur in a window (Gal and Ghahramani 2016,
     section 4.2; Merity, Keskar and Socher 2018, section 4.3).
     """
@@ -98,7 +98,7 @@ class CharacterDropout(Regularizer):
         """``embedding``: ``(ids, size)``."""
         if not self.is_active:
             return embedding
-        bits = (key or MaskKey.random()).draw((MaskKind.CHARACTER, 0), len(embedding), embedding.device)
+        bits = (key or MaskKey.random()).draw((MaskKind.EMBEDDING, 0), len(embedding), embedding.device)
         return self.apply_mask(embedding, bits[:, None])
 
 

@@ -152,9 +152,9 @@ def logits_of(model: CharacterModel, outputs: torch.Tensor) -> torch.Tensor:
 
 
 def test_dropped_characters_are_zero_in_the_input_only() -> None:
-    model = regularized(character_dropout=0.5)
+    model = regularized(embedding_dropout=0.5)
     ids, state = some_ids(), model.zero_state(3)
-    kept = KEY.draw((MaskKind.CHARACTER, 0), VOCABULARY + 1, torch.device("cpu")) < 0
+    kept = KEY.draw((MaskKind.EMBEDDING, 0), VOCABULARY + 1, torch.device("cpu")) < 0
     assert 0 < kept.sum() < VOCABULARY + 1
     masked = model.embedding.weight * kept[:, None] * 2
     assert torch.equal(model.embed(ids, KEY).vectors(), masked[ids])

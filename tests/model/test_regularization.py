@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from charlm.model.masks import MaskKey, MaskKind
-from charlm.model.regularization import LEVELS, CharacterDropout, Dropout, Regularizer, WeightDropout
+from charlm.model.regularization import LEVELS, Dropout, EmbeddingDropout, Regularizer, WeightDropout
 
 MANY = 1 << 20
 PROBABILITIES = (0.1, 0.2, 0.5, 0.9)
@@ -197,7 +197,7 @@ def test_locked_mask_without_key_is_drawn_from_the_generator() -> None:
 @pytest.mark.parametrize("p", PROBABILITIES)
 def test_drop_rate_of_weights_and_characters(p: float) -> None:
     weights = WeightDropout(p)(torch.ones(400, 500), KEY)
-    characters = CharacterDropout(p)(torch.ones(50_000, 3), KEY)
+    characters = EmbeddingDropout(p)(torch.ones(50_000, 3), KEY)
     assert torch.equal(characters, characters[:, :1].expand(-1, 3))
     for kept in (weights.flatten(), characters[:, 0]):
         deviation = math.sqrt(p * (1 - p) / len(kept))
@@ -205,7 +205,7 @@ def test_drop_rate_of_weights_and_characters(p: float) -> None:
         assert kept.max().item() == pytest.approx(1 / (1 - p), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", [Dropout, WeightDropout, CharacterDropout])
+@pytest.mark.parametrize("kind", [Dropout, WeightDropout, EmbeddingDropout])
 def test_nothing_is_dropped_in_evaluation_or_with_probability_zero(kind: type[Regularizer]) -> None:
     inputs = torch.randn(4, 5)
     assert kind(0.5).eval()(inputs, KEY) is inputs

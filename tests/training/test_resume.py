@@ -57,7 +57,7 @@ def test_resumed_run_is_bit_identical_to_uninterrupted(
 
 
 RECIPES: list[dict[str, Any]] = [
-    {"dropout": 0.3, "locked_dropout": True, "input_dropout": 0.2, "weight_dropout": 0.3, "character_dropout": 0.1},
+    {"dropout": 0.3, "locked_dropout": True, "input_dropout": 0.2, "weight_dropout": 0.3, "embedding_dropout": 0.1},
     {"optimizer": "muon", "average_decay": 0.9, "schedule": "wsd", "document_separator": "\n", "locked_dropout": True},
     {"length_variation": 0.5, "reset_probability": 0.2, "accumulation_steps": 2},
 ]
