@@ -250,8 +250,7 @@ def test_float_settings_reject_non_finite_values(name: str, value: object) -> No
     [name for name, schema in SCHEMA.items() if types(schema) == {"number"} and name != "validation_fraction"],
 )  # no integer is a fraction that is more than 0 and less than 1
 def test_float_settings_accept_integers(name: str) -> None:
-    lowest_settings = {"test_fraction": 0, "dropout": 0, "beta1": 0, "beta2": 0}
-    value = lowest_settings.get(name, 1)
+    value = 0 if SCHEMA[name].get("exclusiveMaximum") == 1 else 1
     resolved = getattr(resolve(TrainSettings, [SettingsSource("x", {name: value})]), name)
     assert resolved == value
     assert type(resolved) is float
@@ -289,7 +288,7 @@ def test_out_of_range_value_names_its_source(values: dict[str, object]) -> None:
 
 
 def test_command_line_error_names_option() -> None:
-    with pytest.raises(UsageError, match=r"^--hidden-size: must be at least 1 \(got 0\)\."):
+    with pytest.raises(UsageError, match=r"^--hidden-size: must be at least 1 or 'auto' \(got 0\)\."):
         resolve(
             TrainSettings,
             [SettingsSource("tiny.toml", {"hidden_size": 8}), SettingsSource.command_line({"hidden_size": 0})],
@@ -299,7 +298,7 @@ def test_command_line_error_names_option() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"dropout": 1.0}, "must be less than 1 (got 1.0)"),
+        ({"dropout": 1.0}, "must be less than 1 or 'auto' (got 1.0)"),
         ({"learning_rate": 0.0}, "must be greater than 0 (got 0.0)"),
         ({"learning_rate": 11.0}, "must be at most 10 (got 11.0)"),
         ({"cell": "gnu"}, "must be 'lstm', 'gru' or 'rnn' (got 'gnu')"),

@@ -124,8 +124,21 @@ def test_tensors_match_docs(written: Path) -> None:
     state = set(safetensors.torch.load_file(folder / "training_state.safetensors"))
     for weight in weights:
         state = {name.replace(f".{weight}", ".NAME") for name in state}
-    assert names("### `training_state.safetensors`") - state == {"rng_state.cuda", "rng_state.mps"}
+    not_always = {"rng_state.cuda", "rng_state.mps", "optimizer.momentum.NAME", "trained_weight.NAME"}
+    assert names("### `training_state.safetensors`") - state == not_always
     assert state <= names("### `training_state.safetensors`")
+
+
+def test_tensors_of_muon_and_averaged_weights_match_docs(poem: str, tmp_path: Path) -> None:
+    (tmp_path / "poem.txt").write_text(poem, encoding="utf-8", newline="")
+    sources = [SettingsSource("test", {**SETTINGS, "optimizer": "muon", "average_decay": 0.9})]
+    plan_training(TrainingRequest([str(tmp_path / "poem.txt")], sources, out=tmp_path / "run")).train(quiet=True)
+    folder = runs.list_checkpoints(tmp_path / "run")[0]
+    weights = set(safetensors.torch.load_file(folder / "model.safetensors"))
+    state = set(safetensors.torch.load_file(folder / "training_state.safetensors"))
+    for weight in weights:
+        state = {name.replace(f".{weight}", ".NAME") for name in state}
+    assert {"optimizer.momentum.NAME", "trained_weight.NAME"} <= state <= names("### `training_state.safetensors`")
 
 
 def test_metrics_match_docs(written: Path) -> None:

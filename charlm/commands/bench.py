@@ -15,6 +15,7 @@ from charlm.commands.options import (
 )
 from charlm.commands.output import Output, output_option
 from charlm.config import (
+    TYPICAL_CHARACTERS,
     BatchSettings,
     BenchSettings,
     DeviceSettings,
@@ -23,6 +24,7 @@ from charlm.config import (
     SettingsSource,
     SourceKind,
     TrainSettings,
+    choose_automatic,
     preset_path,
     resolve,
 )
@@ -70,6 +72,7 @@ def command(
     Training on random ids is compared with the same model built on nn.LSTM, and with a model shaped like char-rnn's
     (embedding size = hidden size). Sampling, of one text and of 64 in parallel, is compared with calling nn.LSTM or
     nn.LSTMCell once per character. Where charlm's own kernels run, charlm also competes without them (--kernel torch).
+    A setting that is auto has its value for a text of 1,000,000 characters.
     All candidates take turns within one run. The machine's matrix multiplication speed is reported for reference.
 
     \b
@@ -80,11 +83,13 @@ def command(
     if not json:
         output.require("×")
     preset = preset_path(config)
-    train_settings = resolve(TrainSettings, [SettingsSource.file(preset)])
+    automatic = choose_automatic(TYPICAL_CHARACTERS)
+    train_settings = resolve(TrainSettings, [SettingsSource.file(preset)], automatic)
     preset_values = train_settings.model_dump(include=set(BenchSettings.model_fields))
     settings = resolve(
         BenchSettings,
         [SettingsSource(str(preset), preset_values, SourceKind.FILE), *collect_sources(context, BenchSettings)],
+        automatic,
     )
     from charlm.benchmark import report
     from charlm.model.device import OUT_OF_MEMORY_MESSAGES, configure_torch

@@ -20,7 +20,7 @@ from charlm.commands.options import (
 )
 from charlm.commands.output import Output, output_option
 from charlm.commands.stdio import ignore_broken_pipe, print_path
-from charlm.config import CorpusSettings, SettingsSource, TrainSettings, preset_path, resolve
+from charlm.config import CorpusSettings, SettingsSource, TrainSettings, choose_automatic, preset_path, resolve
 from charlm.console import console, open_bar
 from charlm.corpus import download
 from charlm.errors import CharlmError, pluralize
@@ -158,7 +158,7 @@ def _time_presets(corpus: "Corpus", settings: CorpusSettings, bar: "tqdm[object]
     for name in (*TIMED_PRESETS, "large") if on_gpu else TIMED_PRESETS:
         preset = preset_path(name)
         sources = [SettingsSource.file(preset), SettingsSource.command_line(settings.model_dump())]
-        train_settings = resolve(TrainSettings, sources)
+        train_settings = resolve(TrainSettings, sources, choose_automatic(len(corpus.split.train)))
         with suppress(CharlmError):  # does not fit into memory
             if is_long_enough(corpus.split, train_settings.sequence_length):
                 seconds[name] = round(estimate_seconds(train_settings, corpus), 1)

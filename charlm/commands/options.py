@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from charlm.commands import completion
 from charlm.commands.layout import argument, option
-from charlm.config import ALLOWS_ESCAPES, MAX_THREADS, DeviceSettings, Settings, SettingsSource, SourceKind
+from charlm.config import ALLOWS_AUTO, ALLOWS_ESCAPES, MAX_THREADS, DeviceSettings, Settings, SettingsSource, SourceKind
 from charlm.generation.escaping import decode_escapes, encode_escapes
 
 COMPLETERS = {"device": completion.words(*completion.DEVICES), "init_from": completion.runs}  # of settings
@@ -199,6 +199,8 @@ def _click_type(setting: FieldInfo) -> Any:
     parts = list(_flatten(setting.annotation))
     words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
     numbers = [part for part in parts if part in (int, float)]
+    if setting.json_schema_extra == ALLOWS_AUTO:
+        words = (*words, "auto")
     if words and numbers:
         return NumberOrWord(numbers[0], words)
     if words:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic.config import JsonDict
 
 ALLOWS_ESCAPES: JsonDict = {"escapes": True}  # for settings in which typed escapes such as \n are decoded
+ALLOWS_AUTO: JsonDict = {"auto": True}  # for settings that may be auto until the text is known: see config/automatic.py
 MAX_THREADS = 4096  # more than any machine has processors
 STOP_LIMITS = ("max_steps", "max_epochs", "max_minutes")
 
@@ -114,8 +115,14 @@ class ModelSettings(Settings):
 
     cell: Literal["lstm", "gru", "rnn"] = Field("lstm", description="Type of recurrent cell.")
     embedding_size: PositiveInt = Field(64, description="Size of the character embeddings.")
-    hidden_size: PositiveInt = Field(384, description="Hidden units per layer.")
-    num_layers: PositiveInt = Field(2, description="Number of stacked recurrent layers.")
+    hidden_size: PositiveInt = Field(
+        384, description="Hidden units per layer; auto: by the size of the text.", json_schema_extra=ALLOWS_AUTO
+    )
+    num_layers: PositiveInt = Field(
+        2,
+        description="Number of stacked recurrent layers; auto: by the size of the text.",
+        json_schema_extra=ALLOWS_AUTO,
+    )
     tie_weights: bool = Field(False, description="Share one matrix between embedding and output layer.")
 
     def conflicts(self) -> Iterator[str]:
@@ -127,7 +134,23 @@ class ModelSettings(Settings):
 class RegularizationSettings(Settings):
     """Regularization against memorizing the text; not part of the saved model."""
 
-    dropout: Fraction = Field(0.2, description="Dropout probability after each layer.")
+    dropout: Fraction = Field(
+        0.2,
+        description="Dropout probability after each layer; auto: by the size of the text.",
+        json_schema_extra=ALLOWS_AUTO,
+    )
+    input_dropout: Fraction = Field(0.0, description="Dropout probability of the elements of character embeddings.")
+    locked_dropout: bool = Field(
+        False,
+        description="Drop the same elements at all characters of a window (variational dropout, Gal and Ghahramani "
+        "2016).",
+    )
+    embedding_dropout: Fraction = Field(
+        0.0, description="Dropout probability of whole characters of the input (Gal and Ghahramani 2016)."
+    )
+    weight_dropout: Fraction = Field(
+        0.0, description="Dropout probability of recurrent weights, for each window (Merity et al. 2018)."
+    )
 
 
 class BatchSettings(Settings):
@@ -143,14 +166,46 @@ class OptimizationSettings(Settings):
     accumulation_steps: PositiveInt = Field(
         1, description="Windows whose gradients are accumulated per optimizer step."
     )
+    length_variation: Fraction = Field(
+        0.0,
+        description="Vary the length of windows at random by up to this fraction, and the learning rate with it "
+        "(Merity et al. 2018).",
+    )
+    reset_probability: Fraction = Field(
+        0.0,
+        description="Probability, per window and stream, of a reset state and start token, so that the model also "
+        "learns beginnings (Melis et al. 2020).",
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="muon: Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest; a step takes "
+        "about a tenth longer.",
+    )
     learning_rate: float = Field(4e-3, gt=0, le=10, description="Peak learning rate (AdamW).")
+    muon_learning_rate: float = Field(0.02, gt=0, le=10, description="Peak learning rate of Muon.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear learning rate warmup.")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate schedule.")
+    schedule: Literal["cosine", "wsd", "constant"] = Field(
+        "cosine",
+        description="Learning rate schedule; wsd: warmup, stable, decay (Hu et al. 2024).",
+    )
+    decay_fraction: float = Field(
+        0.2, gt=0, le=1, description="With schedule wsd: final fraction of the run in which the learning rate decays."
+    )
+    average_decay: Fraction = Field(
+        0.0,
+        description="Decay per step of a moving average of the weights (Polyak and Juditsky 1992), which is evaluated "
+        "and saved as the model; 0: off.",
+    )
     weight_decay: float = Field(0.05, ge=0, le=10, description="Decoupled weight decay; biases are exempt.")
     beta1: Fraction = Field(0.9, description="AdamW beta1: decay rate of the gradient average.")
     beta2: Fraction = Field(0.99, description="AdamW beta2: decay rate of the squared gradient average.")
     gradient_clip: float = Field(1.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
-    max_steps: int = Field(3200, ge=0, description="Stop after this many steps; 0: no limit.")
+    max_steps: int = Field(
+        3200,
+        ge=0,
+        description="Stop after this many steps; 0: no limit; auto: by the size of the text.",
+        json_schema_extra=ALLOWS_AUTO,
+    )
     max_epochs: float = Field(0.0, ge=0, description="Stop after this many passes over the training text; 0: no limit.")
     max_minutes: float = Field(0.0, ge=0, description="Stop after this many minutes of training time; 0: no limit.")
     patience: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
@@ -205,7 +260,19 @@ class TrainSettings(
     """All settings of a training run. Flat: TOML keys are option names with underscores."""
 
 
-SETTINGS_ADDED_LATER: dict[str, Any] = {"kernel": "auto"}
+SETTINGS_ADDED_LATER: dict[str, Any] = {
+    "optimizer": "adamw",
+    "muon_learning_rate": 0.02,
+    "decay_fraction": 0.2,
+    "average_decay": 0.0,
+    "length_variation": 0.0,
+    "reset_probability": 0.0,
+    "input_dropout": 0.0,
+    "locked_dropout": False,
+    "embedding_dropout": 0.0,
+    "weight_dropout": 0.0,
+    "kernel": "auto",
+}
 """Settings that the first version did not have, with the values that its checkpoints were trained with."""
 
 SECTIONS: Mapping[str, type[Settings]] = {
@@ -221,60 +288,3 @@ SECTIONS: Mapping[str, type[Settings]] = {
 
 class BenchSettings(DeviceSettings, BatchSettings, RegularizationSettings, ModelSettings):
     """What ``charlm bench`` measures."""
-
-
-class SampleSettings(Settings):
-    """How text is generated."""
-
-    prompt: str = Field(
-        "", description="Text to continue, literally; for a newline: $'…\\n' in bash, \"…`n\" in PowerShell."
-    )
-    unknown: Literal["error", "skip", "replace"] = Field(
-        "error", description="Prompt characters the model does not know: fail, drop, or use its unknown token."
-    )
-    length: int = Field(500, ge=0, description="Maximum number of characters to generate.")
-    temperature: float = Field(
-        0.8, ge=0, description="Lower is more predictable, higher more varied; 0: always the likeliest character."
-    )
-    top_k: int = Field(0, ge=0, description="Sample only from the k likeliest characters; 0: off.")
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Sample only from the likeliest characters that add up to this probability; 1: off.",
-    )
-    min_p: float = Field(
-        0.0, ge=0, le=1, description="Drop characters less likely than this fraction of the likeliest one; 0: off."
-    )
-    ban: str = Field("", description="Characters never to generate.", json_schema_extra=ALLOWS_ESCAPES)
-    allow: str = Field(
-        "", description="Generate only these characters; empty: no restriction.", json_schema_extra=ALLOWS_ESCAPES
-    )
-    stop: StringTuple = Field(
-        (), description="Stop after generating this text; can be repeated.", json_schema_extra=ALLOWS_ESCAPES
-    )
-    stop_at_newline: bool = Field(False, description="Stop at the end of the first line.")
-    num_samples: PositiveInt = Field(1, description="Number of samples to generate.")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | Literal["random"] = Field(
-        "random", description="Random seed; the same seed gives the same text."
-    )
-    precision: Literal["auto", "fp32"] = Field(
-        "auto", description="Matrix multiplication precision; auto: int8 where it is faster (within 0.001 bits)."
-    )
-
-    def conflicts(self) -> Iterator[str]:
-        yield from super().conflicts()
-        if "" in self.stop:
-            yield "stop: must not be empty."
-
-
-class DynamicSettings(Settings):
-    """Settings of dynamic evaluation, in which a model keeps learning."""
-
-    dynamic_learning_rate: float = Field(
-        1e-4, gt=0, le=10, description="Learning rate of the update after each segment."
-    )
-    dynamic_decay: Fraction = Field(
-        0.001, description="Fraction by which each update pulls weights back to the trained ones."
-    )
-    dynamic_segment_length: PositiveInt = Field(32, description="Characters between updates.")

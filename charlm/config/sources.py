@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import tomli_w
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from charlm import reading
-from charlm.config.settings import STOP_LIMITS, Settings
+from charlm.config.automatic import AUTO, AUTOMATIC_SETTINGS
+from charlm.config.settings import ALLOWS_AUTO, STOP_LIMITS, Settings
 from charlm.config.values import format_value, to_plain_dict
 from charlm.errors import UsageError, did_you_mean
 
@@ -72,12 +74,35 @@ class SettingsSource:
         }.get(self.kind, f"{self.name}: {setting}")
 
 
-def resolve(settings_class: type[AnySettings], sources: Iterable[SettingsSource]) -> AnySettings:
+def resolve(
+    settings_class: type[AnySettings],
+    sources: Iterable[SettingsSource],
+    automatic: Mapping[str, Any] = MappingProxyType({}),
+) -> AnySettings:
     """Settings of ``settings_class``: later sources override earlier ones, defaults fill the rest.
 
     A source that sets ``max_steps``, ``max_epochs`` or ``max_minutes`` discards such limits from earlier sources.
-    Raises ``UsageError`` that lists every problem with its source.
+    ``automatic``: the numbers for settings that are ``auto``, where that is allowed. Raises ``UsageError`` that lists
+    every problem with its source.
     """
+    values, source_of = _merge(sources)
+    values.update({name: automatic[name] for name in automatic if values.get(name) == AUTO})
+    try:
+        return settings_class(**values)
+    except ValidationError as error:
+        raise UsageError(
+            _format_errors(settings_class, error, source_of), "See --help for the allowed values."
+        ) from None
+
+
+def find_automatic(sources: Iterable[SettingsSource]) -> list[str]:
+    """The names of the settings that are ``auto`` and get a number once the text is known."""
+    values, _ = _merge(sources)
+    return [name for name, value in values.items() if value == AUTO and name in AUTOMATIC_SETTINGS]
+
+
+def _merge(sources: Iterable[SettingsSource]) -> tuple[dict[str, Any], dict[str, SettingsSource]]:
+    """The last value of each setting, and its source."""
     values: dict[str, Any] = {}
     source_of: dict[str, SettingsSource] = {}
     for source in sources:
@@ -86,12 +111,7 @@ def resolve(settings_class: type[AnySettings], sources: Iterable[SettingsSource]
             values.update(dict.fromkeys(STOP_LIMITS, 0))
         values.update(source_values)
         source_of.update(dict.fromkeys(source_values, source))
-    try:
-        return settings_class(**values)
-    except ValidationError as error:
-        raise UsageError(
-            _format_errors(settings_class, error, source_of), "See --help for the allowed values."
-        ) from None
+    return values, source_of
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -139,6 +159,8 @@ def _format_errors(
             lines[name] = f"{label}: unknown setting.{did_you_mean(name, settings_class.model_fields)}"
             continue
         requirement = _format_requirement(problem)
+        if settings_class.model_fields[name].json_schema_extra == ALLOWS_AUTO:
+            requirement += " or 'auto'"
         # A value that is neither the number nor the word that is allowed has two problems
         requirements[name] = f"{requirements[name]} or {requirement}" if name in requirements else requirement
         lines[name] = f"{label}: must be {requirements[name]} (got {format_value(problem['input'])})."

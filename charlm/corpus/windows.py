@@ -4,13 +4,14 @@ Training reads it in :class:`Lanes` (truncated backpropagation through time), ev
 contiguous stretch of the text; each window continues where the one before ended, in every lane.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.corpus.text import Positions, Text
+from charlm.corpus.variation import NO_VARIATION, Variation
 
 IGNORE_INDEX = -100  # target that is not counted; the value that torch uses
 
@@ -82,10 +83,19 @@ class Lanes:
 
     If the text is too short for a full window per lane, there are fewer lanes. Windows are numbered consecutively
     across epochs, so one integer is the position in training.
+
+    ``variation``: windows of different lengths, and random resets. The start of a window is moved, and with it the end
+    of the previous one. So an epoch has as many windows as without, each character is still predicted once in it, and a
+    length cannot differ from ``sequence_length`` by more than twice the move.
     """
 
     def __init__(
-        self, text: Text, batch_size: int, sequence_length: int, divide: Callable[[int], range] = range
+        self,
+        text: Text,
+        batch_size: int,
+        sequence_length: int,
+        variation: Variation = NO_VARIATION,
+        divide: Callable[[int], range] = range,
     ) -> None:
         assert len(text) >= sequence_length, "the corpus is checked when it is loaded"
         self.text = text
@@ -94,15 +104,46 @@ class Lanes:
         self.lane_length = -(-len(text) // self.batch_size)
         self.own = divide(self.batch_size)
         self.starts = np.arange(self.batch_size) * self.lane_length
+        self.variation = variation
         self.windows_per_epoch = -(-self.lane_length // sequence_length)
 
     def window(self, number: int) -> Window:
         """The window of that number; numbers continue through the epochs."""
-        first = number % self.windows_per_epoch * self.sequence_length
-        steps = range(first, min(first + self.sequence_length, self.lane_length))
+        index = number % self.windows_per_epoch
+        is_last = index == self.windows_per_epoch - 1
+        steps = range(self._start(number), self.lane_length if is_last else self._start(number + 1))
         window = read_window(self.text, self.starts[self.own.start : self.own.stop], steps)
-        return replace(window, num_targets=self._count_targets(steps), number=number, first_lane=self.own.start)
+        new_lanes = window.new_lanes
+        if (resets := self.variation.reset_lanes(number, self.batch_size)) is not None:
+            own_resets = resets[self.own.start : self.own.stop]
+            new_lanes = own_resets if new_lanes is None else own_resets | new_lanes
+            window.inputs[0, own_resets] = self.text.vocabulary.start_id
+        return replace(
+            window,
+            new_lanes=new_lanes,
+            num_targets=self._count_targets(steps),
+            number=number,
+            first_lane=self.own.start,
+        )
+
+    def relative_length(self, windows: Sequence[Window]) -> float:
+        """How long these windows are on average, divided by ``sequence_length``; 1 if lengths do not vary.
+
+        The learning rate is scaled by it, so that a character counts as much in a short window as in a long one
+        (Merity, Keskar and Socher 2018, section 4.1).
+        """
+        if not self.variation.length:
+            return 1.0
+        return sum(len(window.inputs) for window in windows) / (len(windows) * self.sequence_length)
 
     def _count_targets(self, steps: range) -> int:
         """The targets in all lanes that are before the end of the text."""
         return int((len(self.text) - steps.start - self.starts).clip(0, len(steps)).sum())
+
+    def _start(self, number: int) -> int:
+        """Where a window starts in its lane."""
+        index = number % self.windows_per_epoch
+        if not index:
+            return 0
+        start = index * self.sequence_length + self.variation.shift(number, self.sequence_length)
+        return min(start, self.lane_length - 1)  # the last window may be short

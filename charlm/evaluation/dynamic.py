@@ -27,6 +27,7 @@ from charlm.errors import CharlmError
 from charlm.evaluation.loss import Evaluation, OnProgress, iter_predictions, target_losses
 from charlm.model.device import no_tf32
 from charlm.model.language_model import CharacterModel, Predictions
+from charlm.model.regularization import Regularizer
 
 EPSILON = 1e-3  # ε relative to the mean of √MS: limits the steps of weights that hardly moved
 STATISTICS_LANES = 16
@@ -48,7 +49,9 @@ def evaluate_dynamically(
     """
     segment, decay = settings.dynamic_segment_length, settings.dynamic_decay
     adapted = copy.deepcopy(model).train()  # cuDNN computes gradients in this mode only
-    adapted.recurrent.dropout.eval()
+    for module in adapted.modules():
+        if isinstance(module, Regularizer):
+            module.eval()
     weights = list(adapted.parameters())
     trained = [weight.detach().clone() for weight in weights]
     total, unknown = 0.0, 0

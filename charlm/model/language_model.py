@@ -19,9 +19,10 @@ from charlm.config import ModelSettings, RegularizationSettings
 from charlm.corpus.windows import Window
 from charlm.model.cells import CELLS, State
 from charlm.model.device import autocast, to_device
-from charlm.model.kernels.interface import Tokens
-from charlm.model.masks import MaskKey
+from charlm.model.kernels.interface import Inputs, Tokens
+from charlm.model.masks import MaskKey, MaskKind
 from charlm.model.recurrent import RecurrentStack
+from charlm.model.regularization import Dropout, EmbeddingDropout
 
 NO_REGULARIZATION = RegularizationSettings(dropout=0.0)
 
@@ -50,7 +51,7 @@ class Predictions:
 
 
 class CharacterModel(nn.Module):
-    """Embedding → recurrent layers → linear, with dropout after each layer during training.
+    """Embedding → recurrent layers → linear, with dropout during training.
 
     The embedding has one row more than there are characters, for the start token, which is read but never predicted.
     With ``tie_weights``, the output matrix is the embedding of the characters (Press and Wolf 2017).
@@ -71,8 +72,10 @@ class CharacterModel(nn.Module):
         if not embedding.is_meta:
             self.embedding.reset_parameters()
         self.recurrent = RecurrentStack(
-            settings.cell, settings.embedding_size, settings.hidden_size, settings.num_layers, regularization.dropout
+            settings.cell, settings.embedding_size, settings.hidden_size, settings.num_layers, regularization
         )
+        self.input_dropout = Dropout(regularization.input_dropout, MaskKind.INPUT, regularization.locked_dropout)
+        self.embedding_dropout = EmbeddingDropout(regularization.embedding_dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.output_weight: nn.Parameter | None = None
         if not settings.tie_weights:
@@ -132,13 +135,17 @@ class CharacterModel(nn.Module):
         :class:`~charlm.model.regularization.Dropout`. Returns logits ``(time, lane, vocabulary)`` and the state after
         the last id.
         """
-        outputs, state = self.recurrent(self.embed(ids), state, resets, precision, mask_key)
+        tokens = self.embed(ids, mask_key)
+        inputs: Inputs = tokens
+        if self.input_dropout.is_active:
+            inputs = self.input_dropout(tokens.vectors(), mask_key, lanes=ids.shape[1])
+        outputs, state = self.recurrent(inputs, state, resets, precision, mask_key)
         with autocast(outputs.device, precision):
             return functional.linear(outputs, self.output_matrix(), self.output_bias), state
 
-    def embed(self, ids: Tensor) -> Tokens:
-        """The input of the recurrent layers."""
-        return Tokens(ids, self.embedding.weight)
+    def embed(self, ids: Tensor, mask_key: MaskKey | None = None) -> Tokens:
+        """The input of the recurrent layers, before dropout of single elements."""
+        return Tokens(ids, self.embedding_dropout(self.embedding.weight, mask_key))
 
     def predict(self, window: Window, state: State, precision: str = "fp32") -> Predictions:
         """One forward pass over a window, from the state after the previous window."""

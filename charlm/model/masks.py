@@ -27,6 +27,9 @@ class MaskKind(IntEnum):
     """What is masked: different masks of a window are independent. The numbers are part of what a run computes."""
 
     OUTPUT = 0  # of a layer
+    INPUT = 1  # of the first layer
+    WEIGHT = 2  # recurrent, of a layer
+    EMBEDDING = 3  # rows of it
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Layers are called separately, so that code can run between them. This costs noth
 by layer.
 """
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from charlm.config import RegularizationSettings
 from charlm.model.cells import CELLS, State
 from charlm.model.kernels.choice import choose_kernel
-from charlm.model.kernels.interface import Inputs, Tokens
+from charlm.model.kernels.interface import Inputs, Layer, Tokens
 from charlm.model.kernels.torch import flatten_for_cudnn
 from charlm.model.masks import MaskKey
-from charlm.model.regularization import Dropout
+from charlm.model.regularization import Dropout, WeightDropout
 
 
 class RecurrentLayer(nn.Module):
@@ -60,16 +62,37 @@ class RecurrentLayer(nn.Module):
             self.bias.chunk(len(gates))[gates.index("forget")].fill_(1)
 
 
-class RecurrentStack(nn.Module):
-    """Stacked layers with dropout on each layer's output (Zaremba et al. 2014)."""
+@dataclass
+class MaskedLayer:
+    """A layer with dropped weights, as a kernel reads it."""
 
-    def __init__(self, cell: str, input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
+    cell: str
+    hidden_size: int
+    training: bool
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias: Tensor
+    zero_bias: Tensor
+
+
+class RecurrentStack(nn.Module):
+    """Stacked layers with dropout of each layer's output (Zaremba et al. 2014) and of its recurrent weights."""
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        regularization: RegularizationSettings,
+    ) -> None:
         super().__init__()
         self.cell = cell
         self.hidden_size = hidden_size
         input_sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(RecurrentLayer(cell, size, hidden_size) for size in input_sizes)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(regularization.dropout, locked=regularization.locked_dropout)
+        self.weight_dropout = WeightDropout(regularization.weight_dropout)
         self.kernel = "auto"  # see choose_kernel
 
     def zero_state(self, lanes: int, device: torch.device) -> State:
@@ -98,10 +121,19 @@ class RecurrentStack(nn.Module):
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, RecurrentLayer)
             layer_state = tuple(part[index] for part in state)
-            outputs, layer_state = kernel.run(layer, outputs, layer_state, arranged.layout, precision)
+            masked_layer = self.mask_weights(layer, mask_key, index)
+            outputs, layer_state = kernel.run(masked_layer, outputs, layer_state, arranged.layout, precision)
             states.append(layer_state)
             outputs = self.dropout(outputs, mask_key, index, lanes, arranged.rows)
         assert isinstance(outputs, Tensor), "there is at least one layer"
         return kernel.restore(outputs, arranged.layout), tuple(
             torch.stack(part).float() for part in zip(*states, strict=True)
+        )
+
+    def mask_weights(self, layer: RecurrentLayer, key: MaskKey | None, index: int) -> Layer:
+        if not self.weight_dropout.is_active:
+            return layer
+        weight_hh = self.weight_dropout(layer.weight_hh, key, index)
+        return MaskedLayer(
+            layer.cell, layer.hidden_size, layer.training, layer.weight_ih, weight_hh, layer.bias, layer.zero_bias
         )

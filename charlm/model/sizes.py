@@ -20,7 +20,7 @@ def max_tensor_bytes(vocabulary_size: int, settings: TrainSettings) -> dict[str,
     others = (1 << 20) + 2048 * settings.num_layers  # names and shapes, counts, random numbers
     return {
         "model.safetensors": 2 * 4 * parameters + others,
-        "training_state.safetensors": 2 * 4 * (2 * parameters + recurrent) + others,
+        "training_state.safetensors": 2 * 4 * (3 * parameters + recurrent) + others,
     }
 
 

@@ -19,14 +19,15 @@ TIMED_STEPS = 8
 def check_memory(settings: TrainSettings, vocabulary_size: int, processes: int = 1) -> None:
     """Raise ``CharlmError`` if training cannot fit into this machine's memory, where the system would kill it.
 
-    Counts weights, gradients and two moments, and the logits of a window with their gradient: the minimum. Each of
-    the ``processes`` has its own.
+    Counts weights, their average, gradients and moments, and the logits of a window with their gradient: the minimum.
+    Each of the ``processes`` has its own.
     """
     if choose_device(settings.device).type != "cpu":
         return  # GPUs report it themselves
     parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(vocabulary_size, settings).values())
     logits = settings.batch_size * settings.sequence_length * vocabulary_size // processes
-    needed_bytes = count_local_processes() * 4 * (4 * parameters + 2 * logits)
+    copies = 4 + (settings.average_decay > 0)
+    needed_bytes = count_local_processes() * 4 * (copies * parameters + 2 * logits)
     available_bytes = read_memory_bytes()
     if needed_bytes > available_bytes:
         raise CharlmError(

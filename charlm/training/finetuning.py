@@ -1,12 +1,12 @@
 """Finetuning: start from a model that was trained on another text. Rows are matched by character, not by position."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from charlm import runs
 from charlm.checkpoint.contents import SavedModel
 from charlm.config import ModelSettings, SettingsSource, SourceKind, TrainSettings, resolve
 from charlm.corpus.vocabulary import Vocabulary
@@ -17,20 +17,21 @@ ARCHITECTURE_SETTINGS = tuple(ModelSettings.model_fields)
 NEW_ROWS_STD = 0.01  # of untrained rows
 
 
-def resolve_for_finetuning(sources: Sequence[SettingsSource], path: Path) -> tuple[TrainSettings, SavedModel]:
-    """The settings of a run that starts from a pretrained model, whose architecture overrides a preset's."""
-    pretrained = runs.load_model(path)
+def resolve_for_finetuning(
+    sources: Sequence[SettingsSource], pretrained: SavedModel, path: Path, automatic: Mapping[str, Any]
+) -> TrainSettings:
+    """The settings of a run that starts from the model at ``path``, whose architecture overrides a preset's."""
     architecture = {name: getattr(pretrained.settings, name) for name in ARCHITECTURE_SETTINGS}
     files = [source for source in sources if source.kind is SourceKind.FILE]
     explicit = [source for source in sources if source.kind is not SourceKind.FILE]
     pretrained_source = SettingsSource(str(path), architecture, SourceKind.CHECKPOINT)
-    settings = resolve(TrainSettings, [*files, pretrained_source, *explicit])
+    settings = resolve(TrainSettings, [*files, pretrained_source, *explicit], {**automatic, **architecture})
     if changed := [name for name, value in architecture.items() if getattr(settings, name) != value]:
         raise UsageError(
             f"--init-from {path}: cannot change {', '.join(f'{name} ({architecture[name]})' for name in changed)}.",
             "Remove these options, or train a new model.",
         )
-    return settings, pretrained
+    return settings
 
 
 def merge_vocabularies(pretrained: SavedModel, text: Vocabulary) -> Vocabulary:

@@ -14,6 +14,7 @@ from charlm.config import (
     SettingsSource,
     SourceKind,
     TrainSettings,
+    choose_automatic,
     resolve,
 )
 from charlm.corpus import sources
@@ -29,6 +30,10 @@ FIXED_ON_RESUME = (
     *CorpusSettings.model_fields,
     "batch_size",
     "sequence_length",
+    "length_variation",
+    "reset_probability",
+    "optimizer",
+    "average_decay",
     "beta1",
     "beta2",
     "weight_decay",
@@ -83,7 +88,11 @@ def resolve_on_resume(path: Path, saved: SavedModel, settings_sources: Sequence[
     """The checkpoint's settings with the given changes. Raises ``UsageError`` if a fixed setting changes."""
     before = saved.settings
     of_checkpoint = SettingsSource(str(saved.folder), before.model_dump(), SourceKind.CHECKPOINT)
-    settings = resolve(TrainSettings, [of_checkpoint, *settings_sources])
+    start, end = saved.corpus.split.train
+    automatic = choose_automatic(end - start)
+    # Fixed by now; a run that was not limited in steps may become so
+    automatic.update({name: getattr(before, name) for name in automatic if name in FIXED_ON_RESUME or before.max_steps})
+    settings = resolve(TrainSettings, [of_checkpoint, *settings_sources], automatic)
     changed = [name for name in FIXED_ON_RESUME if getattr(settings, name) != getattr(before, name)]
     if changed:
         raise UsageError(

@@ -1,7 +1,7 @@
 """What is looked at inside the model now and then, so that people see whether it learns in good health.
 
 Everything is computed from what is there after a step: gates and states from a short stretch of validation text, the
-rest from AdamW's moments. Nothing is added to the steps themselves, and no random number is drawn.
+rest from the optimizer's moments. Nothing is added to the steps themselves, and no random number is drawn.
 """
 
 import re
@@ -13,6 +13,7 @@ from torch import Tensor
 from charlm.corpus.text import Text
 from charlm.inspection.traces import memory_name, trace_text
 from charlm.model.language_model import CharacterModel
+from charlm.training.muon import UPDATE_SCALE, Muon
 
 TEXT_CHARACTERS = 200
 LAYER = re.compile(r"recurrent\.layers\.(\d+)\.")
@@ -27,10 +28,11 @@ class Internals:
 
 
 def measure_internals(model: CharacterModel, optimizer: torch.optim.Optimizer, text: Text) -> Internals:
-    """Gates, gradients and updates of each layer, after a step of AdamW.
+    """Gates, gradients and updates of each layer, after a step of AdamW or Muon.
 
     - ``gates/…``: the share of values below 0.1 (closed) and above 0.9 (open) (Karpathy, Johnson and Li 2015).
-    - ``gradient_norm_per_layer/…``: of the root mean square of recent gradients, AdamW's second moment.
+    - ``gradient_norm_per_layer/…``: of the root mean square of recent gradients, AdamW's second moment; with Muon, of
+      their mean, its momentum.
     - ``update_to_weight/…``: the norm of the last update divided by that of the weights; about 0.001 is healthy.
     """
     numbers: dict[str, float] = {}
@@ -67,8 +69,13 @@ def layer_name(parameter: str) -> str:
 
 
 def _gradient_and_update(optimizer: torch.optim.Optimizer, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Typical gradient and last update of a weight, without its decay (Kingma and Ba 2015, algorithm 1)."""
+    """Typical gradient and last update of a weight, without its decay (Kingma and Ba 2015, algorithm 1).
+
+    The update of Muon depends on a gradient that is gone; elements of its mean size stand for it.
+    """
     state, settings = optimizer.state[weight], optimizer.param_groups[0]
+    if isinstance(optimizer, Muon) and optimizer.updates(weight):
+        return state["momentum"], torch.full_like(weight, UPDATE_SCALE * optimizer.param_groups[-1]["lr"])
     beta1, beta2 = settings["betas"]
     steps = float(state["step"])
     if not steps:

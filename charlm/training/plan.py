@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from charlm import __version__, runs
 from charlm.checkpoint.contents import SavedModel
 from charlm.checkpoint.environment import describe_environment
 from charlm.checkpoint.writing import encode_config
-from charlm.config import SettingsSource, TrainSettings, resolve
+from charlm.config import (
+    TYPICAL_CHARACTERS,
+    SettingsSource,
+    TrainSettings,
+    choose_automatic,
+    find_automatic,
+    resolve,
+)
 from charlm.console import announce, is_heard
 from charlm.corpus import loading
 from charlm.corpus.loading import Corpus
@@ -27,11 +34,12 @@ from charlm.corpus.windows import count_lanes
 from charlm.errors import CharlmError, UsageError
 from charlm.evaluation.loss import Evaluation
 from charlm.model.device import choose_device, report_out_of_memory
+from charlm.model.kernels.choice import check_kernel
 from charlm.model.sizes import count_parameters
 from charlm.run_corpus import CorpusFile, RunCorpus
 from charlm.training.distributed import join_ranks
 from charlm.training.estimate import check_memory
-from charlm.training.finetuning import merge_vocabularies, resolve_for_finetuning
+from charlm.training.finetuning import ARCHITECTURE_SETTINGS, merge_vocabularies, resolve_for_finetuning
 from charlm.training.found import FoundRun, default_run_folder, find_new_run, find_run_to_resume, resolve_on_resume
 from charlm.training.monitor import Monitor
 from charlm.training.ranks import Ranks
@@ -49,9 +57,11 @@ class TrainingPlan:
     found: FoundRun
     ranks: Ranks
     pretrained: SavedModel | None = None  # the model to finetune
+    chosen: dict[str, Any] = field(default_factory=dict)  # settings that were auto, and their values
 
     def __post_init__(self) -> None:
         check_memory(self.settings, len(self.corpus.vocabulary), self.ranks.count)
+        check_kernel(self.settings)
         settings, characters = self.settings, len(self.corpus.split.train)
         self.ranks.divide_lanes(count_lanes(characters, settings.batch_size, settings.sequence_length))
 
@@ -73,7 +83,7 @@ class TrainingPlan:
         }
 
     def startup_messages(self) -> Iterator[str]:
-        return startup_messages(self.settings, self.corpus, self.found, self.pretrained, self.ranks.count)
+        return startup_messages(self.settings, self.corpus, self.found, self.pretrained, self.chosen, self.ranks.count)
 
     def train(self, quiet: bool) -> Evaluation:
         """Train to the end, holding the run's lock. Raises what :meth:`Trainer.train` raises."""
@@ -156,10 +166,13 @@ def _plan(request: TrainingRequest, ranks: Ranks) -> TrainingPlan:
 
 
 def _plan_new(request: TrainingRequest, ranks: Ranks, recorded: RunCorpus | None = None) -> TrainingPlan:
-    """``recorded``: the corpus of an existing run, if no text is named."""
-    settings, pretrained = resolve(TrainSettings, request.settings_sources), None
-    if settings.init_from:
-        settings, pretrained = resolve_for_finetuning(request.settings_sources, Path(settings.init_from))
+    """``recorded``: the corpus of an existing run, if no text is named.
+
+    Settings are checked before the text is read. What is ``auto`` is chosen for its size, and checked again.
+    """
+    settings = resolve(TrainSettings, request.settings_sources, choose_automatic(TYPICAL_CHARACTERS))
+    pretrained = runs.load_model(Path(settings.init_from)) if settings.init_from else None
+    settings = _resolve(request, pretrained, settings.init_from, TYPICAL_CHARACTERS)
     choose_device(settings.device)
     found = find_new_run(request)
     if recorded is None:
@@ -170,7 +183,20 @@ def _plan_new(request: TrainingRequest, ranks: Ranks, recorded: RunCorpus | None
         corpus = recorded.load([], settings, None, request.cache_folder, request.quiet)
     if pretrained is not None:
         corpus = corpus.with_vocabulary(merge_vocabularies(pretrained, corpus.vocabulary))
-    return TrainingPlan(settings, corpus, found, ranks, pretrained)
+    settings = _resolve(request, pretrained, settings.init_from, len(corpus.split.train))
+    of_pretrained = ARCHITECTURE_SETTINGS if pretrained else ()
+    automatic = [name for name in find_automatic(request.settings_sources) if name not in of_pretrained]
+    chosen = {name: getattr(settings, name) for name in automatic}
+    return TrainingPlan(settings, corpus, found, ranks, pretrained, chosen)
+
+
+def _resolve(
+    request: TrainingRequest, pretrained: SavedModel | None, init_from: str, training_characters: int
+) -> TrainSettings:
+    automatic = choose_automatic(training_characters)
+    if pretrained is None:
+        return resolve(TrainSettings, request.settings_sources, automatic)
+    return resolve_for_finetuning(request.settings_sources, pretrained, Path(init_from), automatic)
 
 
 def _plan_resume(request: TrainingRequest, ranks: Ranks, path: Path) -> TrainingPlan:

@@ -20,14 +20,18 @@ MIN_INTERVAL = 100  # steps, if their total is unknown; limits the uncounted tim
 def learning_rate(settings: OptimizationSettings, step: int, progress: float) -> float:
     """The learning rate after ``step`` steps, at a ``progress`` from 0 to 1.
 
-    It rises in a straight line over ``warmup_steps`` and, meanwhile and after, follows half a cosine down to
-    ``FINAL_LR_FRACTION`` of the highest (Loshchilov and Hutter 2017, equation 5, without restarts) or stays.
+    It rises in a straight line over ``warmup_steps``. Meanwhile and after, it stays (``constant``), follows half a
+    cosine down to ``FINAL_LR_FRACTION`` of the highest (``cosine``: Loshchilov and Hutter 2017, equation 5, without
+    restarts), or stays and falls in a straight line, to the same fraction, over the last ``decay_fraction`` of the run
+    (``wsd``: Hu et al. 2024, section 4; a straight line is what Hägele et al. 2024 compare it with).
     """
     warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    if settings.schedule == "constant":
-        return settings.learning_rate * warmup
-    cosine = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-    return settings.learning_rate * warmup * (FINAL_LR_FRACTION + (1 - FINAL_LR_FRACTION) * cosine)
+    height = 1.0  # from 1, at the peak, to 0, at the end
+    if settings.schedule == "cosine":
+        height = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+    elif settings.schedule == "wsd":
+        height = min(1.0, max(0.0, 1 - progress) / settings.decay_fraction)
+    return settings.learning_rate * warmup * (FINAL_LR_FRACTION + (1 - FINAL_LR_FRACTION) * height)
 
 
 def progress(settings: OptimizationSettings, step: int, epochs: float, minutes: float) -> float:

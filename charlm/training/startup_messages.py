@@ -1,7 +1,8 @@
 """Messages before training starts: the text, the model, and changes of a resumed run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from charlm import runs
 from charlm.checkpoint.contents import SavedModel
@@ -18,9 +19,18 @@ from charlm.training.found import FoundRun
 
 
 def startup_messages(
-    settings: TrainSettings, corpus: Corpus, found: FoundRun, pretrained: SavedModel | None, processes: int = 1
+    settings: TrainSettings,
+    corpus: Corpus,
+    found: FoundRun,
+    pretrained: SavedModel | None,
+    chosen: Mapping[str, Any],
+    processes: int = 1,
 ) -> Iterator[str]:
+    """``chosen``: the settings that were ``auto``, and their values."""
     yield from _describe_corpus(settings, corpus)
+    if chosen:
+        values = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        yield f"Chosen for {len(corpus.split.train):,} {settings.unit}s of training text: {values}."
     if found.checkpoint is None and (advice := likeness.advise_shuffling(corpus, settings)):
         yield advice
     lanes = count_lanes(len(corpus.split.train), settings.batch_size, settings.sequence_length)

@@ -15,11 +15,13 @@ from charlm.errors import CheckpointError
 from charlm.model.cells import State
 from charlm.model.language_model import CharacterModel
 from charlm.progress import TrainingProgress
+from charlm.training.averaging import copy_model, update_average
 from charlm.training.finetuning import load_pretrained
 from charlm.training.optimizer import make_optimizer, optimizer_state_dict, restore_optimizer, take_tensor
 from charlm.training.randomness import rng_states, set_rng_states
 
 MAX_CONSECUTIVE_SKIPS = 5  # non-finite steps in a row before a rollback
+TRAINED_WEIGHT = "trained_weight."  # with averaged weights, which are the model of a checkpoint; then the name
 RECURRENT_STATE = ("recurrent_state.hidden", "recurrent_state.cell")  # the second one for LSTMs only
 SINCE_LAST_LOG = tuple(f"since_last_log.{name}" for name in ("loss_sum", "targets", "steps_taken", "steps_skipped"))
 
@@ -38,6 +40,7 @@ class TrainingState:
     counters: TrainingProgress
     device: torch.device
     lanes: Lanes
+    average: CharacterModel | None = None  # of the weights of all steps
 
     @classmethod
     def initial(
@@ -56,13 +59,24 @@ class TrainingState:
         model.mask_seed = settings.seed
         model.recurrent.kernel = settings.kernel
         model.to(device)
+        average = copy_model(model) if settings.average_decay else None
         recurrent = model.zero_state(len(lanes.own))
-        return cls(model, make_optimizer(model, settings), recurrent, TrainingProgress(), device, lanes)
+        return cls(model, make_optimizer(model, settings), recurrent, TrainingProgress(), device, lanes, average)
 
     def __post_init__(self) -> None:
         # On the device, so that no step waits for them. Non-finite steps are skipped: see Trainer.train_step
         self.since_log = torch.zeros(len(SINCE_LAST_LOG), device=self.device)
         self.consecutive_skips = torch.zeros((), device=self.device)
+
+    @property
+    def result(self) -> CharacterModel:
+        """The model that is evaluated and saved: the average if there is one."""
+        return self.model if self.average is None else self.average
+
+    def update_average(self, decay: float) -> None:
+        """After a step, and after it is counted."""
+        if self.average is not None:
+            update_average(self.average, self.model, self.counters.steps, decay)
 
     def record_step(self, loss: Tensor, finite: Tensor, targets: int) -> None:
         """Record a step on the device: its loss if it is finite, otherwise that it was skipped."""
@@ -76,11 +90,13 @@ class TrainingState:
         return weights_are_finite and self.consecutive_skips.item() < MAX_CONSECUTIVE_SKIPS
 
     def tensors(self, recurrent: State | None = None) -> dict[str, Tensor]:
-        """All tensors except the weights: optimizer, recurrent state, random number generators, counters.
+        """All tensors except the result's weights: optimizer, recurrent state, random number generators, counters.
 
         ``recurrent``: the state of all lanes, if this process has only some.
         """
+        trained = self.model.state_dict() if self.average is not None else {}
         return {
+            **{TRAINED_WEIGHT + name: weight for name, weight in trained.items()},
             **optimizer_state_dict(self.model, self.optimizer),
             **dict(zip(self.recurrent_names, recurrent or self.recurrent, strict=True)),
             **rng_states(self.device),
@@ -105,7 +121,7 @@ class TrainingState:
             step=self.counters.steps,
             settings=settings,
             vocabulary=corpus.vocabulary,
-            weights=dict(self.model.state_dict()),
+            weights=dict(self.result.state_dict()),
             metrics=metrics,
             progress=self.counters.model_copy(deep=True),
             corpus=corpus.to_record(),
@@ -119,9 +135,13 @@ class TrainingState:
         Raises ``CheckpointError`` if a tensor is missing or does not fit.
         """
         saved.model.check_weights()
-        self.model.load_state_dict(saved.model.weights)
+        self.result.load_state_dict(saved.model.weights)
         tensors = saved.training_state
         try:
+            if self.average is not None:
+                weights = self.model.state_dict().items()
+                trained = {name: take_tensor(tensors, TRAINED_WEIGHT + name, weight) for name, weight in weights}
+                self.model.load_state_dict(trained)
             restore_optimizer(self.model, self.optimizer, tensors)
             recurrent = zip(self.recurrent_names, self.recurrent, strict=True)
             self.recurrent = tuple(self._take_lanes(tensors, name, state) for name, state in recurrent)

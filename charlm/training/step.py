@@ -52,7 +52,7 @@ def take_step(
     affects neither the weights nor the state of the next step.
     """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("learning_rate_ratio", 1.0)
     num_targets = sum(window.num_targets for window in windows)
     loss = torch.zeros((), device=state[0].device)
     new_state = state

@@ -12,11 +12,11 @@ from charlm.checkpoint.contents import Checkpoint, SavedModel
 from charlm.checkpoint.environment import describe_environment
 from charlm.config import TrainSettings
 from charlm.corpus.loading import Corpus
+from charlm.corpus.variation import Variation
 from charlm.corpus.windows import Lanes
 from charlm.errors import TrainingInterruptedError, quote
 from charlm.evaluation.loss import Evaluation, choose_lanes, evaluate
 from charlm.model.device import choose_device, choose_precision, configure_torch
-from charlm.model.kernels.choice import choose_kernel
 from charlm.model.language_model import CharacterModel
 from charlm.model.sharing import ThreadBalancer, choose_threads, is_fixed
 from charlm.progress import TrainingProgress
@@ -56,11 +56,10 @@ class Trainer:
         self.ranks = ranks = ranks or Ranks()
         self.device = ranks.choose_device(choose_device(settings.device))
         self.precision = choose_precision(settings.precision, self.device)
-        kind = (settings.cell, settings.hidden_size, settings.batch_size, self.device, self.precision, settings.kernel)
-        choose_kernel(*kind)  # refuses here, before anything is written, one that cannot run
         self.validation = corpus.subrange(corpus.split.validation)
-        training = corpus.subrange(corpus.split.train)
-        self.lanes = Lanes(training, settings.batch_size, settings.sequence_length, ranks.divide_lanes)
+        training, divide = corpus.subrange(corpus.split.train), ranks.divide_lanes
+        variation = Variation(settings.seed, settings.length_variation, settings.reset_probability)
+        self.lanes = Lanes(training, settings.batch_size, settings.sequence_length, variation, divide)
         self.policy = Policy(
             settings, len(corpus.split.train), len(corpus.split.validation), self.lanes.windows_per_epoch
         )
@@ -152,7 +151,7 @@ class Trainer:
             self.state.optimizer,
             windows,
             self.state.recurrent,
-            learning_rate,
+            learning_rate * self.lanes.relative_length(windows),
             self.settings.gradient_clip,
             self.precision,
             self.exchange,
@@ -163,6 +162,7 @@ class Trainer:
         counters.windows_seen += len(windows)
         counters.targets_since_last_log += step.num_targets
         counters.steps += 1
+        self.state.update_average(self.settings.average_decay)
         self.metrics = {}
 
     # Periodic work
@@ -198,8 +198,8 @@ class Trainer:
     def evaluate(self) -> None:
         """Compute the validation loss in lanes and log a sample, without using training's random numbers."""
         self.check_finite()
-        lanes = choose_lanes(len(self.validation))
-        loss = evaluate(self.model, self.validation, lanes, self.precision, sharing=self.ranks).nats_per_character
+        model, lanes = self.state.result, choose_lanes(len(self.validation))
+        loss = evaluate(model, self.validation, lanes, self.precision, sharing=self.ranks).nats_per_character
         self.monitor.log_evaluation(self.counters.steps, loss)
         self.metrics = {"loss_validation": loss}
         if previous := self.counters.record_evaluation(loss):

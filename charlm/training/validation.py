@@ -36,7 +36,7 @@ def show_model(
         monitor.log_internals(step, measure_internals(state.model, state.optimizer, validation))
     if settings.sample_length:
         options = SampleSettings(length=settings.sample_length, seed=step)
-        monitor.log_sample(step, "".join(Sampler(state.model, vocabulary, options, settings).stream()))
+        monitor.log_sample(step, "".join(Sampler(state.result, vocabulary, options, settings).stream()))
 
 
 def evaluate_best(

@@ -95,6 +95,7 @@ DEVICES = ["auto", "cpu", "cuda", "mps"]
         (("train", "--device", "c"), ["cpu", "cuda"]),
         (("train", "--cell", "g"), ["gru"]),
         (("train", "--validation-fraction", "a"), ["auto"]),
+        (("train", "--hidden-size", ""), ["auto"]),
         (("eval", "checkpoints/play", "--split", "t"), ["test"]),
         # Folders and files of other options
         (("train", "poem.txt", "--out", ""), ["<folders>"]),
@@ -113,7 +114,7 @@ DEVICES = ["auto", "cpu", "cuda", "mps"]
         (("sample", "nowhere", "--checkpoint", ""), ["best", "latest"]),
         # Nothing to offer, and no error
         (("sample", "checkpoints/play", "--prompt", ""), []),
-        (("train", "--hidden-size", ""), []),
+        (("train", "--embedding-size", ""), []),
         (("trian", ""), list(COMMANDS)),
         (("sample", "~nobody/"), ["<folders>"]),
         (("sample", "checkpoints/\udce9"), ["<folders>"]),

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from charlm.corpus.variation import NO_VARIATION, Variation
 from charlm.corpus.windows import IGNORE_INDEX, Lanes, Window
 from tests.conftest import make_text
 
@@ -15,6 +16,7 @@ class Text:
     length: int
     batch_size: int
     sequence_length: int
+    variation: Variation = NO_VARIATION
 
     @property
     def start_id(self) -> int:
@@ -22,7 +24,7 @@ class Text:
 
     @property
     def lanes(self) -> Lanes:
-        return Lanes(make_text(range(self.length), self.length), self.batch_size, self.sequence_length)
+        return Lanes(make_text(range(self.length), self.length), self.batch_size, self.sequence_length, self.variation)
 
 
 @st.composite
@@ -159,3 +161,72 @@ def test_windows_are_int64_and_include_start_token(dtype: type) -> None:
     assert window.inputs.dtype == window.targets.dtype == np.int64
     assert window.inputs[:, 0].tolist() == [256, 255, 0, 255]
     assert window.targets[:, 0].tolist() == [255, 0, 255, 0]
+
+
+# Windows that vary
+
+fractions = st.floats(0, 0.99)
+
+
+@given(texts(), fractions, st.integers(0, 5), st.integers(0, 3))
+def test_windows_of_different_lengths_read_the_same_text(text: Text, fraction: float, seed: int, number: int) -> None:
+    varied = replace(text, variation=Variation(seed, length=fraction)).lanes
+    windows = epoch(varied, number)
+    assert len(windows) == text.lanes.windows_per_epoch
+    for actual, expected in zip(concatenate(windows), concatenate(epoch(text.lanes)), strict=True):
+        assert (actual == expected).all()
+    assert all(window.num_targets == (window.targets != IGNORE_INDEX).sum() for window in windows)
+    assert [window.new_lanes is not None for window in windows] == [True] + [False] * (len(windows) - 1)
+
+
+@given(texts(), fractions, st.integers(0, 5), st.integers(0, 3))
+def test_lengths_stay_within_their_limits(text: Text, fraction: float, seed: int, number: int) -> None:
+    *full, last = epoch(replace(text, variation=Variation(seed, length=fraction)).lanes, number)
+    assert all(1 <= len(window.inputs) <= (1 + fraction) * text.sequence_length for window in (*full, last))
+    # Its start may have been moved beyond the end of the text
+    assert all(len(window.inputs) >= (1 - fraction) * text.sequence_length for window in full[:-1])
+
+
+def test_lengths_vary_from_window_to_window_epoch_to_epoch_and_seed_to_seed() -> None:
+    def lengths(seed: int, number: int) -> list[int]:
+        text = Text(3000, 2, 20, Variation(seed, length=0.5))
+        return [len(window.inputs) for window in epoch(text.lanes, number)]
+
+    first = lengths(1, 0)
+    assert min(first) < 15
+    assert max(first) > 25
+    assert sum(first) == 1500
+    assert lengths(1, 0) == first
+    assert lengths(1, 1) != first
+    assert lengths(2, 0) != first
+
+
+def test_relative_length_is_the_mean_of_windows() -> None:
+    varied, plain = Text(3000, 2, 20, Variation(1, length=0.5)).lanes, Text(3000, 2, 20).lanes
+    windows = epoch(varied)[3:6]
+    assert varied.relative_length(windows) == sum(len(window.inputs) for window in windows) / 60 != 1
+    assert plain.relative_length([epoch(plain)[-1]]) == 1  # although an epoch's last window may be shorter
+
+
+@given(texts(), st.integers(0, 5), st.integers(0, 3))
+def test_random_resets_begin_like_a_text(text: Text, seed: int, number: int) -> None:
+    resetting = replace(text, variation=Variation(seed, reset_probability=0.3)).lanes
+    for actual, expected in zip(epoch(resetting, number), epoch(text.lanes, number), strict=True):
+        reset = np.zeros(resetting.batch_size, dtype=bool) if actual.new_lanes is None else actual.new_lanes
+        assert (actual.targets == expected.targets).all()
+        assert (actual.inputs[1:] == expected.inputs[1:]).all()
+        assert (actual.inputs[0] == np.where(reset, text.start_id, expected.inputs[0])).all()
+
+
+def test_random_resets_have_their_probability() -> None:
+    def resets(seed: int, number: int = 0) -> np.ndarray:
+        text = Text(8000, 8, 2, Variation(seed, reset_probability=0.1))
+        masks = [window.new_lanes for window in epoch(text.lanes, number)[1:]]
+        return np.stack([np.zeros(8, dtype=bool) if mask is None else mask for mask in masks])
+
+    first = resets(1)
+    assert abs(first.mean() - 0.1) < 4 * (0.1 * 0.9 / first.size) ** 0.5
+    assert (np.abs(first.mean(0) - 0.1) < 5 * (0.1 * 0.9 / len(first)) ** 0.5).all()  # of every lane
+    assert (resets(1) == first).all()
+    assert (resets(1, 1) != first).any()
+    assert (resets(2) != first).any()

@@ -8,6 +8,7 @@ import torch
 from charlm.config import ModelSettings, RegularizationSettings
 from charlm.corpus.windows import IGNORE_INDEX, Lanes
 from charlm.model.language_model import CharacterModel, Predictions
+from charlm.model.masks import MaskKey, MaskKind
 from tests.conftest import make_text, needs_bf16
 
 VOCABULARY = 11
@@ -134,3 +135,41 @@ def test_untrained_model_is_close_to_uniform() -> None:
     logits, _ = model(some_ids(50), model.zero_state(3))
     predictions = predictions_of(logits, some_ids(50))
     assert abs(predictions.loss_sum().item() / predictions.num_targets - math.log(VOCABULARY)) < 0.5
+
+
+KEY = MaskKey(seed=5, window=2)
+
+
+def regularized(**changes: object) -> CharacterModel:
+    """A model in training, with these settings and no other dropout."""
+    regularization = RegularizationSettings.model_validate({"dropout": 0.0, **changes})
+    settings = ModelSettings(embedding_size=8, hidden_size=8, num_layers=2, tie_weights=True)
+    return CharacterModel(VOCABULARY, settings, regularization).train()
+
+
+def logits_of(model: CharacterModel, outputs: torch.Tensor) -> torch.Tensor:
+    return outputs @ model.embedding.weight[:VOCABULARY].T + model.output_bias
+
+
+def test_dropped_characters_are_zero_in_the_input_only() -> None:
+    model = regularized(embedding_dropout=0.5)
+    ids, state = some_ids(), model.zero_state(3)
+    kept = KEY.draw((MaskKind.EMBEDDING, 0), VOCABULARY + 1, torch.device("cpu")) < 0
+    assert 0 < kept.sum() < VOCABULARY + 1
+    masked = model.embedding.weight * kept[:, None] * 2
+    assert torch.equal(model.embed(ids, KEY).vectors(), masked[ids])
+    outputs, _ = model.recurrent(masked[ids], state)
+    logits, _ = model(ids, state, None, "fp32", KEY)
+    torch.testing.assert_close(logits, logits_of(model, outputs))
+
+
+@pytest.mark.parametrize("is_locked", [False, True])
+@pytest.mark.parametrize("has_resets", [False, True])
+def test_input_dropout_masks_elements_of_embedded_characters(is_locked: bool, has_resets: bool) -> None:
+    model = regularized(input_dropout=0.5, locked_dropout=is_locked)
+    ids, state = some_ids(), model.zero_state(3)
+    resets = (torch.rand(ids.shape) < 0.3).numpy() if has_resets else None
+    bits = KEY.draw_for_lanes((MaskKind.INPUT, 0), 1 if is_locked else len(ids), 3, 8, torch.device("cpu"))
+    outputs, _ = model.recurrent(model.embedding.weight[ids] * (bits < 0) * 2, state, resets)
+    logits, _ = model(ids, state, resets, "fp32", KEY)
+    torch.testing.assert_close(logits, logits_of(model, outputs))

@@ -21,6 +21,7 @@ from charlm.model.kernels.interface import Kernel, Tokens
 from charlm.model.kernels.library import load_native
 from charlm.model.kernels.native import NativeKernel, pack, unpack
 from charlm.model.kernels.reference import ReferenceKernel
+from charlm.model.language_model import NO_REGULARIZATION
 from charlm.model.recurrent import RecurrentLayer, RecurrentStack
 
 needs_native = pytest.mark.skipif(
@@ -243,7 +244,7 @@ def test_packed_rows_come_back_as_they_were(units: int) -> None:
 
 def stack_with(kernel: str) -> RecurrentStack:
     torch.manual_seed(0)
-    stack = RecurrentStack("lstm", INPUT, 16, 2, 0.0)
+    stack = RecurrentStack("lstm", INPUT, 16, 2, NO_REGULARIZATION)
     stack.kernel = kernel
     return stack
 

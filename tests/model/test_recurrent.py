@@ -1,26 +1,31 @@
 """The fast kernels against the reference cells: outputs, states and gradients."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from charlm.config import RegularizationSettings
 from charlm.model import cells
 from charlm.model.kernels.choice import choose_kernel
 from charlm.model.kernels.interface import Tokens
 from charlm.model.kernels.reference import ReferenceKernel
 from charlm.model.kernels.torch import TorchKernel
-from charlm.model.masks import MaskKey
+from charlm.model.language_model import NO_REGULARIZATION
+from charlm.model.masks import MaskKey, MaskKind
 from charlm.model.recurrent import RecurrentLayer, RecurrentStack
 from tests.conftest import needs_bf16
+from tests.model.test_native import needs_native
 
+CPU = torch.device("cpu")
 INPUT, HIDDEN, TIME = 5, 7, 11
 
 
 def stack_of(cell: str, num_layers: int) -> RecurrentStack:
     """A stack whose biases are not the tidy ones it starts with."""
-    stack = RecurrentStack(cell, INPUT, HIDDEN, num_layers, dropout=0.0)
+    stack = RecurrentStack(cell, INPUT, HIDDEN, num_layers, NO_REGULARIZATION)
     for layer in stack.layers:
         nn.init.normal_(layer.bias)
     return stack
@@ -140,7 +145,7 @@ def test_input_matrices_start_within_glorot_bounds(cell: str) -> None:
 
 
 def test_dropout_applies_to_outputs_but_not_state() -> None:
-    stack = RecurrentStack("lstm", INPUT, 64, 2, dropout=0.5).train()
+    stack = RecurrentStack("lstm", INPUT, 64, 2, RegularizationSettings(dropout=0.5)).train()
     inputs = torch.randn(TIME, 3, INPUT)
     outputs, (h, _) = stack(inputs, stack.zero_state(3, torch.device("cpu")))
     dropped = (outputs == 0).float().mean().item()
@@ -154,11 +159,13 @@ def test_dropout_applies_to_outputs_but_not_state() -> None:
     assert not torch.allclose(above_undropped[-1], h[-1])  # between the layers too
 
 
+@pytest.mark.parametrize("is_locked", [False, True])
 @pytest.mark.parametrize("has_resets", [False, True])
 @pytest.mark.parametrize("cell", cells.CELLS)
-def test_half_of_the_lanes_have_the_same_masks_as_in_the_whole(cell: str, has_resets: bool) -> None:
+def test_half_of_the_lanes_have_the_same_masks_as_in_the_whole(cell: str, has_resets: bool, is_locked: bool) -> None:
     """In both layers, and where resets rearrange the window."""
-    stack = RecurrentStack(cell, INPUT, 10, 2, dropout=0.5).train()
+    regularization = RegularizationSettings(dropout=0.5, locked_dropout=is_locked, weight_dropout=0.3)
+    stack = RecurrentStack(cell, INPUT, 10, 2, regularization).train()
     inputs, state = torch.randn(TIME, 4, INPUT), stack.zero_state(4, torch.device("cpu"))
     resets = torch.rand(TIME, 4).numpy() < 0.3 if has_resets else None
     generator = torch.get_rng_state()
@@ -178,9 +185,66 @@ def test_half_of_the_lanes_have_the_same_masks_as_in_the_whole(cell: str, has_re
     assert torch.equal(torch.get_rng_state(), generator)
 
 
+@pytest.mark.parametrize("has_resets", [False, True])
+@pytest.mark.parametrize("kernel", ["torch", pytest.param("native", marks=needs_native)])
+def test_locked_dropout_matches_reference_with_one_mask_per_lane(kernel: str, has_resets: bool) -> None:
+    regularization = RegularizationSettings(dropout=0.5, locked_dropout=True)
+    stack = RecurrentStack("lstm", INPUT, 16, 2, regularization).train()
+    stack.kernel = kernel
+    key, inputs, state = MaskKey(seed=3, window=9), torch.randn(TIME, 4, INPUT), stack.zero_state(4, CPU)
+    resets = torch.rand(TIME, 4).numpy() < 0.3 if has_resets else None
+    outputs, _ = stack(inputs, state, resets, "fp32", key)
+    expected: Tensor = inputs
+    for index, layer in enumerate(stack.layers):
+        arranged = ReferenceKernel().arrange(expected, resets)
+        layer_state = tuple(part[index] for part in state)
+        expected, _ = ReferenceKernel().run(layer, arranged.inputs, layer_state, arranged.layout, "fp32")
+        bits = key.draw_for_lanes((MaskKind.OUTPUT, index), 1, 4, 16, CPU)
+        expected = expected * (bits < 0) * 2  # one row of the mask for all steps
+    torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("has_resets", [False, True])
+@pytest.mark.parametrize(
+    ("cell", "kernel"),
+    [("lstm", "torch"), ("gru", "torch"), ("rnn", "torch"), pytest.param("lstm", "native", marks=needs_native)],
+)
+def test_weight_dropout_matches_reference_with_masked_weights(cell: str, kernel: str, has_resets: bool) -> None:
+    """Outputs, and gradients, which dropped weights do not have."""
+    key = MaskKey(seed=3, window=9)
+    dropping = RecurrentStack(cell, INPUT, HIDDEN, 2, RegularizationSettings(dropout=0, weight_dropout=0.5)).train()
+    dropping.kernel = kernel
+    masked = copy.deepcopy(dropping)
+    masks = []
+    for index, layer in enumerate(masked.layers):
+        bits = key.draw((MaskKind.WEIGHT, index), layer.weight_hh.numel(), CPU).view(layer.weight_hh.shape)
+        masks.append((bits < 0) * 2.0)
+        layer.weight_hh.data *= masks[-1]
+    assert not torch.equal(*masks)
+    inputs, state = torch.randn(TIME, 3, INPUT, requires_grad=True), state_of(cell, 2, 3)
+    resets = torch.rand(TIME, 3) < 0.3 if has_resets else None
+    window = None if resets is None else resets.numpy()
+    fast = outputs_and_gradients(dropping, lambda *given: dropping(*given, window, "fp32", key), inputs, state)
+    slow = outputs_and_gradients(masked, lambda *given: reference(masked, cell, *given, resets), inputs, state)
+    first_gradient = 1 + len(state)
+    for index, (name, _) in enumerate(masked.named_parameters()):
+        if name.endswith("weight_hh"):
+            slow[first_gradient + index] *= masks[int(name.split(".")[1])]
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=2e-5)
+    other_window = dropping(inputs, state, window, "fp32", MaskKey(seed=3, window=10))[0]
+    assert not torch.allclose(other_window, fast[0])
+
+
+def test_evaluation_drops_nothing() -> None:
+    regularization = RegularizationSettings(dropout=0.5, locked_dropout=True, weight_dropout=0.5)
+    stack = RecurrentStack("lstm", INPUT, HIDDEN, 2, regularization).eval()
+    inputs, state = torch.randn(TIME, 3, INPUT), state_of("lstm", 2, 3)
+    torch.testing.assert_close(stack(inputs, state), reference(stack, "lstm", inputs, state))
+
+
 def test_zero_state_has_one_tensor_per_state() -> None:
     for cell, parts in (("lstm", 2), ("gru", 1), ("rnn", 1)):
-        state = RecurrentStack(cell, INPUT, HIDDEN, 3, 0.0).zero_state(2, torch.device("cpu"))
+        state = RecurrentStack(cell, INPUT, HIDDEN, 3, NO_REGULARIZATION).zero_state(2, torch.device("cpu"))
         assert [tuple(part.shape) for part in state] == [(3, 2, HIDDEN)] * parts
         assert not any(part.any() for part in state)
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from charlm.model.regularization import LEVELS, Dropout
+from charlm.model.masks import MaskKey, MaskKind
+from charlm.model.regularization import LEVELS, Dropout, EmbeddingDropout, Regularizer, WeightDropout
 
 MANY = 1 << 20
 PROBABILITIES = (0.1, 0.2, 0.5, 0.9)
@@ -145,3 +146,67 @@ def test_dropout_has_no_state_and_can_be_copied() -> None:
     inputs = torch.ones(100)
     assert copied(inputs) is inputs
     assert not torch.equal(stack(inputs), inputs)
+
+
+KEY = MaskKey(seed=5, window=2)
+
+
+def locked(window: int = 2, layer: int = 0, kind: MaskKind = MaskKind.OUTPUT, first_lane: int = 0) -> Tensor:
+    """Which elements of a window of 7 steps and 3 lanes are kept, as numbers of 0 and 2."""
+    dropout = Dropout(0.5, kind, locked=True)
+    outputs: Tensor = dropout(torch.ones(7, 3, 100), MaskKey(5, window, first_lane), layer, lanes=3)
+    return outputs
+
+
+def test_locked_mask_is_the_same_at_every_step_and_different_elsewhere() -> None:
+    mask = locked()
+    assert set(mask.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(mask, mask[:1].expand(7, 3, 100))
+    assert not torch.equal(mask[0, 0], mask[0, 1])
+    for other in (locked(window=3), locked(layer=1), locked(kind=MaskKind.INPUT)):
+        assert not torch.equal(mask[0, 0], other[0, 0])
+    assert torch.equal(locked(first_lane=1)[:, 0], mask[:, 1])
+
+
+def test_locked_mask_of_rows_is_that_of_their_lanes() -> None:
+    rows = torch.tensor([4, 0, 20, 7])
+    inputs = torch.randn(21, 100)
+    whole = Dropout(0.5, locked=True)(inputs.view(7, 3, 100), KEY, lanes=3)
+    assert torch.equal(Dropout(0.5, locked=True)(inputs[rows], KEY, lanes=3, rows=rows), whole.view(21, 100)[rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_locked_gradient_is_scaled_mask(dtype: torch.dtype) -> None:
+    inputs = torch.randn(7, 3, 10).to(dtype).requires_grad_()
+    upstream = torch.randn(7, 3, 10).to(dtype)
+    outputs = Dropout(0.2, locked=True)(inputs, KEY, lanes=3)
+    (gradient,) = torch.autograd.grad(outputs, inputs, upstream)
+    scale = LEVELS / round(0.8 * LEVELS)
+    assert outputs.dtype == gradient.dtype == dtype
+    assert torch.equal(outputs, torch.where(outputs != 0, inputs * scale, 0))
+    assert torch.equal(gradient, torch.where(outputs != 0, upstream * scale, 0))
+
+
+def test_locked_mask_without_key_is_drawn_from_the_generator() -> None:
+    dropout, inputs = Dropout(0.5, locked=True), torch.ones(7, 3, 100)
+    first, second = dropout(inputs, lanes=3), dropout(inputs, lanes=3)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, first[:1].expand_as(first))
+
+
+@pytest.mark.parametrize("p", PROBABILITIES)
+def test_drop_rate_of_weights_and_characters(p: float) -> None:
+    weights = WeightDropout(p)(torch.ones(400, 500), KEY)
+    characters = EmbeddingDropout(p)(torch.ones(50_000, 3), KEY)
+    assert torch.equal(characters, characters[:, :1].expand(-1, 3))
+    for kept in (weights.flatten(), characters[:, 0]):
+        deviation = math.sqrt(p * (1 - p) / len(kept))
+        assert (kept != 0).double().mean().item() == pytest.approx(1 - p, abs=4 * deviation)
+        assert kept.max().item() == pytest.approx(1 / (1 - p), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Dropout, WeightDropout, EmbeddingDropout])
+def test_nothing_is_dropped_in_evaluation_or_with_probability_zero(kind: type[Regularizer]) -> None:
+    inputs = torch.randn(4, 5)
+    assert kind(0.5).eval()(inputs, KEY) is inputs
+    assert kind(0.0).train()(inputs, KEY) is inputs

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from charlm import runs
+from charlm.config import SETTINGS_ADDED_LATER
 from charlm.errors import TrainingInterruptedError, UsageError
 from charlm.model.language_model import Predictions
 from charlm.training.plan import plan_training
 from charlm.training.request import TrainingRequest
 from tests.model.test_native import needs_native
+from tests.test_checkpoint import rewrite
 from tests.training.conftest import Make, SendSignal, assert_same_training, entries, steps_of, watch_predictions
 
 TIMED = ("throughput_characters_per_second", "progress_training_seconds")  # never the same twice
@@ -54,6 +56,30 @@ def test_resumed_run_is_bit_identical_to_uninterrupted(
     assert [entry["step"] for entry in entries(whole.run) if "loss_train" in entry] == [2, 4, 6, 8, 10, 12]
 
 
+RECIPES: list[dict[str, Any]] = [
+    {"dropout": 0.3, "locked_dropout": True, "input_dropout": 0.2, "weight_dropout": 0.3, "embedding_dropout": 0.1},
+    {"optimizer": "muon", "average_decay": 0.9, "schedule": "wsd", "document_separator": "\n", "locked_dropout": True},
+    {"length_variation": 0.5, "reset_probability": 0.2, "accumulation_steps": 2},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["dropout", "optimizer", "windows"])
+def test_resumed_run_is_bit_identical_with_any_method(
+    make_trainer: Make, send_signal_at_step: SendSignal, recipe: dict[str, Any]
+) -> None:
+    whole = make_trainer("whole", **recipe)
+    exact = whole.train()
+    first = make_trainer("parts", **recipe)
+    send_signal_at_step(first, 5)
+    with pytest.raises(TrainingInterruptedError):
+        first.train()
+    torch.manual_seed(99)
+    second = make_trainer(resume=first.run)
+    assert second.train() == exact
+    assert_same_training(runs.load_checkpoint(second.run), runs.load_checkpoint(whole.run))
+    assert without_times(second.run) == without_times(whole.run)
+
+
 def test_repeatedly_interrupted_run_is_bit_identical(make_trainer: Make, send_signal_at_step: SendSignal) -> None:
     whole = make_trainer("whole", dropout=0.3, tie_weights=True, embedding_size=12)
     whole.train()
@@ -77,6 +103,28 @@ def test_resume_from_older_checkpoint_is_bit_identical(make_trainer: Make) -> No
     again.train()
     assert_same_training(runs.load_checkpoint(trainer.run), last)
     assert without_times(trainer.run) == logged
+
+
+def test_checkpoint_without_added_settings_resumes_as_before(
+    make_trainer: Make, send_signal_at_step: SendSignal
+) -> None:
+    whole = make_trainer("whole", dropout=0.3)
+    whole.train()
+    first = make_trainer("parts", dropout=0.3)
+    send_signal_at_step(first, 5)
+    with pytest.raises(TrainingInterruptedError):
+        first.train()
+
+    def remove_added(config: dict[str, Any]) -> dict[str, Any]:
+        settings = {name: value for name, value in config["settings"].items() if name not in SETTINGS_ADDED_LATER}
+        assert len(settings) + len(SETTINGS_ADDED_LATER) == len(config["settings"])
+        return {**config, "settings": settings}
+
+    rewrite(first.run / "step-00000005", "config.json", remove_added)
+    second = make_trainer(resume=first.run)
+    assert second.settings.model_dump(include=set(SETTINGS_ADDED_LATER)) == SETTINGS_ADDED_LATER
+    second.train()
+    assert_same_training(runs.load_checkpoint(second.run), runs.load_checkpoint(whole.run))
 
 
 def test_run_can_be_extended(make_trainer: Make, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_warmup_rises_linearly_to_peak() -> None:
 
 
 def test_no_warmup_starts_at_peak() -> None:
-    for schedule in ("constant", "cosine"):
+    for schedule in ("constant", "cosine", "wsd"):
         assert learning_rate(settings(schedule=schedule), 0, 0.0) == pytest.approx(HIGHEST)
 
 
@@ -50,11 +50,35 @@ def test_cosine_stays_low_past_the_end() -> None:
     assert learning_rate(cosine, 1500, 1.5) == learning_rate(cosine, 1000, 1.0)
 
 
+def test_wsd_is_stable_and_then_decays_linearly() -> None:
+    wsd = settings(schedule="wsd", decay_fraction=0.2)
+    assert [learning_rate(wsd, 0, so_far) for so_far in (0.0, 0.3, 0.799)] == [HIGHEST] * 3
+    last = FINAL_LR_FRACTION * HIGHEST
+    assert learning_rate(wsd, 0, 0.9) == pytest.approx((HIGHEST + last) / 2)
+    assert learning_rate(wsd, 0, 0.95) == pytest.approx(HIGHEST / 4 + 3 * last / 4)
+    assert learning_rate(wsd, 0, 1.0) == learning_rate(wsd, 0, 1.5) == pytest.approx(last)
+
+
+def test_wsd_warms_up_and_may_decay_all_along() -> None:
+    assert learning_rate(settings(schedule="wsd", warmup_steps=4), 1, 0.1) == pytest.approx(HIGHEST / 2)
+    linear = settings(schedule="wsd", decay_fraction=1.0)
+    assert learning_rate(linear, 0, 0.5) == pytest.approx(HIGHEST * (1 + FINAL_LR_FRACTION) / 2)
+
+
+@pytest.mark.parametrize("limit", ["max_steps", "max_epochs", "max_minutes"])
+def test_wsd_decays_toward_any_limit(limit: str) -> None:
+    wsd = settings(**{"schedule": "wsd", "decay_fraction": 0.5, "max_steps": 0, limit: 8})
+    amounts = {"max_steps": (6, 0.0, 0.0), "max_epochs": (0, 6.0, 0.0), "max_minutes": (0, 0.0, 6.0)}[limit]
+    rate = learning_rate(wsd, amounts[0], progress(wsd, *amounts))
+    assert rate == pytest.approx(HIGHEST * (1 + FINAL_LR_FRACTION) / 2)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_cosine_never_rises(one: float, other: float) -> None:
-    cosine = settings(schedule="cosine")
+def test_learning_rate_never_rises_after_warmup(schedule: str, one: float, other: float) -> None:
+    falling = settings(schedule=schedule)
     earlier, later = sorted((one, other))
-    assert learning_rate(cosine, 0, earlier) >= learning_rate(cosine, 0, later)
+    assert learning_rate(falling, 0, earlier) >= learning_rate(falling, 0, later)
 
 
 @given(st.integers(0, 10**9), st.floats(0, 10))
@@ -62,7 +86,7 @@ def test_constant_schedule_is_constant(step: int, so_far: float) -> None:
     assert learning_rate(settings(schedule="constant"), step, so_far) == HIGHEST
 
 
-@given(st.integers(0, 1000), st.floats(0, 2), st.integers(0, 500), st.sampled_from(["cosine", "constant"]))
+@given(st.integers(0, 1000), st.floats(0, 2), st.integers(0, 500), st.sampled_from(["cosine", "wsd", "constant"]))
 def test_learning_rate_is_positive_and_at_most_peak(step: int, so_far: float, warmup_steps: int, schedule: str) -> None:
     rate = learning_rate(settings(schedule=schedule, warmup_steps=warmup_steps), step, so_far)
     assert 0 < rate <= HIGHEST

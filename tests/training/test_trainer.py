@@ -314,3 +314,15 @@ def test_training_time_excludes_evaluation_and_saving(make_trainer: Make, monkey
     trainer.train()
     assert [entry["progress_training_seconds"] for entry in entries(trainer.run) if "loss_train" in entry] == [2, 4, 6]
     assert runs.load_model(trainer.run, "latest").progress.training_seconds == 6
+
+
+def test_learning_rate_is_scaled_with_the_length_of_windows(make_trainer: Make) -> None:
+    trainer = make_trainer(length_variation=0.5, accumulation_steps=2, warmup_steps=0, schedule="constant")
+    lengths = []
+    for step in range(6):
+        windows = [trainer.lanes.window(2 * step + number) for number in range(2)]
+        lengths.append(sum(len(window.inputs) for window in windows) / 2)
+        trainer.train_step()
+        rate = trainer.state.optimizer.param_groups[0]["lr"]
+        assert rate == pytest.approx(0.01 * lengths[-1] / 64)
+    assert len(set(lengths)) > 2

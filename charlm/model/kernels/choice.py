@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import torch
 
+from charlm.config import TrainSettings
 from charlm.errors import UsageError
 from charlm.machine import has_short_thread_waits
+from charlm.model.device import choose_device, choose_precision
 from charlm.model.kernels.interface import Kernel
 from charlm.model.kernels.library import AVX2, load_native
 from charlm.model.kernels.native import NativeKernel
@@ -42,6 +44,13 @@ def choose_kernel(
     if precision == "bf16":
         return Choice(NativeBf16Kernel(), f"native, bf16 ({native.bf16})")
     return Choice(NativeKernel(), f"native, fp32 ({AVX2})")
+
+
+def check_kernel(settings: TrainSettings) -> None:
+    """Raise ``UsageError`` if the kernel that the user wants cannot run."""
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    choose_kernel(settings.cell, settings.hidden_size, settings.batch_size, device, precision, settings.kernel)
 
 
 def find_native_problem(cell: str, device: torch.device, precision: str) -> str:
