@@ -24,6 +24,8 @@ from charlm.benchmark.candidates import VOCABULARY_SIZE, charlm_sampling, charlm
 from charlm.config import BenchSettings, SampleSettings
 from charlm.model.device import processor_name
 from charlm.model.kernels.library import load_native
+from charlm.model.kernels.native import NativeKernel
+from charlm.model.recurrent import RecurrentLayer
 from charlm.model.sizes import count_training_flops
 
 CPU = torch.device("cpu")
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the training steps")
     parser.add_argument("--cpu-time", action="store_true")
-    parser.add_argument("--only", choices=["training", "few-lanes", "sampling"], action="append")
+    parser.add_argument("--only", choices=["training", "few-lanes", "sampling", "parts"], action="append")
     arguments = parser.parse_args()
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     compare = partial(take_turns, rounds=arguments.rounds, clock=clock)
@@ -81,8 +83,32 @@ def main() -> None:
             f"| 2 × {hidden}, {texts} | {row([texts * SAMPLED / seconds[kernel] for kernel in KERNELS])} |", flush=True
         )
 
+    if "parts" in only:
+        print("\n| units, batch × window | forward, GFLOP/s | backward, GFLOP/s |\n| --- | --- | --- |")
+    for hidden, lanes, steps in PARTS if "parts" in only else ():
+        forward, backward = time_layer(hidden, lanes, steps, arguments.rounds, clock)
+        flops = 2 * steps * lanes * 2 * hidden * 4 * hidden / 1e9
+        print(f"| {hidden}, {lanes} × {steps} | {flops / forward:.0f} | {2 * flops / backward:.0f} |", flush=True)
+
 
 KERNELS = ("torch", "native")
+PARTS = [(hidden, lanes, steps) for hidden, lanes in ((128, 64), (256, 64), (384, 32)) for steps in (2, 64)]
+
+
+def time_layer(units: int, lanes: int, steps: int, rounds: int, clock: Callable[[], float]) -> tuple[float, float]:
+    """Median seconds of a layer above the first, forward and backward."""
+    layer = RecurrentLayer("lstm", units, units)
+    inputs = torch.randn(steps, lanes, units, requires_grad=True)
+    state = (torch.zeros(lanes, units), torch.zeros(lanes, units))
+    times: list[tuple[float, float]] = []
+    for _ in range((rounds + 2) * max(1, 64 // steps)):
+        began = clock()
+        outputs, _ = NativeKernel().run(layer, inputs, state, None, "fp32")
+        between = clock()
+        outputs.backward(outputs.detach())
+        times.append((between - began, clock() - between))
+    forward, backward = (statistics.median(part) for part in zip(*times, strict=True))
+    return forward, backward
 
 
 def with_kernel(settings: BenchSettings, kernel: str) -> BenchSettings:
