@@ -80,7 +80,7 @@ def test_windows_of_divided_lanes_are_parts_of_the_whole(count: int, each: int, 
     length = count * each * steps + more
     text = make_text([number % 7 for number in range(length)], 7)
     whole = Lanes(text, count * each, steps)
-    parts = [Lanes(text, count * each, steps, rank(number, count).divide_lanes) for number in range(count)]
+    parts = [Lanes(text, count * each, steps, divide=rank(number, count).divide_lanes) for number in range(count)]
     for number in range(2 * whole.windows_per_epoch + 1):
         window = whole.window(number)
         windows = [part.window(number) for part in parts]
