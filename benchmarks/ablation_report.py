@@ -1,4 +1,4 @@
-"""The table and the picture of docs/studies.md, from the lines that ``benchmarks/ablation.py`` wrote.
+"""What each method is worth, as a table and a picture, from the lines that ``benchmarks/ablation.py`` wrote.
 
     python benchmarks/ablation_report.py --max-minutes 4 --picture docs/ablation.svg
 

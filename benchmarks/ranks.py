@@ -55,7 +55,12 @@ def measure_speed(text: Path, rounds: int) -> list[dict[str, Any]]:
         for shape, settings in SHAPES.items():
             for way, (processes, threads) in WAYS.items():
                 options = {**settings, "threads": threads, "max_minutes": SECONDS / 60, "max_steps": 0}
-                options |= {"evaluate_every": 1_000_000, "sample_length": 0, "validation_fraction": 0.01}
+                options |= {
+                    "log_every": 1,
+                    "evaluate_every": 1_000_000,
+                    "sample_length": 0,
+                    "validation_fraction": 0.01,
+                }
                 before = carried_bytes()
                 entries, config = train(text, processes, "default", options)
                 speeds = [entry["throughput_characters_per_second"] for entry in entries if "loss_train" in entry]

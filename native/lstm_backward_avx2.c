@@ -1,6 +1,6 @@
 /* A layer of LSTM over a window, backward: from the gradients of its outputs to those of its sums, step by step.
 
-   The gradient of h at a step comes from above, and from the step behind it, through the recurrent weights. With d for
+   The gradient of h at a step comes from above, and from the step after it, through the recurrent weights. With d for
    "the gradient of the loss by", and all products by element:
 
        dc += dh · o · (1 - tanh(c)²)
@@ -93,7 +93,7 @@ static inline void finish(const Work *work, int64_t step, int64_t lane, int64_t 
     }
 }
 
-/* The sums of some lanes for one panel: the sums so far, and the products of the gradients of the step behind with one
+/* The sums of some lanes for one panel: the sums so far, and the products of the gradients of the step after with one
    chunk of the panel, blocks from … to. */
 static inline __attribute__((always_inline)) void compute_tile(const Work *work, int lanes, int64_t step, int64_t lane,
                                                                int64_t panel, int64_t from, int64_t to, float *partial)
@@ -123,7 +123,7 @@ static inline __attribute__((always_inline)) void compute_tile(const Work *work,
     }
 }
 
-/* The last step has none behind it: dh is the gradient of the last state. */
+/* The last step has none after it: dh is the gradient of the last state. */
 static void differentiate_last(const Work *work, const Share *share)
 {
     const LayerWindow *w = work->window;

@@ -9,7 +9,7 @@
 typedef struct {
     const Work *work;
     int64_t step, panel, lane;
-    const float *dh; /* (lane, 32), from the step behind */
+    const float *dh; /* (lane, 32), from the step after */
 } Item;
 
 /* Gradients of a block's gates of one lane, from dh; and dc for the step before. */
@@ -77,7 +77,7 @@ static void finish_row(const void *argument, int row)
     }
 }
 
-/* dh of 32 units for a group of lanes, from all gates' gradients of the step behind. */
+/* dh of 32 units for a group of lanes, from all gates' gradients of the step after. */
 static void multiply_item(const Item *item, int rows, float *dh, Chore *chore)
 {
     const Work *work = item->work;

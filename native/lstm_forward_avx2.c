@@ -30,7 +30,7 @@ static inline Chunk find_chunk(const Work *work, int64_t index)
 }
 
 /* The gates of some lanes for the units of one block, from their sums so far and the products with one chunk of the
-   block's weights. Behind the last chunk come the gate functions, while all is still in registers. */
+   block's weights. After the last chunk come the gate functions, while all is still in registers. */
 static inline __attribute__((always_inline)) void compute_tile(const Work *work, int lanes, int64_t step, int64_t lane,
                                                                int64_t block, Chunk chunk)
 {

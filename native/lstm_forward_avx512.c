@@ -39,7 +39,7 @@ static void finish_row(const void *argument, int row)
         store_first(w->cell + after, count, c);
         store_first(w->hidden + after, count, h);
     }
-    int is_reset = step + 1 < l->steps && w->resets && w->resets[(step + 1) * l->lanes + lane]; /* of the step behind */
+    int is_reset = step + 1 < l->steps && w->resets && w->resets[(step + 1) * l->lanes + lane]; /* of the step after */
     store_bf16(r->hidden + ((step + 1) * l->padded_lanes + lane) * l->hidden_row + unit,
                is_reset ? _mm256_setzero_si256() : to_bf16(h));
 }

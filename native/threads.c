@@ -8,14 +8,16 @@
    and one task at a time: where two Python threads compute at once, the second works alone. */
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <xmmintrin.h>
 
 #include "kernels.h"
 
-enum { MOST_THREADS = 256, SPINS = 300 }; /* a pause takes some 40 to 140 cycles: altogether 5 to 15 microseconds */
-enum { TASK = 512 };                      /* started counts tasks in steps of this; what is between is their threads */
+enum { MOST_THREADS = 256 };
+enum { SPINS = 300, PAUSES = 30 }; /* a pause takes some 40 to 140 cycles: altogether 5 to 15 microseconds */
+enum { TASK = 512 };               /* started counts tasks in steps of this; what is between is their threads */
 
 /* A number that is never the same twice, which threads wait on. */
 typedef struct {
@@ -55,7 +57,10 @@ static void wait_beyond(Turn *turn, unsigned seen)
     for (int spin = 0; spin < SPINS; spin++) {
         if (atomic_load_explicit(&turn->value, memory_order_acquire) != seen)
             return;
-        _mm_pause();
+        if (spin % PAUSES == PAUSES - 1)
+            sched_yield(); /* the thread that it waits for may be waiting for this processor */
+        else
+            _mm_pause();
     }
     pthread_mutex_lock(&turn->mutex);
     atomic_fetch_add(&turn->sleepers, 1); /* before the value is looked at: who changes it later sees the sleeper */
@@ -70,7 +75,8 @@ void wait_for_all(void)
     if (is_alone)
         return;
     unsigned seen = atomic_load(&finished.value);
-    if (atomic_fetch_add(&job.arrived, 1) + 1 == job.num_threads) {
+    int num_threads = job.num_threads; /* before arriving: afterwards it may be that of the next task */
+    if (atomic_fetch_add(&job.arrived, 1) + 1 == num_threads) {
         atomic_store(&job.arrived, 0);
         advance(&finished, seen + 1);
     } else {

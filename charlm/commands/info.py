@@ -70,8 +70,8 @@ def _system_page(report: "SystemReport") -> str:
     lines = {
         "charlm": f"{report.charlm}, Python {report.python}, torch {report.torch}, numpy {report.numpy}",
         "System": report.system,
-        "Processor": f"{report.processor}, {pluralize(report.processors, 'processor')} to use",
-        "Memory": f"{report.memory_bytes / 2**30:.1f} GiB to use",
+        "Processor": f"{report.processor}, {pluralize(report.processors, 'processor')} available",
+        "Memory": f"{report.memory_bytes / 2**30:.1f} GiB available",
         "Device": f"{report.device}, {report.precision}",
         "Threads": f"{report.threads}{fixed}",
         "Native kernels": report.native_kernels,

@@ -73,7 +73,7 @@ def command(
     charlm train play.txt --config tiny           quick test: a few seconds
     charlm train play.txt --max-minutes 60        train for an hour
     charlm train --resume checkpoints/play        resume an interrupted run
-    torchrun --nproc-per-node 4 -m charlm train   several processes or GPUs: see docs/scaling.md
+    torchrun … -m charlm train play.txt           several processes or GPUs: see docs/scaling.md
     tensorboard --logdir checkpoints              follow the run in a browser
     """
     sources = collect_sources(context, TrainSettings)

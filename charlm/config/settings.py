@@ -173,8 +173,8 @@ class OptimizationSettings(Settings):
     )
     reset_probability: Fraction = Field(
         0.0,
-        description="Probability, per window and stream, of a reset state and start token, so that the model also "
-        "learns beginnings (Melis et al. 2020).",
+        description="Probability that a text stream starts a window with a zero state and the start token, so that the "
+        "model also learns beginnings (Melis et al. 2020).",
     )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw",
@@ -209,7 +209,7 @@ class OptimizationSettings(Settings):
     max_epochs: float = Field(0.0, ge=0, description="Stop after this many passes over the training text; 0: no limit.")
     max_minutes: float = Field(0.0, ge=0, description="Stop after this many minutes of training time; 0: no limit.")
     patience: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
-    seed: int = Field(1, ge=0, lt=2**63, description="Random seed for initial weights and dropout.")
+    seed: int = Field(1, ge=0, lt=2**63, description="Random seed for initial weights, dropout, and varied windows.")
     init_from: FileName = Field(
         "", description="Run or checkpoint to finetune: its architecture and weights are the starting point."
     )

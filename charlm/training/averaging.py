@@ -1,4 +1,4 @@
-"""Averaged weights: an exponential moving average of the weights of all steps.
+"""Averaged weights: an exponential moving average of the weights after each step, also after one that was skipped.
 
 Averaging (Polyak and Juditsky 1992) removes the noise that a high learning rate leaves in the last weights.
 """

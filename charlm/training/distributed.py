@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -124,8 +124,8 @@ class ConnectedRanks(Ranks):
         self.store.set(f"{key}/same", "")
 
     @torch.no_grad()
-    def copy_weights(self, model: CharacterModel) -> None:
-        for weight in model.parameters():
+    def copy_weights(self, *models: CharacterModel) -> None:
+        for weight in (weight for model in models for weight in model.parameters()):
             dist.broadcast(weight.data, 0)
 
     # One after another
@@ -242,7 +242,7 @@ class OverlappingExchange(GradientExchange):
             self._send(self.buckets[len(self.sent)])
 
     def _send(self, bucket: list[nn.Parameter]) -> None:
-        parts = [weight.grad.flatten() for weight in bucket if weight.grad is not None]
+        parts = [cast(Tensor, weight.grad).flatten() for weight in bucket]
         if bucket is self.buckets[-1]:
             parts.append(self.loss.view(1))
         flat = torch.cat(parts)

@@ -26,7 +26,7 @@ def check_memory(settings: TrainSettings, vocabulary_size: int, processes: int =
         return  # GPUs report it themselves
     parameters = sum(math.prod(shape) for shape in CharacterModel.shapes(vocabulary_size, settings).values())
     logits = settings.batch_size * settings.sequence_length * vocabulary_size // processes
-    copies = 4 + (settings.average_decay > 0)
+    copies = 4 - (settings.optimizer == "muon") + (settings.average_decay > 0)  # Muon has one moment
     needed_bytes = count_local_processes() * 4 * (copies * parameters + 2 * logits)
     available_bytes = read_memory_bytes()
     if needed_bytes > available_bytes:

@@ -66,7 +66,7 @@ class Ranks(LaneSharing):
     def check_same(self, facts: Mapping[str, Any]) -> None:
         """Raise ``UsageError`` if other ranks have other facts."""
 
-    def copy_weights(self, model: CharacterModel) -> None:
+    def copy_weights(self, *models: CharacterModel) -> None:
         """Give all ranks the weights of rank 0."""
 
     # One after another

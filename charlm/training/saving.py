@@ -24,9 +24,6 @@ class Saver:
         self.saved_step = step
         self.due_seconds = seconds + self.every_seconds
 
-    def is_due(self, seconds: float) -> bool:
-        return seconds >= self.due_seconds
-
     def save(self, checkpoint: Checkpoint) -> bool:
         """Save a checkpoint. Returns whether it succeeded; if not, it warns, and earlier checkpoints are kept."""
         step, seconds = checkpoint.model.step, checkpoint.model.progress.training_seconds

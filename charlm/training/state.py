@@ -73,6 +73,11 @@ class TrainingState:
         """The model that is evaluated and saved: the average if there is one."""
         return self.model if self.average is None else self.average
 
+    @property
+    def models(self) -> list[CharacterModel]:
+        """The model, and the average if there is one."""
+        return [self.model] if self.average is None else [self.model, self.average]
+
     def update_average(self, decay: float) -> None:
         """After a step, and after it is counted."""
         if self.average is not None:

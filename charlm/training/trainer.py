@@ -198,6 +198,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Compute the validation loss in lanes and log a sample, without using training's random numbers."""
         self.check_finite()
+        self.ranks.copy_weights(*self.state.models)  # processors of different kinds round differently
         model, lanes = self.state.result, choose_lanes(len(self.validation))
         loss = evaluate(model, self.validation, lanes, self.precision, sharing=self.ranks).nats_per_character
         self.monitor.log_evaluation(self.counters.steps, loss)
@@ -269,9 +270,8 @@ class Trainer:
             self.monitor.log_gap(self.counters.steps, gap_seconds)
 
     def initial_state(self) -> TrainingState:
-        vocabulary = self.corpus.vocabulary
-        state = TrainingState.initial(self.settings, vocabulary, self.lanes, self.device, self.pretrained)
-        self.ranks.copy_weights(state.model)
+        state = TrainingState.initial(self.settings, self.corpus.vocabulary, self.lanes, self.device, self.pretrained)
+        self.ranks.copy_weights(*state.models)
         self.exchange = self.ranks.exchange_gradients(state.model)
         return state
 

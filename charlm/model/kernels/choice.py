@@ -38,7 +38,7 @@ def choose_kernel(
     if setting == "auto":
         problem = problem or describe_slowness(hidden_size, lanes, precision)
     if setting == "torch" or problem:
-        because = "as --kernel torch wants" if setting == "torch" else f"not native: {problem}"
+        because = "as requested with --kernel torch" if setting == "torch" else f"not native: {problem}"
         return Choice(TorchKernel(), f"{describe_torch_kernel(cell, device, precision)}; {because}")
     native = load_native()
     if precision == "bf16":
@@ -68,9 +68,9 @@ def find_native_problem(cell: str, device: torch.device, precision: str) -> str:
 def describe_slowness(hidden_size: int, lanes: int, precision: str) -> str:
     """Where torch's kernel is as fast, or nearly so; empty where the native one is faster (docs/kernels.md)."""
     if torch.get_num_threads() > 1 and not has_short_thread_waits():
-        return "PyTorch was imported before charlm, so its threads wait awake and would be in the way"
+        return "PyTorch was imported before charlm, so its idle threads spin and would slow it down"
     if precision == "bf16":
-        return "" if BF16_IS_MEASURED else "its speed in bf16 was not measured yet; --kernel native uses it"
+        return "" if BF16_IS_MEASURED else "its speed in bf16 has not been measured yet; --kernel native turns it on"
     if hidden_size > MOST_UNITS:
         return f"it gains little with more than {MOST_UNITS} units a layer"
     return f"it gains little with fewer than {FEWEST_LANES} texts in parallel" if lanes < FEWEST_LANES else ""

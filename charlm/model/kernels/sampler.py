@@ -19,9 +19,10 @@ from charlm.model.kernels.library import load_native
 from charlm.model.kernels.native import BLOCK, pack
 
 PANEL = 32  # rows
+WORTH_WAKING = 1 << 27  # multiplications of a call: fewer are done before a sleeping thread has come
 HIDDEN_STEPS = 63  # of the hidden state, from 0 to its largest value; as STEPS in the C source
 WEIGHT_STEPS = 127
-MULTIPLICATIONS_PER_THREAD = 1 << 18  # of one product; a second thread helps from twice so many
+MULTIPLICATIONS_PER_THREAD = 1 << 18  # of one product; a second thread helps from twice as many
 LOWEST_TEMPERATURE = 1e-30  # a temperature that single precision cannot divide by: the most probable character
 
 
@@ -105,7 +106,7 @@ class NativeSampler:
         """Ids ``(step, lane)`` and their log-probabilities in nats, at most as many steps as ``uniform`` has."""
         ids, nats = np.empty(uniform.shape, dtype=np.int64), np.empty(uniform.shape)
         uniform = np.ascontiguousarray(uniform)
-        self._set_threads()
+        self._set_threads(len(uniform))
         pointers = (array.ctypes.data for array in (uniform, ids, nats))
         done = self.library.charlm_sample_avx2(ctypes.byref(self.struct), len(uniform), *pointers)
         return ids[:done], nats[:done]
@@ -116,8 +117,9 @@ class NativeSampler:
         self.library.charlm_sampler_advance_avx2(ctypes.byref(self.struct))
         return self.logits
 
-    def _set_threads(self) -> None:
-        useful = self.largest * self.lanes // MULTIPLICATIONS_PER_THREAD
+    def _set_threads(self, steps: int = 1) -> None:
+        multiplications = self.largest * self.lanes
+        useful = multiplications // MULTIPLICATIONS_PER_THREAD if steps * multiplications >= WORTH_WAKING else 1
         self.struct.num_threads = max(1, min(useful, torch.get_num_threads()))
 
 
