@@ -58,7 +58,7 @@ def find_native_problem(cell: str, device: torch.device, precision: str) -> str:
     if device.type != "cpu":
         return f"it runs on CPUs, not on {device.type}"
     if cell != "lstm":
-        return f"it has no {cell.upper()}"
+        return f"there is none for a {cell.upper()}"
     native = load_native()
     if not native.library:
         return native.description
