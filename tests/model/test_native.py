@@ -137,6 +137,16 @@ def test_every_number_of_threads_gives_the_same_bits(reads_ids: bool, monkeypatc
 
 
 @needs_native
+def test_the_number_of_threads_may_change_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(units=20, lanes=6, steps=9, share_of_resets=None, reads_ids=False, seed=1)
+    expected = case.run(NativeKernel())
+    for number in [4, 2, 3] * 60:  # a late thread of one call must not meet the next one's
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        for part, other in zip(case.run(NativeKernel()), expected, strict=True):
+            assert torch.equal(part, other)
+
+
+@needs_native
 @pytest.mark.parametrize("place", ["input", "state", "weights"])
 def test_what_is_not_a_number_stays_so(place: str) -> None:
     assert_not_a_number_stays_so(place, NativeKernel())
