@@ -11,7 +11,9 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* processor.c */
+/* processor.c. The version changes with anything below, so that Python calls no library of other sources. */
+enum { VERSION = 1 };
+EXPORT int charlm_kernels_version(void);
 enum { HAS_AVX2_AND_FMA = 1, HAS_AVX512_BF16 = 2, HAS_AMX_BF16 = 4, IS_AMD = 8 };
 EXPORT int charlm_processor_features(void);
 

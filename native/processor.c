@@ -70,3 +70,8 @@ EXPORT int charlm_processor_features(void)
         features |= HAS_AMX_BF16;
     return features;
 }
+
+EXPORT int charlm_kernels_version(void)
+{
+    return VERSION;
+}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from charlm.errors import UsageError
 from charlm.model.cells import State
-from charlm.model.kernels import choice, native
+from charlm.model.kernels import choice, library, native
 from charlm.model.kernels.choice import choose_kernel
 from charlm.model.kernels.interface import Kernel, Tokens
 from charlm.model.kernels.library import load_native
@@ -334,6 +334,14 @@ except UsageError:
         environment = {**os.environ, "CHARLM_NATIVE": setting}
         result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert result.stdout == "refused\n", result.stderr
+
+
+@needs_native
+def test_a_library_of_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "VERSION", library.VERSION + 1)
+    found = load_native.__wrapped__()
+    assert found.library is None
+    assert "another version" in found.description
 
 
 def state_bytes(state: State) -> list[bytes]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 PATH = Path(__file__).with_name("charlm_kernels.dll" if sys.platform == "win32" else "charlm_kernels.so")
 VARIABLE = "CHARLM_NATIVE"
+VERSION = 1  # as in native/kernels.h
 HAS_AVX2_AND_FMA, HAS_AVX512_BF16, HAS_AMX_BF16, IS_AMD = 1, 2, 4, 8  # as in native/kernels.h
 AMX, AVX512, AVX2 = "AMX", "AVX-512", "AVX2"
 LEAST_BF16_GAIN = 1.3  # of AVX-512's bf16 multiply-adds over those in fp32: below, the rest of a step costs more
@@ -66,6 +67,8 @@ def load_native() -> Native:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return Native(None, f"cannot be loaded: {error}")
+    if not hasattr(library, "charlm_kernels_version") or library.charlm_kernels_version() != VERSION:
+        return Native(None, "compiled from the sources of another version: install charlm again")
     features = library.charlm_processor_features()
     if not features & HAS_AVX2_AND_FMA:
         return Native(None, "this processor has no AVX2 and FMA")

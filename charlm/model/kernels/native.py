@@ -37,9 +37,11 @@ class NativeKernel:
     ) -> tuple[Tensor, State]:
         vectors, ids = (inputs.embedding, inputs.ids) if isinstance(inputs, Tokens) else (inputs, None)
         weights = (layer.weight_ih, layer.weight_hh, layer.bias)
-        apply: Any = LSTMWindow.apply
-        outputs, *new_state = apply(vectors, ids, *weights, *state, layout)
+        outputs, *new_state = self.apply(vectors, ids, *weights, *state, layout)
         return outputs, tuple(new_state)
+
+    def apply(self, *arguments: Any) -> Any:
+        return LSTMWindow.apply(*arguments)  # type: ignore[no-untyped-call]
 
     def restore(self, outputs: Tensor, layout: Tensor | None) -> Tensor:
         return outputs

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from charlm.model.cells import State
-from charlm.model.kernels.interface import Inputs, Layer, Tokens
 from charlm.model.kernels.library import AMX, Bf16Window, Native, load_native
 from charlm.model.kernels.native import NativeKernel, allocate_states
 
@@ -23,14 +21,8 @@ class NativeBf16Kernel(NativeKernel):
     def __init__(self, native: Native | None = None) -> None:
         self.native = native or load_native()
 
-    def run(
-        self, layer: Layer, inputs: Inputs, state: State, layout: Tensor | None, precision: str
-    ) -> tuple[Tensor, State]:
-        vectors, ids = (inputs.embedding, inputs.ids) if isinstance(inputs, Tokens) else (inputs, None)
-        weights = (layer.weight_ih, layer.weight_hh, layer.bias)
-        apply: Any = LSTMBf16Window.apply
-        outputs, *new_state = apply(self.native, vectors, ids, *weights, *state, layout)
-        return outputs, tuple(new_state)
+    def apply(self, *arguments: Any) -> Any:
+        return LSTMBf16Window.apply(self.native, *arguments)  # type: ignore[no-untyped-call]
 
 
 class LSTMBf16Window(torch.autograd.Function):
