@@ -137,7 +137,7 @@ typedef struct {
     bf16 *left_inputs;
     float *weight_sums;       /* (panel, unit, 32): gradients of the recurrent weights */
     float *input_weight_sums; /* the same of the weights of the input */
-} Rooms;
+} Buffers;
 
 /* The next part of a room; NULL while only the size is asked for. */
 static inline void *take(float *room, int64_t *used, int64_t floats)
@@ -147,10 +147,10 @@ static inline void *take(float *room, int64_t *used, int64_t floats)
     return part;
 }
 
-/* Sizes in floats. All parts begin at multiples of 64 bytes if the rooms do. */
-static inline Rooms rooms_of(const Bf16Window *w, const Layout *l, int64_t *kept, int64_t *scratch)
+/* Sizes in floats. All parts begin at multiples of 64 bytes if the buffers do. */
+static inline Buffers divide_buffers(const Bf16Window *w, const Layout *l, int64_t *kept, int64_t *scratch)
 {
-    Rooms r = {0};
+    Buffers r = {0};
     int64_t sums = l->blocks * GATES, rows = l->steps * l->padded_lanes;
     *kept = *scratch = 0;
     r.gates = take(w->kept, kept, rows * sums);
@@ -176,7 +176,7 @@ typedef struct {
     const Bf16Window *window;
     const Products *products;
     Layout layout;
-    Rooms rooms;
+    Buffers buffers;
 } Work;
 
 /* An equal part of something for each thread. */

@@ -20,7 +20,7 @@ static inline __attribute__((always_inline)) void for_each_group(
 static void multiply_group(const Work *work, int64_t step, int64_t group, int64_t panel)
 {
     const Layout *l = &work->layout;
-    const Rooms *r = &work->rooms;
+    const Buffers *r = &work->buffers;
     const int64_t lane = first_lane(l, group);
     const Product product = {
         .rows = count_lanes(l, group),
@@ -45,7 +45,7 @@ void multiply_inputs(const Work *work, Part row_groups)
 static void differentiate_group(const Work *work, int64_t step, int64_t group, int64_t panel)
 {
     const Layout *l = &work->layout;
-    const Rooms *r = &work->rooms;
+    const Buffers *r = &work->buffers;
     const int64_t lane = first_lane(l, group), depth = l->blocks * GATES, input = panel * PANEL;
     float sums[MOST_ROWS * PANEL] __attribute__((aligned(64)));
     const Product product = {

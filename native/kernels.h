@@ -71,7 +71,7 @@ typedef struct {
     const float *weight_ih, *weight_hh, *bias;
     const uint8_t *resets; /* (step, lane): nonzero where the state is zero before the step; or NULL */
     float *hidden, *cell;  /* (step + 1, lane, unit): h and c before the window, then after each step */
-    float *kept, *scratch; /* rooms, from multiples of 64 bytes on; kept is as the forward pass left it */
+    float *kept, *scratch; /* buffers, aligned to 64 bytes; kept is as the forward pass left it */
     /* backward only */
     const float *output_gradients; /* (step, lane, unit), of h as the layer above reads it */
     float *hidden_gradients;       /* (lane, unit), of the last h; then of the first */
@@ -82,7 +82,7 @@ typedef struct {
     float *sum_gradients; /* zero before: with ids (id, gate, unit), of the table; else (gate, unit), of the bias */
 } Bf16Window;
 
-EXPORT void charlm_bf16_rooms_avx512(const Bf16Window *window, int64_t *kept, int64_t *scratch); /* sizes in floats */
+EXPORT void charlm_bf16_buffer_sizes_avx512(const Bf16Window *window, int64_t *kept, int64_t *scratch); /* sizes in floats */
 EXPORT void charlm_bf16_forward_avx512(const Bf16Window *window);
 EXPORT void charlm_bf16_backward_avx512(const Bf16Window *window);
 EXPORT double charlm_bf16_gain_avx512(void); /* how many times as fast as fp32's multiply-adds bf16's are */

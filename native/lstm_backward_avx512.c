@@ -21,7 +21,7 @@ static void differentiate(const Work *work, int64_t step, int64_t lane, int64_t 
     const int64_t unit = block * UNITS, count = l->units - unit, row = step * l->lanes + lane;
     const int64_t before = row * l->units + unit, after = before + l->lanes * l->units;
     const bool is_reset = w->resets && w->resets[row];
-    const float *gates = work->rooms.gates + ((step * l->blocks + block) * l->padded_lanes + lane) * GATES;
+    const float *gates = work->buffers.gates + ((step * l->blocks + block) * l->padded_lanes + lane) * GATES;
     float *carried = w->cell_gradients + lane * l->units + unit;
     __m512 input = _mm512_loadu_ps(gates), forget = _mm512_loadu_ps(gates + UNITS);
     __m512 candidate = _mm512_loadu_ps(gates + 2 * UNITS), output = _mm512_loadu_ps(gates + 3 * UNITS);
@@ -47,7 +47,7 @@ static void finish_row(const void *argument, int row)
     const Item *item = argument;
     const Work *work = item->work;
     const Layout *l = &work->layout;
-    const Rooms *r = &work->rooms;
+    const Buffers *r = &work->buffers;
     const Bf16Window *w = work->window;
     const int64_t step = item->step, lane = item->lane + row;
     const bool is_last = step + 1 == l->steps;
@@ -86,9 +86,9 @@ static void multiply_item(const Item *item, int rows, float *dh, Chore *chore)
     const Product product = {
         .rows = rows,
         .depth = depth,
-        .left = work->rooms.gradients + ((item->step + 1) * l->padded_lanes + item->lane) * l->gates_row,
+        .left = work->buffers.gradients + ((item->step + 1) * l->padded_lanes + item->lane) * l->gates_row,
         .left_stride = l->gates_row,
-        .panel = work->rooms.recurrent + item->panel * depth * PANEL,
+        .panel = work->buffers.recurrent + item->panel * depth * PANEL,
         .out = dh,
         .out_stride = PANEL,
     };
@@ -144,7 +144,7 @@ static void clear_last_pairs(const Work *work, Part panels)
     for (int64_t panel = panels.start; panel < panels.end; panel++)
         for (int64_t row = l->steps * l->padded_lanes; row < l->depth; row += 2)
             for (int half = 0; half < 2; half++)
-                _mm512_storeu_si512(work->rooms.gradient_pairs + (panel * l->depth + row) * PANEL + half * 32,
+                _mm512_storeu_si512(work->buffers.gradient_pairs + (panel * l->depth + row) * PANEL + half * 32,
                                     _mm512_setzero_si512());
 }
 
@@ -153,7 +153,7 @@ static void run_backward(int thread, int num_threads, void *argument)
     const Work *work = argument;
     const Bf16Window *w = work->window;
     const Layout *l = &work->layout;
-    const Rooms *r = &work->rooms;
+    const Buffers *r = &work->buffers;
     const Part panels = part_of(2 * l->blocks, thread, num_threads), chunks = part_of(l->chunks, thread, num_threads);
     const int64_t panels_of_units = l->padded_units / PANEL, panels_of_inputs = l->padded_inputs / PANEL;
     work->products->begin((int)l->tile_rows);
@@ -186,6 +186,6 @@ EXPORT void charlm_bf16_backward_avx512(const Bf16Window *window)
 {
     int64_t kept, scratch;
     Work work = {window, window->uses_amx ? &amx_products : &avx512_products, layout_of(window), {0}};
-    work.rooms = rooms_of(window, &work.layout, &kept, &scratch);
+    work.buffers = divide_buffers(window, &work.layout, &kept, &scratch);
     run_on_threads((int)window->num_threads, run_backward, &work);
 }

@@ -13,7 +13,7 @@ static void finish_row(const void *argument, int row)
 {
     const Item *item = argument;
     const Layout *l = &item->work->layout;
-    const Rooms *r = &item->work->rooms;
+    const Buffers *r = &item->work->buffers;
     const Bf16Window *w = item->work->window;
     const int64_t step = item->step, lane = item->lane + row, unit = item->block * UNITS, count = l->units - unit;
     const int64_t before = (step * l->lanes + lane) * l->units + unit, after = before + l->lanes * l->units;
@@ -48,14 +48,14 @@ static void multiply_item(const Item *item, int rows, Chore *chore)
 {
     const Work *work = item->work;
     const Layout *l = &work->layout;
-    float *gates = work->rooms.gates + ((item->step * l->blocks + item->block) * l->padded_lanes + item->lane) * GATES;
+    float *gates = work->buffers.gates + ((item->step * l->blocks + item->block) * l->padded_lanes + item->lane) * GATES;
     for (int half = 0; half < 2; half++) {
         const Product product = {
             .rows = rows,
             .depth = l->padded_units,
-            .left = work->rooms.hidden + (item->step * l->padded_lanes + item->lane) * l->hidden_row,
+            .left = work->buffers.hidden + (item->step * l->padded_lanes + item->lane) * l->hidden_row,
             .left_stride = l->hidden_row,
-            .panel = work->rooms.recurrent + (2 * item->block + half) * l->padded_units * PANEL,
+            .panel = work->buffers.recurrent + (2 * item->block + half) * l->padded_units * PANEL,
             .initial = work->window->ids ? NULL : gates + half * PANEL,
             .initial_stride = GATES,
             .out = gates + half * PANEL,
@@ -96,7 +96,7 @@ static void arrange_bias(const Work *work, Part blocks)
             __m512 bias = _mm512_setzero_ps();
             if (unit < l->units)
                 bias = load_first(work->window->bias + gate * l->units + unit, l->units - unit);
-            _mm512_storeu_ps(work->rooms.bias + block * GATES + gate * UNITS, bias);
+            _mm512_storeu_ps(work->buffers.bias + block * GATES + gate * UNITS, bias);
         }
 }
 
@@ -107,10 +107,10 @@ static void run_forward(int thread, int num_threads, void *argument)
     const Layout *l = &work->layout;
     const Part blocks = part_of(l->blocks, thread, num_threads);
     work->products->begin((int)l->tile_rows);
-    pack_for_forward(work, w->weight_hh, l->units, work->rooms.recurrent, blocks);
+    pack_for_forward(work, w->weight_hh, l->units, work->buffers.recurrent, blocks);
     round_first_state(work, part_of(l->padded_lanes, thread, num_threads));
     if (!w->ids) {
-        pack_for_forward(work, w->weight_ih, l->inputs, work->rooms.input_weights, blocks);
+        pack_for_forward(work, w->weight_ih, l->inputs, work->buffers.input_weights, blocks);
         arrange_bias(work, blocks);
         round_inputs(work, part_of(l->steps, thread, num_threads));
         wait_for_all();
@@ -125,16 +125,16 @@ static void run_forward(int thread, int num_threads, void *argument)
     work->products->end();
 }
 
-EXPORT void charlm_bf16_rooms_avx512(const Bf16Window *window, int64_t *kept, int64_t *scratch)
+EXPORT void charlm_bf16_buffer_sizes_avx512(const Bf16Window *window, int64_t *kept, int64_t *scratch)
 {
     const Layout layout = layout_of(window);
-    rooms_of(window, &layout, kept, scratch);
+    divide_buffers(window, &layout, kept, scratch);
 }
 
 EXPORT void charlm_bf16_forward_avx512(const Bf16Window *window)
 {
     int64_t kept, scratch;
     Work work = {window, window->uses_amx ? &amx_products : &avx512_products, layout_of(window), {0}};
-    work.rooms = rooms_of(window, &work.layout, &kept, &scratch);
+    work.buffers = divide_buffers(window, &work.layout, &kept, &scratch);
     run_on_threads((int)window->num_threads, run_forward, &work);
 }

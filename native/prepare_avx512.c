@@ -76,7 +76,7 @@ void round_inputs(const Work *work, Part steps)
     for (int64_t step = steps.start; step < steps.end; step++)
         for (int64_t lane = 0; lane < l->padded_lanes; lane++)
             round_row(work->window->inputs + (step * l->lanes + lane) * l->inputs, lane < l->lanes ? l->inputs : 0,
-                      work->rooms.inputs + (step * l->padded_lanes + lane) * l->input_row, l->padded_inputs);
+                      work->buffers.inputs + (step * l->padded_lanes + lane) * l->input_row, l->padded_inputs);
 }
 
 /* h before the window; and zeros in lanes that are padding, for all steps. */
@@ -85,7 +85,7 @@ void round_first_state(const Work *work, Part lanes)
     const Layout *l = &work->layout;
     const Bf16Window *w = work->window;
     for (int64_t lane = lanes.start; lane < lanes.end; lane++) {
-        bf16 *row = work->rooms.hidden + lane * l->hidden_row;
+        bf16 *row = work->buffers.hidden + lane * l->hidden_row;
         int is_zero = lane >= l->lanes || (w->resets && w->resets[lane]);
         round_row(is_zero ? NULL : w->hidden + lane * l->units, is_zero ? 0 : l->units, row, l->padded_units);
         for (int64_t step = 1; lane >= l->lanes && step <= l->steps; step++)

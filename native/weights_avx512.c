@@ -17,7 +17,7 @@ static void add_up_chunks(const Work *work, const bf16 *left, int64_t padded, fl
                     .depth = rest < CHUNK ? rest : CHUNK,
                     .left = left + (chunk * padded + unit) * LEFT_ROW,
                     .left_stride = LEFT_ROW,
-                    .panel = work->rooms.gradient_pairs + (panel * l->depth + start) * PANEL,
+                    .panel = work->buffers.gradient_pairs + (panel * l->depth + start) * PANEL,
                     .initial = chunk ? out : NULL,
                     .initial_stride = PANEL,
                     .out = out,
@@ -55,7 +55,7 @@ void add_up_gradients(const Work *work, Part blocks)
     const Bf16Window *w = work->window;
     for (int64_t step = 0; step < l->steps; step++)
         for (int64_t lane = 0; lane < l->lanes; lane++) {
-            const bf16 *row = work->rooms.gradients + (step * l->padded_lanes + lane) * l->gates_row;
+            const bf16 *row = work->buffers.gradients + (step * l->padded_lanes + lane) * l->gates_row;
             float *sums = w->sum_gradients + (w->ids ? w->ids[step * l->lanes + lane] * 4 * l->units : 0);
             for (int64_t block = blocks.start; block < blocks.end; block++)
                 for (int gate = 0; gate < 4; gate++) {

@@ -63,7 +63,8 @@ class TrainingPlan:
         check_memory(self.settings, len(self.corpus.vocabulary), self.ranks.count)
         check_kernel(self.settings)
         settings, characters = self.settings, len(self.corpus.split.train)
-        self.ranks.divide_lanes(count_lanes(characters, settings.batch_size, settings.sequence_length))
+        lanes = count_lanes(characters, settings.batch_size, settings.sequence_length)
+        self.ranks.divide_lanes(lanes, characters // settings.sequence_length)
 
     @property
     def run(self) -> Path:

@@ -3,6 +3,7 @@
 Rank 0 decides and writes; the others follow. Every rank calls each method at the same point of its work.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -48,15 +49,15 @@ class Ranks(LaneSharing):
 
     # At the start
 
-    def divide_lanes(self, lanes: int) -> range:
-        """The lanes of this rank. Raises ``UsageError`` if they cannot be divided evenly."""
+    def divide_lanes(self, lanes: int, most: float = math.inf) -> range:
+        """The lanes of this rank. Raises ``UsageError`` if they cannot be divided evenly. ``most``: of the text."""
         each = lanes // self.count
         if lanes == each * self.count:
             return range(self.number * each, (self.number + 1) * each)
-        nearest = [str(number) for number in (each * self.count, (each + 1) * self.count) if number]
+        nearest = [str(number) for number in (each * self.count, (each + 1) * self.count) if 0 < number <= most]
         raise UsageError(
             f"--batch-size: {lanes} text streams cannot be divided among {self.count} processes.",
-            f"The nearest batch sizes that can: {' and '.join(nearest)}.",
+            f"The nearest batch sizes that can: {' and '.join(nearest)}." if nearest else "Start fewer processes.",
         )
 
     def choose_device(self, device: torch.device) -> torch.device:

@@ -75,6 +75,13 @@ def test_lanes_that_cannot_be_divided_are_refused(lanes: int, count: int, neares
         rank(0, count).divide_lanes(lanes)
 
 
+@pytest.mark.parametrize(("most", "hint"), [(5, "can: 4."), (1, "Start fewer processes.")])
+def test_a_short_text_is_advised_only_what_it_has_lanes_for(most: int, hint: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        rank(0, 2).divide_lanes(most, most)
+    assert raised.value.hint.endswith(hint)
+
+
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 20), st.integers(0, 200))
 def test_windows_of_divided_lanes_are_parts_of_the_whole(count: int, each: int, steps: int, more: int) -> None:
     length = count * each * steps + more

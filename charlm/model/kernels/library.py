@@ -92,8 +92,8 @@ def declare_functions(library: ctypes.CDLL) -> None:
     for function in (library.charlm_sampler_advance_avx2, library.charlm_sampler_read_hidden_avx2):
         function.argtypes, function.restype = [pointer], None
     if has_bf16(library):
-        library.charlm_bf16_rooms_avx512.argtypes = [pointer] * 3
-        library.charlm_bf16_rooms_avx512.restype = None
+        library.charlm_bf16_buffer_sizes_avx512.argtypes = [pointer] * 3
+        library.charlm_bf16_buffer_sizes_avx512.restype = None
         for function in (library.charlm_bf16_forward_avx512, library.charlm_bf16_backward_avx512):
             function.argtypes, function.restype = [pointer], None
         library.charlm_bf16_gain_avx512.restype = ctypes.c_double

@@ -117,7 +117,7 @@ class Call:
         """What the backward pass will want to have kept, and room for the time of the call."""
         kept, scratch = ctypes.c_int64(), ctypes.c_int64()
         pointers = (ctypes.byref(part) for part in (self.window, kept, scratch))
-        self.library.charlm_bf16_rooms_avx512(*pointers)
+        self.library.charlm_bf16_buffer_sizes_avx512(*pointers)
         self.kept = allocate_aligned(kept.value) if self.kept is None else self.kept
         return self.kept, allocate_aligned(scratch.value)
 
